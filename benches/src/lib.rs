@@ -1,0 +1,1 @@
+//! The simulated fleet, the demo and its checker.

@@ -1,0 +1,1 @@
+//! From the broker to the log, and from the log to the time-series store.

@@ -1,0 +1,1 @@
+//! Listeners, connection actors, router and admin HTTP.

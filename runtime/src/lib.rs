@@ -1,0 +1,1 @@
+//! The one door to clock, randomness, tasks, mailboxes and supervision.

@@ -1,0 +1,1 @@
+//! MQTT sessions as values: the replicated half and the live half.

@@ -1,0 +1,1 @@
+//! What lies on disk: journal, embedded log, segments and manifest of the hot store.
