@@ -1,1 +1,9 @@
 //! What lies on disk: journal, embedded log, segments and manifest of the hot store.
+//!
+//! Everything reaches the disk through [`fs::Fs`], so that tests can put a disk underneath that
+//! loses and tears what was not synced.
+
+pub mod fs;
+pub mod journal;
+pub mod log;
+pub mod tsdb;

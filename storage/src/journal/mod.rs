@@ -1,0 +1,1 @@
+//! The journal: append-only segments of checksummed frames, one writer thread, group fsync.

@@ -1,0 +1,1 @@
+//! The hot store: head, segments of device blocks, manifest, merge and range queries.
