@@ -1,0 +1,174 @@
+//! What the build and the tests need from the machine, and how it gets there.
+
+use std::env;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::run;
+
+/// The Python MQTT client that the process tests talk through, of one version so that they do not change by themselves.
+const PAHO: &str = "paho-mqtt==2.1.0";
+
+/// A program that the tests use, and the Debian package that brings it.
+struct Tool {
+    program: &'static str,
+    package: &'static str,
+}
+
+/// Without these nothing builds.
+const BUILD: [Tool; 2] = [
+    Tool {
+        program: "cc",
+        package: "gcc",
+    },
+    Tool {
+        program: "make",
+        package: "make",
+    },
+];
+
+/// Without these some tests are skipped, and say so.
+const CLIENTS: [Tool; 3] = [
+    Tool {
+        program: "mosquitto_pub",
+        package: "mosquitto-clients",
+    },
+    Tool {
+        program: "mosquitto_sub",
+        package: "mosquitto-clients",
+    },
+    Tool {
+        program: "python3",
+        package: "python3",
+    },
+];
+
+/// Build tools that are absent and could not be installed.
+#[derive(Debug)]
+pub(crate) struct Missing(String);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} not found; a C toolchain with make is needed (Debian: apt-get install gcc libc6-dev make)",
+            self.0
+        )
+    }
+}
+
+/// Makes sure of `cc` and `make`, installing them where that is allowed.
+pub(crate) fn ensure_build(may_install: bool) -> Result<(), Missing> {
+    if may_install {
+        install(&absent(&BUILD));
+    }
+    let missing = absent(&BUILD);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|tool| tool.program).collect();
+    Err(Missing(names.join(" and ")))
+}
+
+/// Installs the programs that the process tests drive, as far as that is allowed.
+///
+/// What stays absent is not an error here: each test that needs it skips itself and names it.
+pub(crate) fn ensure_clients() {
+    install(&absent(&CLIENTS));
+}
+
+/// Returns the folder of a Python environment that holds the MQTT client, or why there is none.
+pub(crate) fn ensure_venv(target: &Path) -> Result<PathBuf, String> {
+    let venv = target.join("test-venv");
+    if has_paho(&venv) {
+        return Ok(venv);
+    }
+    let made = make_venv(&venv) || {
+        // Debian ships the module `venv` without its second half, which is in this package.
+        install(&[&Tool {
+            program: "python3 -m venv",
+            package: "python3-venv",
+        }]);
+        make_venv(&venv)
+    };
+    if !made {
+        return Err("python3 -m venv failed; install python3-venv".to_owned());
+    }
+    let mut pip = Command::new(venv.join("bin/python"));
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        PAHO,
+    ]);
+    run::succeeds(&mut pip);
+    if has_paho(&venv) {
+        Ok(venv)
+    } else {
+        Err(format!("pip could not install {PAHO}"))
+    }
+}
+
+/// Whether `program` lies on the search path.
+pub(crate) fn on_path(program: &str) -> bool {
+    env::var_os("PATH")
+        .is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}
+
+fn absent(tools: &'static [Tool]) -> Vec<&'static Tool> {
+    tools.iter().filter(|tool| !on_path(tool.program)).collect()
+}
+
+/// Installs through apt when this process may; failures leave the tool absent, which the caller sees.
+fn install(tools: &[&Tool]) {
+    if tools.is_empty() || !on_path("apt-get") || !is_root() {
+        return;
+    }
+    let mut packages: Vec<&str> = tools.iter().map(|tool| tool.package).collect();
+    packages.dedup();
+    eprintln!("xtask: installing {}", packages.join(", "));
+    // A bare machine has no package lists yet; a stale list is reported by the install itself.
+    run::succeeds(apt().arg("update"));
+    run::succeeds(
+        apt()
+            .args(["install", "--yes", "--no-install-recommends"])
+            .args(&packages),
+    );
+}
+
+fn apt() -> Command {
+    let mut apt = Command::new("apt-get");
+    // Standard output belongs to the test results.
+    apt.arg("-qq")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    apt
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+fn make_venv(venv: &Path) -> bool {
+    on_path("python3")
+        && run::succeeds(
+            Command::new("python3")
+                .args(["-m", "venv", "--clear"])
+                .arg(venv),
+        )
+}
+
+fn has_paho(venv: &Path) -> bool {
+    let python = venv.join("bin/python");
+    python.is_file()
+        && run::succeeds(
+            Command::new(python)
+                .args(["-c", "import paho.mqtt.client"])
+                .stderr(Stdio::null()),
+        )
+}
