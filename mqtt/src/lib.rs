@@ -1,9 +1,11 @@
 //! MQTT 3.1.1 and 5: packets, codec, topics, filters and the subscription trie.
 //!
-//! Only [`codec`] knows how the two versions differ on the wire; everything above works with one
-//! version-neutral [`Packet`]. Nothing here does I/O, reads a clock or spawns a task.
+//! Only the codec ([`Decoder`], [`encode`]) knows how the two versions differ on the wire;
+//! everything above works with one version-neutral [`Packet`]. Nothing here does I/O, reads a
+//! clock or spawns a task.
 
 mod codec;
+mod limits;
 mod packet;
 mod reason;
 mod text;
@@ -11,7 +13,14 @@ mod topic;
 mod topic_tree;
 mod trie;
 
+pub use codec::{
+    AckKind, DecodeError, Decoder, PublishRef, Role, TooLarge, encode, encode_ack, encode_publish,
+    encode_within, encoded_len, encoded_publish_len,
+};
+pub use limits::{Limits, UNAUTHENTICATED_PACKET_BYTES_MAX};
 pub use packet::*;
-pub use reason::ReasonCode;
-pub use text::Text;
-pub use topic::{ClientId, Filter, Topic};
+pub use reason::{ReasonCode, UnknownReasonCode};
+pub use text::{Text, TextError};
+pub use topic::{ClientId, ClientIdError, Filter, FilterError, LEVELS_MAX, Topic, TopicError};
+pub use topic_tree::TopicTree;
+pub use trie::{Iter as TrieIter, Trie, VISITED_NODES_MAX, VisitLimit};

@@ -7,7 +7,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use bytes::Bytes;
 
-use crate::{ClientId, Filter, ReasonCode, Text, Topic};
+use crate::{Filter, ReasonCode, Text, Topic};
 
 /// The protocol version a client announced in CONNECT (§3.1.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -329,4 +329,3 @@ pub struct Auth {
     /// Reason string and user properties.
     pub properties: Option<Box<ReasonProperties>>,
 }
-
