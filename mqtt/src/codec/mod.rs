@@ -1,12 +1,28 @@
 //! The wire format of both versions, and the only place that knows how they differ.
 
+mod decode;
+mod decode_properties;
+mod encode;
+mod encode_properties;
 mod error;
+mod header;
+mod listed;
+mod property;
+mod reader;
+mod sink;
 
-use bytes::BytesMut;
-
-use crate::{Limits, Packet, PacketId, PublishProperties, QoS, Version};
-pub use error::DecodeError;
 use std::num::{NonZeroU16, NonZeroU32};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::{Limits, Packet, PacketId, PublishProperties, QoS, ReasonCode, Version};
+use decode::Reading;
+pub use encode::{
+    encode, encode_ack, encode_publish, encode_within, encoded_len, encoded_publish_len,
+};
+pub use error::DecodeError;
+use header::PacketType;
+use reader::peek_varint;
 
 /// Which side decodes, since each packet goes in certain directions only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +88,13 @@ impl Decoder {
     /// A hint for the size of the next read: memory is to be taken for bytes received, not for
     /// bytes announced.
     pub fn bytes_missing(&self, received: &[u8]) -> Option<usize> {
-        let _ = received;
-        unimplemented!()
+        match peek_varint(received.get(1..)?) {
+            Ok(Some((remaining, varint_len))) => {
+                Some((1 + varint_len + remaining as usize).saturating_sub(received.len()))
+            }
+            // What is wrong is for `decode` to say.
+            Ok(None) | Err(_) => None,
+        }
     }
 
     /// Takes one packet from the front of the buffer. `Ok(None)` when it is not whole yet; then
@@ -82,48 +103,86 @@ impl Decoder {
     /// Strings and payloads share the buffer's memory; [`crate::Text::detach`] what is kept long.
     ///
     /// # Errors
-    /// The packet breaks a rule or a limit; a length above the limit at once, before its bytes
-    /// arrive. The connection has to be closed.
+    /// The packet breaks a rule or a limit; a fixed header that is wrong, or announces more than
+    /// the limit, at once, before further bytes arrive. The connection has to be closed.
     pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
-        let _ = (buf, self.role);
-        unimplemented!()
+        let packet = self.decode_front(buf).map_err(|mut error| {
+            error.version = error.version.or(self.version);
+            error
+        })?;
+        if let Some(Packet::Connect(connect)) = &packet {
+            // A second CONNECT is a protocol error of the session [MQTT-3.1.0-2].
+            self.version.get_or_insert(connect.version);
+        }
+        Ok(packet)
     }
-}
 
-/// Appends a packet.
-///
-/// What the version cannot say is not written: in 3.1.1 an AUTH, a DISCONNECT with another reason
-/// than Success (a client without one just closes, and a server has none to send), and a CONNACK
-/// whose reason has no return code `[MQTT-3.2.2-6]` (3.1.1).
-///
-/// # Panics
-/// A binary field longer than 65 535 bytes or a packet longer than 268 435 455: no decoded
-/// packet has them.
-pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) {
-    let _ = (packet, version, out);
-    unimplemented!()
-}
+    fn decode_front(&self, buf: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
+        let Some(first_byte) = buf.first().copied() else {
+            return Ok(None);
+        };
+        let kind = PacketType::of(first_byte, self.role, self.version)?;
+        let Some((remaining, varint_len)) = peek_varint(&buf[1..])? else {
+            return Ok(None);
+        };
+        let header_len = 1 + varint_len;
+        let frame_len = header_len + remaining as usize;
+        if frame_len > self.limits.packet_bytes_max as usize {
+            return Err(DecodeError::new(
+                ReasonCode::PacketTooLarge,
+                "packet exceeds the maximum packet size",
+                "MQTT-3.2.2-15",
+            )
+            .with_len(frame_len));
+        }
+        if buf.len() < frame_len {
+            return Ok(None);
+        }
+        let mut body = buf.split_to(frame_len).freeze();
+        body.advance(header_len);
+        self.decode_body(kind, first_byte & 0x0F, body).map(Some)
+    }
 
-/// How many bytes [`encode`] appends.
-pub fn encoded_len(packet: &Packet, version: Version) -> usize {
-    let _ = (packet, version);
-    unimplemented!()
-}
-
-/// Appends a packet of at most `bytes_max` bytes, the receiver's Maximum Packet Size
-/// `[MQTT-3.1.2-24]`. To fit, user properties go first, then the reason string
-/// (`[MQTT-3.2.2-19]`, `[MQTT-3.2.2-20]` and their like); those of a PUBLISH never go.
-///
-/// # Errors
-/// [`TooLarge`]: it does not fit even so, and nothing was written.
-pub fn encode_within(
-    packet: &Packet,
-    version: Version,
-    bytes_max: u32,
-    out: &mut BytesMut,
-) -> Result<(), TooLarge> {
-    let _ = (packet, version, bytes_max, out);
-    unimplemented!()
+    fn decode_body(&self, kind: PacketType, flags: u8, body: Bytes) -> Result<Packet, DecodeError> {
+        let Some(version) = self.version else {
+            return decode::connect(body, &self.limits).map(|it| Packet::Connect(Box::new(it)));
+        };
+        let reading = Reading {
+            role: self.role,
+            version,
+            limits: &self.limits,
+        };
+        let (received, released) = (listed::received, listed::released);
+        Ok(match kind {
+            PacketType::Connect => Packet::Connect(Box::new(decode::connect(body, &self.limits)?)),
+            PacketType::ConnAck => Packet::ConnAck(Box::new(decode::connack(body, reading)?)),
+            PacketType::Publish => Packet::Publish(decode::publish(flags, body, reading)?),
+            PacketType::PubAck => {
+                Packet::PubAck(decode::ack(body, reading, received, "MQTT-3.4.2-1")?)
+            }
+            PacketType::PubRec => {
+                Packet::PubRec(decode::ack(body, reading, received, "MQTT-3.5.2-1")?)
+            }
+            PacketType::PubRel => {
+                Packet::PubRel(decode::ack(body, reading, released, "MQTT-3.6.2-1")?)
+            }
+            PacketType::PubComp => {
+                Packet::PubComp(decode::ack(body, reading, released, "MQTT-3.7.2-1")?)
+            }
+            PacketType::Subscribe => Packet::Subscribe(Box::new(decode::subscribe(body, reading)?)),
+            PacketType::SubAck => Packet::SubAck(Box::new(decode::suback(body, reading)?)),
+            PacketType::Unsubscribe => {
+                Packet::Unsubscribe(Box::new(decode::unsubscribe(body, reading)?))
+            }
+            PacketType::UnsubAck => Packet::UnsubAck(Box::new(decode::unsuback(body, reading)?)),
+            PacketType::PingReq => decode::empty(body, Packet::PingReq)?,
+            PacketType::PingResp => decode::empty(body, Packet::PingResp)?,
+            PacketType::Disconnect => {
+                Packet::Disconnect(Box::new(decode::disconnect(body, reading)?))
+            }
+            PacketType::Auth => Packet::Auth(Box::new(decode::auth(body, reading)?)),
+        })
+    }
 }
 
 /// The packet exceeds the receiver's Maximum Packet Size `[MQTT-3.1.2-24]`.
@@ -162,21 +221,6 @@ pub struct PublishRef<'a> {
     pub message_expiry_s: Option<u32>,
 }
 
-/// Appends a PUBLISH; properties, alias and identifiers only in MQTT 5.
-///
-/// # Panics
-/// As [`encode`].
-pub fn encode_publish(publish: &PublishRef<'_>, version: Version, out: &mut BytesMut) {
-    let _ = (publish, version, out);
-    unimplemented!()
-}
-
-/// How many bytes [`encode_publish`] appends.
-pub fn encoded_publish_len(publish: &PublishRef<'_>, version: Version) -> usize {
-    let _ = (publish, version);
-    unimplemented!()
-}
-
 /// The four acknowledgements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AckKind {
@@ -188,10 +232,4 @@ pub enum AckKind {
     PubRel,
     /// PUBCOMP.
     PubComp,
-}
-
-/// Appends a successful acknowledgement: 4 bytes, the same in both versions.
-pub fn encode_ack(kind: AckKind, packet_id: PacketId, out: &mut BytesMut) {
-    let _ = (kind, packet_id, out);
-    unimplemented!()
 }

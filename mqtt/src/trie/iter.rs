@@ -67,7 +67,7 @@ impl<'a, K: Clone + Ord, V: Clone> Iter<'a, K, V> {
         self.pending.append(&mut steps);
     }
 
-    fn visit(&mut self, step: Step<'a, K, V>) {
+    fn visit(&mut self, step: &Step<'a, K, V>) {
         self.path.truncate(step.parent_len.unwrap_or(0));
         if step.parent_len.is_some() {
             self.path.push('/');
@@ -100,7 +100,7 @@ impl<'a, K: Clone + Ord, V: Clone> Iterator for Iter<'a, K, V> {
             }
             let step = self.pending.pop()?;
             self.entries = None;
-            self.visit(step);
+            self.visit(&step);
         }
     }
 }

@@ -48,6 +48,9 @@ struct Node<K, V> {
     below: Entries<K, V>,
 }
 
+/// Nodes still to be visited, each with what is left of the topic. Every level adds one at most.
+type Pending<'a, K, V> = SmallVec<[(&'a Node<K, V>, Option<&'a str>); 36]>;
+
 /// The walk was given up because it had visited as many nodes as allowed; entries found so far
 /// have been reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -161,7 +164,7 @@ impl<K: Clone + Ord + Hash, V: Clone> Trie<K, V> {
         nodes_max: usize,
         mut report: impl FnMut(&K, &V),
     ) -> Result<usize, VisitLimit> {
-        let mut pending: SmallVec<[(&Node<K, V>, Option<&str>); 36]> = SmallVec::new();
+        let mut pending = Pending::new();
         pending.push((&self.root, Some(topic)));
         let mut wildcards = !topic.starts_with('$');
         let mut visited = 0;
