@@ -1,0 +1,347 @@
+//! Dependencies point downward only, and heavy libraries stay in the crates that own them.
+
+use std::collections::BTreeSet;
+
+use super::metadata::{Metadata, Package};
+use super::{none, one, root};
+
+/// Every crate there is or will be, with its layer; a dependency goes to a strictly lower one.
+const LAYERS: [(&str, u8); 17] = [
+    ("mqtt", 0),
+    ("telemetry", 0),
+    ("fleet", 0),
+    ("runtime", 0),
+    ("session", 1),
+    ("storage", 1),
+    ("admin", 1),
+    ("cluster-core", 1),
+    ("cluster", 2),
+    ("bridge", 2),
+    ("broker", 3),
+    ("edge", 3),
+    ("chaos", 4),
+    ("benches", 4),
+    ("cli", 5),
+    // Outside the layers: it neither uses nor serves any of them.
+    ("xtask", 0),
+    // The packages of the fuzz targets, built apart.
+    ("fuzz", 5),
+];
+
+/// Rules as values: no clock, no I/O, no runtime, and nothing that brings one along.
+const PURE: [&str; 5] = ["mqtt", "telemetry", "fleet", "session", "cluster-core"];
+
+/// What the edge gateway is made of; it must not compile a Raft library, a broker or a Kafka client.
+const EDGE_MAY_USE: [&str; 7] = [
+    "mqtt",
+    "session",
+    "telemetry",
+    "fleet",
+    "storage",
+    "runtime",
+    "admin",
+];
+
+/// Heavy libraries and the crates whose code may name them; tests may not borrow them either.
+const HEAVY: [(&str, &[&str]); 24] = [
+    (
+        "tokio",
+        &[
+            "runtime", "cluster", "bridge", "broker", "edge", "chaos", "benches", "cli",
+        ],
+    ),
+    (
+        "tokio-util",
+        &[
+            "runtime", "cluster", "bridge", "broker", "edge", "chaos", "benches", "cli",
+        ],
+    ),
+    (
+        "ractor",
+        &["runtime", "cluster", "bridge", "broker", "edge"],
+    ),
+    ("ractor_cluster", &["cluster"]),
+    ("openraft", &["cluster"]),
+    ("openraft-multi", &["cluster"]),
+    ("hashring", &["cluster"]),
+    ("rustls", &["cluster", "broker"]),
+    ("tokio-rustls", &["cluster", "broker", "edge", "benches"]),
+    ("redb", &["storage"]),
+    ("rkyv", &["storage", "cluster"]),
+    // The demo's ledger checks its own lines, so that a torn one is seen.
+    ("crc32c", &["storage", "cluster", "benches"]),
+    ("lz4_flex", &["storage"]),
+    ("parquet", &["storage"]),
+    ("object_store", &["storage", "bridge"]),
+    ("rdkafka", &["bridge"]),
+    ("tokio-postgres", &["bridge"]),
+    ("axum", &["broker"]),
+    ("argon2", &["broker"]),
+    ("clap", &["cli", "edge"]),
+    // The demo and its progress display live in `benches`.
+    ("indicatif", &["cli", "benches"]),
+    // Blocking HTTP of the tools.
+    ("ureq", &["admin", "benches"]),
+    // The second implementation: what the simulated devices speak, and `mqtt` tests itself against.
+    ("mqttbytes", &["benches"]),
+    // For tests alone.
+    ("proptest", &[]),
+];
+
+/// Libraries that a crate's tests may use although its code may not.
+const TEST_ONLY: [(&str, &[&str]); 2] = [
+    ("mqttbytes", &["mqtt"]),
+    (
+        "proptest",
+        &[
+            "mqtt",
+            "telemetry",
+            "fleet",
+            "session",
+            "storage",
+            "cluster",
+            "cluster-core",
+            "runtime",
+        ],
+    ),
+];
+
+#[test]
+fn dependencies_between_our_crates_point_downward_only() {
+    none(&upward_edges(Metadata::read()));
+}
+
+#[test]
+fn a_dependency_upward_sideways_or_on_an_unknown_crate_is_found() {
+    one(
+        &upward_edges(&workspace(&[("session", &["broker"])])),
+        "session (L1) -> broker (L3)",
+    );
+    one(
+        &upward_edges(&workspace(&[("bridge", &["cluster"])])),
+        "bridge (L2) -> cluster (L2)",
+    );
+    one(&upward_edges(&workspace(&[("helpers", &[])])), "helpers");
+    one(&upward_edges(&workspace(&[("xtask", &["serde"])])), "xtask");
+    one(&upward_edges(&workspace(&[("edge", &["bridge"])])), "edge");
+    one(
+        &upward_edges(&workspace(&[("broker", &["xtask"])])),
+        "xtask",
+    );
+}
+
+#[test]
+fn heavy_libraries_stay_in_the_crates_that_own_them() {
+    none(&misplaced_libraries(Metadata::read()));
+}
+
+#[test]
+fn a_heavy_library_in_the_wrong_crate_is_found() {
+    one(
+        &misplaced_libraries(&workspace(&[("storage", &["tokio"])])),
+        "storage -> tokio",
+    );
+    one(
+        &misplaced_libraries(&workspace(&[("broker", &["mqttbytes"])])),
+        "broker -> mqttbytes",
+    );
+    one(
+        &misplaced_libraries(&workspace(&[("mqtt", &["dev:redb"])])),
+        "mqtt -> redb",
+    );
+    none(&misplaced_libraries(&workspace(&[
+        ("mqtt", &["dev:mqttbytes"]),
+        ("benches", &["mqttbytes"]),
+    ])));
+}
+
+#[test]
+fn pure_crates_link_nothing_heavy_through_others_either() {
+    none(&impure_links(Metadata::read()));
+}
+
+#[test]
+fn a_runtime_behind_a_pure_crate_is_found() {
+    let mut metadata = workspace(&[("session", &["harmless"])]);
+    metadata.link("harmless", "tokio");
+
+    one(&impure_links(&metadata), "session links tokio");
+}
+
+#[test]
+fn every_dependency_of_a_crate_is_named_in_its_code() {
+    none(&unused_dependencies(Metadata::read()));
+}
+
+fn upward_edges(metadata: &Metadata) -> Vec<String> {
+    let mut violations = Vec::new();
+    for package in metadata.members() {
+        let folder = folder(&package.name);
+        let Some(layer) = layer(folder) else {
+            violations.push(format!(
+                "{}: not a crate of the design; add it to LAYERS with its reason",
+                package.name
+            ));
+            continue;
+        };
+        if folder == "xtask" && !package.dependencies.is_empty() {
+            violations.push(
+                "xtask: has dependencies, but must build in seconds on a bare machine".to_owned(),
+            );
+        }
+        for to in ours(package) {
+            match layer_of_target(folder, to) {
+                Some(below) if below < layer => {}
+                Some(below) => violations.push(format!("{folder} (L{layer}) -> {to} (L{below})")),
+                None => violations.push(format!("{folder} -> {to}: not allowed for {folder}")),
+            }
+        }
+    }
+    violations
+}
+
+fn misplaced_libraries(metadata: &Metadata) -> Vec<String> {
+    let mut violations = Vec::new();
+    for package in metadata.members() {
+        let folder = folder(&package.name);
+        for dependency in &package.dependencies {
+            let owner =
+                owners(&HEAVY, &dependency.name).is_none_or(|owners| owners.contains(&folder));
+            let tester = dependency.kind.as_deref() == Some("dev")
+                && owners(&TEST_ONLY, &dependency.name)
+                    .is_some_and(|owners| owners.contains(&folder));
+            if !owner && !tester {
+                violations.push(format!(
+                    "{folder} -> {}: owned by other crates",
+                    dependency.name
+                ));
+            }
+        }
+    }
+    violations
+}
+
+fn impure_links(metadata: &Metadata) -> Vec<String> {
+    let mut violations = Vec::new();
+    for pure in PURE {
+        let linked = metadata.linked(&format!("tidewire-{pure}"));
+        for (heavy, _) in HEAVY {
+            if linked.iter().any(|package| package.name == heavy) {
+                violations.push(format!("{pure} links {heavy}"));
+            }
+        }
+    }
+    violations
+}
+
+fn unused_dependencies(metadata: &Metadata) -> Vec<String> {
+    let mut violations = Vec::new();
+    for package in metadata.members() {
+        let dir = std::path::Path::new(&package.manifest_path)
+            .parent()
+            .expect("a manifest lies in a folder");
+        let code: String = super::tree::files_below(dir)
+            .iter()
+            .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+            .map(|path| std::fs::read_to_string(path).expect("a listed source file can be read"))
+            .collect();
+        let words: BTreeSet<&str> = code
+            .split(|c: char| !c.is_alphanumeric() && c != '_')
+            .collect();
+        for dependency in &package.dependencies {
+            let name = dependency
+                .rename
+                .as_deref()
+                .unwrap_or(&dependency.name)
+                .replace('-', "_");
+            if !words.contains(name.as_str()) {
+                violations.push(format!(
+                    "{}: its code never names {name}",
+                    folder(&package.name)
+                ));
+            }
+        }
+    }
+    violations
+}
+
+fn folder(package: &str) -> &str {
+    package.strip_prefix("tidewire-").unwrap_or(package)
+}
+
+fn ours(package: &Package) -> impl Iterator<Item = &str> {
+    package
+        .dependencies
+        .iter()
+        .filter_map(|dependency| dependency.name.strip_prefix("tidewire-"))
+}
+
+fn layer(folder: &str) -> Option<u8> {
+    LAYERS
+        .iter()
+        .find(|(name, _)| *name == folder)
+        .map(|(_, layer)| *layer)
+}
+
+/// The layer of `to` as seen from `from`, unless a rule beyond the layers forbids the edge.
+fn layer_of_target(from: &str, to: &str) -> Option<u8> {
+    let to_a_shell = PURE.contains(&from) && !PURE.contains(&to) && layer(to) < layer(from);
+    let beyond_edge = from == "edge" && !EDGE_MAY_USE.contains(&to);
+    if to == "xtask" || to_a_shell || beyond_edge {
+        None
+    } else {
+        layer(to)
+    }
+}
+
+fn owners(
+    table: &[(&str, &'static [&'static str])],
+    library: &str,
+) -> Option<&'static [&'static str]> {
+    table
+        .iter()
+        .find(|(name, _)| *name == library)
+        .map(|(_, owners)| *owners)
+}
+
+/// A made-up workspace of `crates` with their dependencies; `dev:` marks those of tests.
+fn workspace(crates: &[(&str, &[&str])]) -> Metadata {
+    use super::metadata::Dependency;
+
+    let mut metadata = Metadata::default();
+    for (name, dependencies) in crates {
+        let package = Package {
+            name: format!("tidewire-{name}"),
+            id: format!("tidewire-{name}"),
+            manifest_path: root().join(name).join("Cargo.toml").display().to_string(),
+            ..Package::default()
+        };
+        metadata.workspace_members.push(package.id.clone());
+        metadata.packages.push(package);
+        for dependency in *dependencies {
+            let (kind, target) = match dependency.strip_prefix("dev:") {
+                Some(target) => (Some("dev".to_owned()), target),
+                None => (None, *dependency),
+            };
+            let target = if layer(target).is_some() {
+                format!("tidewire-{target}")
+            } else {
+                target.to_owned()
+            };
+            if kind.is_none() {
+                metadata.link(&format!("tidewire-{name}"), &target);
+            }
+            let package = metadata
+                .packages
+                .iter_mut()
+                .find(|package| package.name == format!("tidewire-{name}"));
+            let dependencies = &mut package.expect("pushed above").dependencies;
+            dependencies.push(Dependency {
+                name: target,
+                kind,
+                rename: None,
+            });
+        }
+    }
+    metadata
+}

@@ -1,0 +1,230 @@
+//! What the text of the files must hold, and what it must not.
+
+use super::metadata::Metadata;
+use super::tree::{File, files};
+use super::{none, one, root};
+
+/// A longer file makes its reader scroll to remember; it is split along the data.
+const LINES_MAX: usize = 700;
+
+/// Modules that may hold unsafe code; `ARCHITECTURE.md` names them too.
+const UNSAFE_MODULES: [&str; 2] = ["mqtt/src/text.rs", "runtime/src/descriptors.rs"];
+
+/// Files that name an unbounded channel although none may exist, each with the reason.
+const UNBOUNDED_EXCEPTIONS: [&str; 2] = [
+    // The ban itself.
+    "clippy.toml",
+    // This list.
+    "cli/tests/it/house/text.rs",
+];
+
+#[test]
+fn every_dependency_says_why_it_is_there() {
+    none(&unexplained_dependencies(&manifest()));
+}
+
+#[test]
+fn a_dependency_without_a_reason_is_found() {
+    one(
+        &unexplained_dependencies("[workspace.dependencies]\nserde = \"1\"\n[profile.dev]\nx = 1"),
+        "serde",
+    );
+    none(&unexplained_dependencies(
+        "[workspace.dependencies]\nserde = \"1\" # JSON\nmqtt = { path = \"mqtt\" }",
+    ));
+}
+
+#[test]
+fn the_map_names_every_crate() {
+    none(&unmapped_crates(Metadata::read(), &architecture()));
+}
+
+#[test]
+fn a_crate_missing_on_the_map_is_found() {
+    let map = architecture().replace("`bridge/`", "the bridge");
+
+    one(&unmapped_crates(Metadata::read(), &map), "bridge/");
+}
+
+#[test]
+fn no_source_file_makes_its_reader_scroll() {
+    none(&long_files(&files()));
+}
+
+#[test]
+fn a_long_source_file_is_found() {
+    let long = File::new("mqtt/src/long.rs", &"\n".repeat(LINES_MAX + 1));
+
+    one(&long_files(&[long]), "mqtt/src/long.rs");
+}
+
+#[test]
+fn nothing_names_a_place_outside_the_repository() {
+    none(&outside_places(&files()));
+}
+
+#[test]
+fn a_place_outside_the_repository_is_found() {
+    let text = ["see ..", "shared"].join("/");
+
+    one(
+        &outside_places(&[File::new("docs/x.md", &text)]),
+        "docs/x.md:1",
+    );
+}
+
+#[test]
+fn no_channel_is_unbounded() {
+    none(&unbounded_channels(&files()));
+}
+
+#[test]
+fn an_unbounded_channel_is_found() {
+    let file = |text: &str| [File::new("broker/src/x.rs", text)];
+
+    one(
+        &unbounded_channels(&file(
+            "let (tx, rx) = tokio::sync::mpsc::unbounded_channel();",
+        )),
+        "broker/src/x.rs:1",
+    );
+    one(
+        &unbounded_channels(&file("\nlet (tx, rx) = std::sync::mpsc::channel::<u8>();")),
+        "broker/src/x.rs:2",
+    );
+    one(
+        &unbounded_channels(&file("let (tx, rx) = crossbeam_channel::unbounded();")),
+        "broker/src/x.rs:1",
+    );
+    none(&unbounded_channels(&file(
+        "let (tx, rx) = mpsc::channel(16);",
+    )));
+}
+
+#[test]
+fn unsafe_code_lives_in_the_modules_named_for_it() {
+    none(&misplaced_unsafe(&files()));
+}
+
+#[test]
+fn unsafe_code_elsewhere_or_without_its_proof_is_found() {
+    let block = ["    unsafe", "{ f() }"].join(" ");
+    let proved = format!("    // SAFETY: f has no precondition.\n{block}");
+
+    one(
+        &misplaced_unsafe(&[File::new("broker/src/x.rs", &proved)]),
+        "broker/src/x.rs:2",
+    );
+    one(
+        &misplaced_unsafe(&[File::new("mqtt/src/text.rs", &block)]),
+        "mqtt/src/text.rs:1",
+    );
+    none(&misplaced_unsafe(&[File::new("mqtt/src/text.rs", &proved)]));
+}
+
+fn manifest() -> String {
+    std::fs::read_to_string(root().join("Cargo.toml")).expect("the workspace has a manifest")
+}
+
+fn architecture() -> String {
+    std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the workspace has a map")
+}
+
+fn unexplained_dependencies(manifest: &str) -> Vec<String> {
+    manifest
+        .lines()
+        .skip_while(|line| *line != "[workspace.dependencies]")
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter(|line| line.contains(" = ") && !line.starts_with('#'))
+        // Our own crates are explained by their own documentation.
+        .filter(|line| !line.contains(" path = ") && !line.contains(" # "))
+        .map(|line| format!("Cargo.toml: {line}"))
+        .collect()
+}
+
+fn unmapped_crates(metadata: &Metadata, map: &str) -> Vec<String> {
+    metadata
+        .members()
+        .filter_map(|package| package.manifest_path.strip_suffix("/Cargo.toml"))
+        .filter_map(|dir| dir.rsplit('/').next())
+        .map(|folder| format!("`{folder}/`"))
+        .filter(|folder| !map.contains(folder))
+        .map(|folder| format!("ARCHITECTURE.md does not name {folder}"))
+        .collect()
+}
+
+fn long_files(files: &[File]) -> Vec<String> {
+    files
+        .iter()
+        .filter(|file| file.is_rust())
+        .map(|file| (file, file.text.lines().count()))
+        .filter(|(_, lines)| *lines > LINES_MAX)
+        .map(|(file, lines)| format!("{}: {lines} lines", file.path))
+        .collect()
+}
+
+fn outside_places(files: &[File]) -> Vec<String> {
+    // Joined here, so that this file does not name them itself.
+    let places = [["..", "shared"].join("/"), ["", "work", ""].join("/")];
+    matching_lines(
+        files,
+        |_| true,
+        |line| places.iter().any(|place| line.contains(place)),
+    )
+}
+
+fn unbounded_channels(files: &[File]) -> Vec<String> {
+    let code = |file: &File| file.is_rust() && !UNBOUNDED_EXCEPTIONS.contains(&file.path.as_str());
+    matching_lines(files, code, |line| {
+        let standard = line.contains("mpsc::channel()")
+            || (line.contains("mpsc::channel::<") && line.contains(">()"));
+        let unbounded =
+            line.contains("unbounded_channel") || line.contains("crossbeam_channel::unbounded");
+        standard || unbounded || line.contains("unbounded()") || line.contains("unbounded::<")
+    })
+}
+
+fn misplaced_unsafe(files: &[File]) -> Vec<String> {
+    let mut violations = Vec::new();
+    for file in files.iter().filter(|file| file.is_rust()) {
+        let lines: Vec<&str> = file.text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if !["unsafe {", "unsafe fn", "unsafe impl"]
+                .iter()
+                .any(|form| holds_word(code, form))
+            {
+                continue;
+            }
+            let listed = UNSAFE_MODULES.contains(&file.path.as_str());
+            let proved = lines[index.saturating_sub(6)..index]
+                .iter()
+                .any(|line| line.contains("// SAFETY:"));
+            if !listed || !proved {
+                violations.push(format!("{}:{}: {}", file.path, index + 1, line.trim()));
+            }
+        }
+    }
+    violations
+}
+
+/// Whether `form` stands in `code` outside a string of this very check.
+fn holds_word(code: &str, form: &str) -> bool {
+    code.match_indices(form)
+        .any(|(at, _)| !code[..at].ends_with(|c: char| c == '"' || c.is_alphanumeric() || c == '_'))
+}
+
+fn matching_lines(
+    files: &[File],
+    in_scope: impl Fn(&File) -> bool,
+    matches: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    let mut violations = Vec::new();
+    for file in files.iter().filter(|file| in_scope(file)) {
+        for (number, line) in file.lines().filter(|(_, line)| matches(line)) {
+            violations.push(format!("{}:{number}: {}", file.path, line.trim()));
+        }
+    }
+    violations
+}
