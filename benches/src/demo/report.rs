@@ -1,0 +1,105 @@
+//! What a check found.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Violations that a report names one by one; beyond it they are only counted.
+pub const VIOLATIONS_SHOWN_MAX: usize = 20;
+
+/// Is the result of a demo. Counts are points (device, time, metric), and distinct ones unless
+/// said otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Nodes that served.
+    pub nodes: u32,
+    /// Devices of the fleet.
+    pub devices: u32,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Points sent at least once.
+    pub published: u64,
+    /// Points whose PUBLISH got its PUBACK.
+    pub acked: u64,
+    /// Points sent and never acknowledged.
+    pub unacked: u64,
+    /// Points of the fleet found in the store.
+    pub stored: u64,
+    /// Acknowledged points that are absent or different.
+    pub lost: u64,
+    /// Points found more than once, plus points counted or found as new beyond those sent.
+    pub duplicates: u64,
+    /// Points sent again, on purpose or after a reconnect, once per repetition.
+    pub resent: u64,
+    /// Points sent after a newer one of their device.
+    pub late: u64,
+    /// Acknowledged points per second, from the first PUBLISH to the last PUBACK; 0 when the
+    /// demo did not reach its end.
+    pub points_per_s: f64,
+    /// 99th percentile from PUBLISH to PUBACK in milliseconds; 0 when the demo did not reach its
+    /// end.
+    pub p99_ms: f64,
+    /// Bytes of merged blocks per point in them, if anything was merged.
+    pub bytes_per_point: Option<f64>,
+    /// Connections made again after one was lost.
+    pub reconnects: u64,
+    /// True when the demo reached its end; otherwise its last figures are missing.
+    pub complete: bool,
+    /// The first violations, at most [`VIOLATIONS_SHOWN_MAX`].
+    pub violations: Vec<Violation>,
+}
+
+/// Is one violation: which point, and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Violation {
+    /// What is wrong.
+    pub kind: ViolationKind,
+    /// Device id.
+    pub device: String,
+    /// Event time of the row in RFC 3339, UTC, with milliseconds.
+    pub time: String,
+    /// Name of the metric.
+    pub metric: String,
+    /// What was expected and what was found.
+    pub detail: String,
+}
+
+/// Says what is wrong with a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ViolationKind {
+    /// Acknowledged and not in the store.
+    Absent,
+    /// Acknowledged, and in the store with another value.
+    Different,
+    /// In the store more than once.
+    Duplicate,
+    /// In the store under a device of the fleet, and never sent.
+    Unsent,
+}
+
+impl Report {
+    /// Returns true when nothing acknowledged is lost and nothing is stored twice.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.lost == 0 && self.duplicates == 0
+    }
+
+    /// Returns the exit code of the command: 0 ok, 1 a violation was found.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        u8::from(!self.is_ok())
+    }
+
+    /// Returns the report as one line of JSON without its line end.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a report has string keys and finite numbers only")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "points published   {:>12}", self.published)
+    }
+}
