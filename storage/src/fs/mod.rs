@@ -1,8 +1,10 @@
 //! The door to the file system, and the two things behind it: the real one and a model of a disk
 //! that crashes.
 
+mod fault;
 mod real;
 
+pub use fault::{Fault, FaultFs, FaultKind, SECTOR_BYTES};
 pub use real::RealFs;
 
 use std::fmt;

@@ -4,16 +4,26 @@
 //! their callback; each [`Consumer`] scans the one physical log in order and sees only what is
 //! fsynced.
 
+mod consumer;
 mod record;
+mod state;
 
+pub use crate::journal::{AppendError, Defects, Fatal, OpenError};
+pub use consumer::Consumer;
 pub use record::{ContentType, Record, StoredRecord};
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::fs::Fs;
+use crate::journal::{self, Batch, Journal, Refusal, Room};
+use state::{Due, LogLayout, Readable};
+
+/// Says in every segment whose journal it is.
+const OWNER: [u8; 4] = *b"TLOG";
 
 /// How the log is cut and bounded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +58,33 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    fn check(&self) -> Result<(), OpenError> {
+        let wrong = |what: String| Err(OpenError::Config(what));
+        if self.partitions == 0 {
+            return wrong("partitions must be at least 1, not 0".to_owned());
+        }
+        if self.segment_bytes < SEGMENT_BYTES_MIN {
+            return wrong(format!(
+                "segment_bytes must be at least {SEGMENT_BYTES_MIN}, not {}",
+                self.segment_bytes
+            ));
+        }
+        // Only closed segments can be dropped: with fewer than two the limit would hold for ever.
+        if self.log_bytes_limit < 2 * u64::from(self.segment_bytes) {
+            return wrong(format!(
+                "log_bytes_limit must be at least two segments ({}), not {}",
+                2 * u64::from(self.segment_bytes),
+                self.log_bytes_limit
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Segments below this would hold little but their own headers.
+const SEGMENT_BYTES_MIN: u32 = 4096;
+
 /// One life of the log between two losses; offsets mean something only together with it.
 ///
 /// The upper half names the log (random at creation), the lower half counts recoveries that cut a
@@ -60,6 +97,10 @@ impl Incarnation {
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
+    }
+
+    fn same_log(self, other: Self) -> bool {
+        self.0 >> 32 == other.0 >> 32
     }
 
     /// The number, for storing.
@@ -76,9 +117,27 @@ impl fmt::Display for Incarnation {
 }
 
 /// The log of one node. Cloning gives another handle on the same log.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EmbeddedLog {
-    _shared: Arc<()>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    journal: Journal,
+    journal_config: journal::Config,
+    readable: Arc<Readable>,
+    fs: Arc<dyn Fs>,
+    folder: PathBuf,
+    config: Config,
+}
+
+impl fmt::Debug for EmbeddedLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedLog")
+            .field("folder", &self.shared.folder)
+            .field("incarnation", &self.incarnation())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where a consumer begins in one partition.
@@ -95,8 +154,8 @@ pub struct Start {
 
 impl EmbeddedLog {
     /// Opens the log in `folder`, creating it if the folder is empty or absent; recovers what a
-    /// crash left. `on_fatal` is called once, from the writer thread, when the disk has failed and
-    /// nothing more can be acknowledged: the process is to end.
+    /// crash left. `on_fatal` is called at most once, from the writer thread, when the disk has
+    /// failed and nothing more can be acknowledged: the process is to end.
     ///
     /// Blocks while every record on disk is checked.
     ///
@@ -108,48 +167,148 @@ impl EmbeddedLog {
         config: Config,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        todo!()
+        Self::open_with(fs, folder, config, None, Defects::default(), on_fatal)
     }
 
-    /// Queues records for the writer thread; never blocks. `done` is called on the writer thread
-    /// once they are fsynced (or never will be): it must be quick and must not block. The appends
-    /// of one thread keep their order.
+    /// For crash tests: [`open`](Self::open) with randomness from a seed, and with mistakes that a
+    /// checker must find.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_sabotaged(
+        fs: Arc<dyn Fs>,
+        folder: &Path,
+        config: Config,
+        seed: u64,
+        defects: Defects,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        Self::open_with(fs, folder, config, Some(seed), defects, on_fatal)
+    }
+
+    fn open_with(
+        fs: Arc<dyn Fs>,
+        folder: &Path,
+        config: Config,
+        seed: Option<u64>,
+        defects: Defects,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        config.check()?;
+        let journal_config = journal::Config {
+            segment_bytes: config.segment_bytes,
+            queue_bytes_limit: config.queue_bytes_limit,
+            seed,
+            defects,
+            ..journal::Config::new(OWNER, "log-writer")
+        };
+        let readable = Readable::new(config.partitions, config.tail_cache_bytes);
+        let layout = LogLayout::new(Arc::clone(&readable), config.partitions);
+        let journal = Journal::open(Arc::clone(&fs), folder, &journal_config, layout, on_fatal)?;
+        readable.opened();
+        Ok(Self {
+            shared: Arc::new(Shared {
+                journal,
+                journal_config,
+                readable,
+                fs,
+                folder: folder.to_owned(),
+                config,
+            }),
+        })
+    }
+
+    /// Queues records for the writer thread; never blocks. `done` is called once, on the writer
+    /// thread, when they are fsynced (or never will be): it must be quick and must not block. The
+    /// appends of one thread keep their order.
     ///
     /// # Errors
     /// Nothing was queued and everything is handed back; the caller tries again later.
     ///
     /// # Panics
-    /// If a record names a partition that is not there or a key above 65 535 bytes.
+    /// If a record names a partition that is not there, has a key above 65 535 bytes or a payload
+    /// above 256 MiB.
     pub fn append<D>(&self, records: Vec<Record>, done: D) -> Result<(), Refused<D>>
     where
         D: FnOnce(Result<(), AppendError>) + Send + 'static,
     {
-        todo!()
+        let bytes: usize = records.iter().map(Record::stored_bytes).sum();
+        let room = match self.room(records.len(), bytes) {
+            Ok(room) => room,
+            Err(reason) => {
+                return Err(Refused {
+                    reason,
+                    records,
+                    done,
+                });
+            }
+        };
+        let mut batch = Batch::with_capacity(records.len(), bytes);
+        for record in &records {
+            let (partition, partitions) = (record.partition, self.shared.config.partitions);
+            assert!(
+                partition < partitions,
+                "partition {partition} does not exist, the log has {partitions}"
+            );
+            let key_bytes = record.key.len();
+            assert!(
+                u16::try_from(key_bytes).is_ok(),
+                "a key of {key_bytes} bytes is too long"
+            );
+            batch.push(u32::from(partition), |out| record.encode(out));
+        }
+        self.shared.journal.append(room, batch, Box::new(done));
+        Ok(())
+    }
+
+    fn room(&self, records: usize, bytes: usize) -> Result<Room, Reason> {
+        let shared = &self.shared;
+        let disk_bytes = shared.readable.disk_bytes.load(Ordering::Acquire);
+        let taken = disk_bytes.saturating_add(shared.journal.queued_bytes());
+        if records > 0 && taken >= shared.config.log_bytes_limit {
+            return Err(Reason::OverLimit);
+        }
+        let headers = records * Batch::ENTRY_OVERHEAD_BYTES;
+        shared
+            .journal
+            .reserve(bytes + headers)
+            .map_err(|refusal| match refusal {
+                Refusal::Full => Reason::Full,
+                Refusal::Closed => Reason::Closed,
+            })
     }
 
     /// A consumer of nothing; [`Consumer::assign`] gives it partitions.
     #[must_use]
     pub fn consumer(&self) -> Consumer {
-        todo!()
+        let shared = &self.shared;
+        Consumer::new(
+            Arc::clone(&shared.readable),
+            Arc::clone(&shared.fs),
+            &shared.folder,
+            &shared.journal_config,
+        )
     }
 
-    /// Calls `waker` from the writer thread whenever new fsynced records can be read, until the
-    /// returned guard is dropped. It must be quick and must not block.
+    /// Calls `waker` from the writer thread whenever new fsynced records can be read, and when the
+    /// log is closed, until the returned guard is dropped. It must be quick and must not block.
     #[must_use]
     pub fn on_readable(&self, waker: impl Fn() + Send + Sync + 'static) -> WakerGuard {
-        todo!()
+        let readable = Arc::clone(&self.shared.readable);
+        let id = readable.add_waker(Arc::new(waker));
+        WakerGuard { readable, id }
     }
 
     /// The life of the log that new offsets belong to.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
-        todo!()
+        self.shared.readable.state().incarnation
     }
 
     /// Number of partitions.
     #[must_use]
     pub fn partitions(&self) -> u16 {
-        todo!()
+        self.shared.config.partitions
     }
 
     /// The first offset still there.
@@ -158,7 +317,8 @@ impl EmbeddedLog {
     /// If there is no such partition.
     #[must_use]
     pub fn start(&self, partition: u16) -> u64 {
-        todo!()
+        assert!(partition < self.partitions(), "partition {partition}");
+        self.shared.readable.state().start(usize::from(partition))
     }
 
     /// One past the last fsynced offset.
@@ -167,94 +327,77 @@ impl EmbeddedLog {
     /// If there is no such partition.
     #[must_use]
     pub fn end(&self, partition: u16) -> u64 {
-        todo!()
+        self.shared.readable.state().ends[usize::from(partition)]
     }
 
     /// [`EmbeddedLog::end`] of every partition, at one moment.
     #[must_use]
     pub fn ends(&self) -> Vec<u64> {
-        todo!()
+        self.shared.readable.state().ends.clone()
     }
 
     /// Tells the log the replay offsets `(partition, offset)`: what is below has been stored and is
     /// never asked for again. Drops whole segments that are read in all partitions and are older
-    /// than the retention at `now_ms` or in excess of it. An offset lower than told before is
-    /// ignored. The files go on a thread of their own.
+    /// than the retention at `now_ms` (milliseconds since 1970) or in excess of it, or while the log
+    /// is at its limit. Call it also when nothing was stored, so that age is seen. An offset lower
+    /// than told before is ignored; none is kept over a restart. The files go on a thread of their
+    /// own.
+    ///
+    /// # Panics
+    /// If there is no such partition.
     pub fn release(&self, replay_offsets: &[(u16, u64)], now_ms: i64) {
-        todo!()
+        let config = &self.shared.config;
+        let retention_ms = i64::try_from(config.read_retention.as_millis()).unwrap_or(i64::MAX);
+        let due = Due {
+            older_than_ms: now_ms.saturating_sub(retention_ms),
+            read_bytes_max: config.read_retention_bytes,
+            disk_bytes_max: config.log_bytes_limit,
+        };
+        let first = self.shared.readable.release(replay_offsets, &due);
+        self.shared.journal.drop_before(first);
     }
 
     /// Counters since opening, and sizes now.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        todo!()
+        let shared = &self.shared;
+        let counters = shared.journal.counters();
+        Metrics {
+            appended_records: counters.entries,
+            appended_bytes: counters.entry_bytes,
+            written_bytes: counters.written_bytes,
+            fsyncs: counters.groups,
+            group_records_max: counters.group_entries_max,
+            disk_bytes: shared.readable.disk_bytes.load(Ordering::Acquire),
+            queued_bytes: counters.queued_bytes,
+            cached_bytes: shared.readable.state().cache.bytes as u64,
+        }
     }
 
-    /// Writes what is queued, fsyncs, and ends the writer thread; blocks until then. Further
-    /// appends are refused. Dropping the last handle does the same.
+    /// Writes what is queued, fsyncs, ends the writer thread and lets the folder go; blocks until
+    /// then. Further appends are refused or completed with an error. Dropping the last handle does
+    /// the same.
     pub fn close(&self) {
-        todo!()
-    }
-}
-
-/// Reads assigned partitions in the order of the physical log.
-#[derive(Debug)]
-pub struct Consumer {
-    log: EmbeddedLog,
-}
-
-impl Consumer {
-    /// Replaces the assignment; the next poll begins at the starts.
-    ///
-    /// # Errors
-    /// The assignment is unchanged.
-    pub fn assign(&mut self, starts: Vec<Start>) -> Result<(), AssignError> {
-        todo!()
-    }
-
-    /// Waits up to `timeout` for records and returns those at hand, up to about `bytes_max` of keys
-    /// and payloads (at least one record if there is any). Empty after the timeout, when the log is
-    /// closed, or when a stretch of the log held nothing for this consumer.
-    ///
-    /// # Errors
-    /// The position is unchanged.
-    pub fn poll(
-        &mut self,
-        bytes_max: usize,
-        timeout: Duration,
-    ) -> Result<Vec<StoredRecord>, PollError> {
-        todo!()
+        self.shared.journal.close();
     }
 }
 
 /// Keeps a waker of [`EmbeddedLog::on_readable`] registered.
-#[derive(Debug)]
-pub struct WakerGuard {}
-
-/// The disk failed: nothing more is acknowledged, the process is to end.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the log cannot go on: {cause}")]
-pub struct Fatal {
-    /// What happened, with the file.
-    pub cause: String,
+pub struct WakerGuard {
+    readable: Arc<Readable>,
+    id: u64,
 }
 
-/// Why the log cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The folder holds another number of partitions; it is fixed at creation.
-    #[error(
-        "the log in {folder} has {found} partitions, not {asked}: the number is fixed when the folder is created"
-    )]
-    Partitions {
-        /// The folder.
-        folder: String,
-        /// Partitions on disk.
-        found: u16,
-        /// Partitions asked for.
-        asked: u16,
-    },
+impl fmt::Debug for WakerGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WakerGuard").field("id", &self.id).finish()
+    }
+}
+
+impl Drop for WakerGuard {
+    fn drop(&mut self) {
+        self.readable.remove_waker(self.id);
+    }
 }
 
 /// `append` took nothing; what was given comes back.
@@ -280,18 +423,6 @@ pub enum Reason {
     /// The log was closed or its disk failed; trying again is useless.
     #[error("the log is closed")]
     Closed,
-}
-
-/// Why queued records were not made durable.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AppendError {
-    /// The disk is full; the log goes on, the same records may be appended again.
-    #[error("no space left for the log")]
-    NoSpace,
-    /// The disk failed: nothing is known about these records, the process is to end.
-    #[error("the log's disk failed")]
-    Failed,
 }
 
 /// Why an assignment is impossible.
