@@ -1,1 +1,3 @@
 //! Types of the admin API and its client.
+
+pub mod query;
