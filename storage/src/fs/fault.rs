@@ -157,10 +157,15 @@ impl FaultFs {
     /// not; its locks go. The old handles fail from now on.
     #[must_use]
     pub fn kill(&self) -> Self {
+        self.disk().frozen = true;
+        self.copy()
+    }
+
+    /// Another machine with the same disk and page cache, without locks, limits of time or faults.
+    #[must_use]
+    pub fn copy(&self) -> Self {
         let mut disk = self.disk();
-        disk.frozen = true;
-        let mut random = SmallRng::seed_from_u64(disk.random.random());
-        let seed = random.random();
+        let seed = disk.random.random();
         Self::over(Disk {
             random: SmallRng::seed_from_u64(seed),
             inodes: disk.inodes.clone(),

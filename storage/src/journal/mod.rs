@@ -236,7 +236,8 @@ impl Journal {
     /// # Errors
     /// No room was taken.
     pub fn reserve(&self, bytes: usize) -> Result<Room, Refusal> {
-        if self.shared.latched.load(Ordering::Acquire) {
+        let shared = &self.shared;
+        if shared.latched.load(Ordering::Acquire) || shared.stopping.load(Ordering::Acquire) {
             return Err(Refusal::Closed);
         }
         let bytes = bytes.saturating_add(writer::SUBMISSION_BYTES);

@@ -401,7 +401,6 @@ impl Drop for WakerGuard {
 }
 
 /// `append` took nothing; what was given comes back.
-#[derive(Debug)]
 pub struct Refused<D> {
     /// Why.
     pub reason: Reason,
@@ -409,6 +408,15 @@ pub struct Refused<D> {
     pub records: Vec<Record>,
     /// The callback, not called.
     pub done: D,
+}
+
+impl<D> fmt::Debug for Refused<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refused")
+            .field("reason", &self.reason)
+            .field("records", &self.records.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why `append` took nothing.

@@ -1,0 +1,5 @@
+//! Storage against a disk that fails: one binary, one module per subject.
+
+mod crash;
+mod journal;
+mod log;
