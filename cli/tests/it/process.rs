@@ -1,0 +1,15 @@
+//! The program as its users meet it: real processes, real sockets, real folders, stock clients.
+
+mod bad_input;
+mod demo;
+mod http;
+mod kill;
+mod malformed;
+mod node;
+mod paho;
+mod skip;
+mod stock_clients;
+mod stop;
+mod store;
+mod wait;
+mod wire;

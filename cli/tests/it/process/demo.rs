@@ -1,0 +1,106 @@
+//! The demo and its check, as the README promises them.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::node::{run, tidewire};
+use super::store;
+
+/// Runs a short demo in `data` and returns its JSON line.
+fn demo(data: &Path) -> Value {
+    let mut demo = tidewire();
+    demo.args(["demo", "--devices", "50", "--for", "5s", "--json", "--data"])
+        .arg(data);
+    let (code, stdout, stderr) = run(&mut demo);
+    assert_eq!(code, Some(0), "{stdout}\n{stderr}");
+    last_json(&stdout)
+}
+
+fn check(data: &Path) -> (Option<i32>, Value) {
+    let (code, stdout, _) = run(tidewire().args(["demo", "--json", "--check"]).arg(data));
+    (code, last_json(&stdout))
+}
+
+fn last_json(stdout: &str) -> Value {
+    let last = stdout.lines().last().expect("the last line is the report");
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last}"))
+}
+
+#[test]
+fn the_demo_loses_nothing_and_stores_nothing_twice() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+
+    let report = demo(&folder.path().join("demo"));
+
+    for count in ["lost", "duplicates", "unacked"] {
+        assert_eq!(report[count], 0, "{report}");
+    }
+    assert_eq!(report["stored"], report["acked"], "{report}");
+    assert!(
+        report["acked"].as_u64() >= Some(50 * 5 * 20 / 2),
+        "50 devices sent for 5 s: {report}"
+    );
+    assert!(
+        report["resent"].as_u64() > Some(0),
+        "some messages are sent again on purpose: {report}"
+    );
+    assert!(
+        report["late"].as_u64() > Some(0),
+        "one device backfills: {report}"
+    );
+    assert_eq!(report["nodes"], 1);
+    assert_eq!(report["devices"], 50);
+    for figure in ["published", "points_per_s", "p99_ms"] {
+        assert!(report[figure].as_f64() > Some(0.0), "{figure}: {report}");
+    }
+}
+
+#[test]
+fn the_check_names_a_row_that_was_removed_and_one_that_was_doubled() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let data = folder.path().join("demo");
+    demo(&data);
+    let (code, report) = check(&data);
+    assert_eq!(code, Some(0), "an untouched folder passes: {report}");
+
+    let removed = folder.path().join("removed");
+    copy(&data, &removed);
+    let row = store::remove_a_row(&removed);
+    let (code, report) = check(&removed);
+    assert_eq!(code, Some(1), "{report}");
+    assert!(report["lost"].as_u64() > Some(0), "{report}");
+    assert!(names(&report, &row), "{row:?} is not named: {report}");
+
+    let doubled = folder.path().join("doubled");
+    copy(&data, &doubled);
+    let row = store::double_a_row(&doubled);
+    let (code, report) = check(&doubled);
+    assert_eq!(code, Some(1), "{report}");
+    assert!(report["duplicates"].as_u64() > Some(0), "{report}");
+    assert!(names(&report, &row), "{row:?} is not named: {report}");
+}
+
+/// Whether a violation in `report` names the row's device and time.
+fn names(report: &Value, row: &store::Row) -> bool {
+    let violations = report["violations"]
+        .as_array()
+        .expect("the report lists violations");
+    violations
+        .iter()
+        .any(|violation| violation["device"] == row.device && violation["time"] == row.time)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("the temporary folder can be written");
+    for entry in fs::read_dir(from).expect("the demo's folder can be listed") {
+        let entry = entry.expect("the demo's folder can be listed");
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            fs::copy(&from, &to).expect("a file of the demo can be copied");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! A node as a child process.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use super::http;
+use super::wait::until;
+
+/// The program under test.
+pub(crate) fn tidewire() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidewire"));
+    command
+        .stdin(Stdio::null())
+        .env_remove("TIDEWIRE_ADMIN")
+        .env_remove("TIDEWIRE_TOKEN");
+    command
+}
+
+/// Where a node listens, and the folder that outlives it.
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+    pub(crate) mqtt: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        Self {
+            folder,
+            mqtt: free_address(),
+            admin: free_address(),
+        }
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Keeps a configuration file beside the data folder; every later start uses it.
+    pub(crate) fn with_config(self, toml: &str) -> Self {
+        fs::write(self.config(), toml).expect("the temporary folder can be written");
+        self
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("tidewire.toml")
+    }
+
+    fn stderr(&self) -> PathBuf {
+        self.folder.path().join("stderr")
+    }
+
+    /// The command line that serves here.
+    pub(crate) fn serve(&self) -> Command {
+        let mut serve = tidewire();
+        serve.arg("serve").arg("--data").arg(self.data());
+        serve.args([
+            "--mqtt",
+            &self.mqtt.to_string(),
+            "--admin",
+            &self.admin.to_string(),
+        ]);
+        if self.config().exists() {
+            serve.arg("--config").arg(self.config());
+        }
+        serve
+    }
+
+    /// Starts a node and waits until it says that it is ready.
+    pub(crate) fn start(&self) -> Node<'_> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.stderr())
+            .expect("the log can be opened");
+        let child = self
+            .serve()
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the program can be started");
+        let mut node = Node { child, place: self };
+        until("the node to be ready", || {
+            node.assert_running();
+            matches!(http::get(self.admin, "/health/ready"), Ok((200, _))).then_some(())
+        });
+        node
+    }
+}
+
+/// A running node, killed when dropped.
+pub(crate) struct Node<'a> {
+    child: Child,
+    place: &'a Place,
+}
+
+impl Node<'_> {
+    /// The body of `path` at the admin address.
+    pub(crate) fn get(&self, path: &str) -> String {
+        match http::get(self.place.admin, path) {
+            Ok((200, body)) => body,
+            other => panic!("{path}: {other:?}\n{}", self.log()),
+        }
+    }
+
+    /// The sum of a metric's samples whose line begins with `name`; what was never counted is 0.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        self.get("/metrics")
+            .lines()
+            .filter(|line| {
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with([' ', '{']))
+            })
+            .map(|line| {
+                line.rsplit(' ')
+                    .next()
+                    .and_then(|value| value.parse::<f64>().ok())
+                    .expect("samples end so")
+            })
+            .sum()
+    }
+
+    /// What the node wrote to standard error, over all starts in this place.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.place.stderr()).unwrap_or_default()
+    }
+
+    /// Ends the process as a power cut would, except that the kernel keeps what it was given.
+    pub(crate) fn kill_9(mut self) {
+        self.child.kill().expect("the node runs");
+        self.child.wait().expect("a killed child can be waited for");
+    }
+
+    /// Asks the process to stop and leaves the waiting to [`Node::ended`].
+    pub(crate) fn terminate(&self) {
+        // The shell's own word, since a bare machine may have no `kill` program.
+        let script = format!("kill -TERM {}", self.child.id());
+        let status = Command::new("sh")
+            .args(["-c", &script])
+            .status()
+            .expect("every machine has a shell");
+        assert!(status.success(), "{script}: {status}");
+    }
+
+    /// Waits until the process has ended.
+    pub(crate) fn ended(mut self) -> ExitStatus {
+        until("the node to end", || {
+            self.child.try_wait().expect("a child can be asked")
+        })
+    }
+
+    fn assert_running(&mut self) {
+        let ended = self.child.try_wait().expect("a child can be asked");
+        assert!(
+            ended.is_none(),
+            "the node ended with {ended:?}:\n{}",
+            self.log()
+        );
+    }
+}
+
+impl Drop for Node<'_> {
+    fn drop(&mut self) {
+        // A node that has ended already is what a test that stops it leaves behind.
+        if let Ok(None) = self.child.try_wait() {
+            self.child.kill().expect("the node runs");
+            self.child.wait().expect("a killed child can be waited for");
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the node's log:\n{}", self.log());
+        }
+    }
+}
+
+/// A loopback address that nobody listens on, and that no outgoing connection of this machine is given.
+pub(crate) fn free_address() -> SocketAddr {
+    /// Below the ports that the kernel hands to outgoing connections, which begin at 32768.
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let spread = u16::try_from(std::process::id() % 10_000).expect("below 10 000");
+    for _ in PORTS {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + (spread + step) % (PORTS.end - PORTS.start);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no free port in {PORTS:?}");
+}
+
+/// Runs to the end and returns exit code, standard output and standard error.
+pub(crate) fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = command.output().expect("the program can be started");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+/// Whether anything lies in `folder`.
+pub(crate) fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
+}
