@@ -1,48 +1,57 @@
 //! The replicated state of one session shard.
 
+mod counters;
 mod effect;
 mod limits;
+mod messages;
+mod outbox;
+mod ownership;
+mod qos2;
+mod queue;
+mod retained;
+mod session;
+mod subscriptions;
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use mqtt::{ClientId, Filter, QoS, Topic};
+use mqtt::{ClientId, Filter, QoS, Topic, Trie};
 
+pub use counters::Counters;
 pub use effect::{Delivery, DeliveryStep, DurableEffect, QoS0Recipient, RouteRow, WillRow};
 pub use limits::Limits;
+use outbox::Outbox;
+use qos2::Origins;
+use retained::RetainedMessages;
+use session::{Session, State};
 
-use crate::{Answer, Command, Epoch, Message, WallMs};
+use crate::{Answer, Command, Epoch, Match, Message, NodeEpoch, Retained, Subscription, WallMs};
+
+/// Ended node epochs that are remembered; epochs rise, so the lowest go first.
+const GONE_NODES: usize = 4_096;
 
 /// The replicated state of one session shard: sessions, queues, retained messages, outbox.
+///
+/// Equal logs give equal states. What is handed out by [`Self::poll_effect`] and how far is the
+/// only part that is not replicated.
 #[derive(Debug, Default)]
 pub struct Durable {
     limits: Limits,
+    index: u64,
     time: WallMs,
+    sessions: BTreeMap<ClientId, Session>,
+    /// Subscriptions of the persistent sessions.
+    trie: Trie<ClientId, Subscription>,
+    retained: RetainedMessages,
+    origins: Origins,
+    outbox: Outbox,
+    deadlines: BTreeSet<(WallMs, ClientId)>,
+    gone: BTreeSet<NodeEpoch>,
     counters: Counters,
-}
-
-/// What a shard has counted and holds; totals since it began, except where stated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Messages put into queues.
-    pub queued: u64,
-    /// Messages that a full queue dropped.
-    pub dropped_full: u64,
-    /// Messages whose expiry interval passed in a queue.
-    pub dropped_expired: u64,
-    /// Messages lost with the end of their session.
-    pub dropped_session_end: u64,
-    /// Repeats of QoS 2 messages and wills that were refused.
-    pub repeats: u64,
-    /// Retained messages not stored because the store was full.
-    pub retained_full: u64,
-    /// Replays of retained messages that did not come in time.
-    pub replays_missed: u64,
-    /// Bytes in queues now.
-    pub queue_bytes: u64,
-    /// Messages in queues now.
-    pub queue_messages: u64,
-    /// Bytes of retained messages now.
-    pub retained_bytes: u64,
+    /// Sessions that may have something to deliver. Not replicated.
+    ready: VecDeque<ClientId>,
+    /// Takeovers not yet told. Not replicated.
+    takeovers: VecDeque<DurableEffect>,
 }
 
 impl Durable {
@@ -59,59 +68,157 @@ impl Durable {
     ///
     /// # Panics
     /// If `index` does not rise.
-    pub fn apply(&mut self, _index: u64, time: WallMs, _command: &Command) -> Answer {
+    pub fn apply(&mut self, index: u64, time: WallMs, command: &Command) -> Answer {
+        assert!(index > self.index, "log index {index} does not rise");
+        self.index = index;
         self.time = self.time.max(time);
-        Answer::Done
+        match command {
+            Command::Open(open) => self.open(open),
+            Command::Close(close) => self.close(close),
+            Command::Subs(subs) => self.subscribe(subs),
+            Command::Unsubs(unsubs) => self.unsubscribe(unsubs),
+            Command::Enqueue(enqueue) => self.enqueue(enqueue),
+            Command::Q2In {
+                client,
+                epoch,
+                packet_id,
+            } => self.q2_in(client, *epoch, *packet_id),
+            Command::Q2Out {
+                client,
+                epoch,
+                packet_id,
+            } => self.q2_out(client, *epoch, *packet_id),
+            Command::Rec { client, epoch, seq } => self.rec(client, *epoch, *seq),
+            Command::Ack(acks) => self.ack(acks),
+            Command::Retain(retain) => self.retain(retain),
+            Command::Replay(replay) => self.replay(replay),
+            Command::ReplayEnd {
+                client,
+                incarnation,
+                filter,
+            } => self.replay_end(client, *incarnation, filter),
+            Command::Expire {
+                client,
+                incarnation,
+                epoch,
+            } => self.expire(client, *incarnation, *epoch),
+            Command::ExpireMessages {
+                client,
+                incarnation,
+            } => self.expire_messages(client, *incarnation),
+            Command::ExpireRetained => {
+                self.retained.expire(self.time);
+                Answer::Done
+            }
+            Command::WillDelayEnd { client, epoch } => self.will_delay_end(client, *epoch),
+            Command::WillDone { id } => {
+                self.outbox.will_done(*id);
+                Answer::Done
+            }
+            Command::RoutesDone { version } => {
+                self.outbox.routes_done(*version);
+                Answer::Done
+            }
+            Command::NodeGone { node_epoch } => self.node_gone(*node_epoch),
+        }
     }
 
     /// The next thing for the host to do. Large fan-outs are handed out step by step.
     pub fn poll_effect(&mut self) -> Option<DurableEffect> {
-        None
+        if let Some(takeover) = self.takeovers.pop_front() {
+            return Some(takeover);
+        }
+        if let Some(row) = self.outbox.next_route() {
+            return Some(DurableEffect::Route(row));
+        }
+        if let Some(row) = self.outbox.next_will() {
+            return Some(DurableEffect::WillDue(row));
+        }
+        self.next_delivery().map(DurableEffect::Deliver)
     }
 
     /// The ownership epoch of a client's session, for [`crate::Open::expected_epoch`].
-    pub fn epoch(&self, _client: &ClientId) -> Option<Epoch> {
-        None
+    pub fn epoch(&self, client: &ClientId) -> Option<Epoch> {
+        self.sessions.get(client).map(|session| session.epoch)
     }
 
     /// Connected persistent sessions that take a message on `topic`, published with `qos`, at
-    /// QoS 0: for them the host calls [`crate::Live::handle_message`].
+    /// QoS 0, in order of their client ids: for them the host calls
+    /// [`crate::Live::handle_message`].
     pub fn qos0_recipients(
         &self,
-        _topic: &Topic,
-        _qos: QoS,
-        _publisher: Option<&ClientId>,
+        topic: &Topic,
+        qos: QoS,
+        publisher: Option<&ClientId>,
     ) -> Vec<QoS0Recipient> {
-        Vec::new()
+        let mut recipients = Vec::new();
+        for (client, matched) in self.matches(topic, publisher) {
+            let Some(session) = self.sessions.get(&client) else {
+                continue;
+            };
+            if session.is_connected() && matched.qos(qos) == QoS::AtMostOnce {
+                recipients.push(QoS0Recipient {
+                    node_epoch: session.node_epoch,
+                    connection: session.connection,
+                    matched,
+                });
+            }
+        }
+        recipients
     }
 
     /// Retained messages that match `filter` and have not expired, in order of their topics, at
     /// most `limit`.
     pub fn retained_matching(
         &self,
-        _filter: &Filter,
-        _limit: usize,
-        _now: WallMs,
+        filter: &Filter,
+        limit: usize,
+        now: WallMs,
     ) -> Vec<Arc<Message>> {
-        Vec::new()
+        self.retained.matching(filter, limit, now)
     }
 
     /// When [`Self::due`] will next have something, by wall time.
     pub fn next_deadline(&self) -> Option<WallMs> {
-        None
+        let session = self.deadlines.first().map(|(at, _)| *at);
+        [session, self.retained.next_expiry()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    /// Commands that time makes due, for the leader to propose; at most `limit`.
-    pub fn due(&self, _now: WallMs, _limit: usize) -> Vec<Command> {
-        Vec::new()
+    /// Commands that time makes due, for the leader to propose with `now` as their time; about
+    /// `limit`. Proposing one twice, or too late, does nothing.
+    pub fn due(&self, now: WallMs, limit: usize) -> Vec<Command> {
+        let mut commands = Vec::new();
+        if self.retained.next_expiry().is_some_and(|at| at <= now) {
+            commands.push(Command::ExpireRetained);
+        }
+        for (at, client) in &self.deadlines {
+            if *at > now || commands.len() >= limit {
+                break;
+            }
+            if let Some(session) = self.sessions.get(client) {
+                session_due(client, session, now, &mut commands);
+            }
+        }
+        commands
     }
 
     /// Puts every outbox row (routes, wills) among the effects again: for a new leader.
-    pub fn resume_outbox(&mut self) {}
+    pub fn resume_outbox(&mut self) {
+        self.outbox.resume();
+    }
 
     /// Totals and what is held now.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters {
+            retained_bytes: self.retained.bytes() as u64,
+            retained_messages: self.retained.len() as u64,
+            outbox_routes: self.outbox.routes_len() as u64,
+            outbox_wills: self.outbox.wills_len() as u64,
+            ..self.counters
+        }
     }
 
     /// Shard time: the highest time applied.
@@ -119,8 +226,116 @@ impl Durable {
         self.time
     }
 
+    /// The highest index applied.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
     /// Number of sessions.
     pub fn sessions(&self) -> usize {
-        self.limits.sessions.min(0)
+        self.sessions.len()
+    }
+
+    fn retain(&mut self, retain: &crate::Retain) -> Answer {
+        let retained = self.retained.retain(retain, self.time, &self.limits);
+        self.counters.retained_full += u64::from(retained == Retained::Full);
+        Answer::Retained(retained)
+    }
+
+    /// The session of a command that names client and epoch.
+    fn owned(&mut self, client: &ClientId, epoch: Epoch) -> Result<&mut Session, Answer> {
+        match self.sessions.get_mut(client) {
+            Some(session) if session.epoch == epoch => Ok(session),
+            session => Err(Answer::WrongEpoch {
+                current: session.map(|s| s.epoch),
+            }),
+        }
+    }
+
+    /// The persistent state of a command's session.
+    fn owned_state(&mut self, client: &ClientId, epoch: Epoch) -> Result<&mut State, Answer> {
+        let session = self.owned(client, epoch)?;
+        match &mut session.state {
+            Some(state) => Ok(state),
+            None => Err(Answer::WrongEpoch {
+                current: Some(epoch),
+            }),
+        }
+    }
+
+    /// After any change of a session: its deadline, what may be sent, and its place among those
+    /// with deliveries.
+    fn touch(&mut self, client: &ClientId) {
+        let Some(session) = self.sessions.get_mut(client) else {
+            return;
+        };
+        let deadline = session.next_deadline();
+        if deadline != session.deadline {
+            if let Some(old) = session.deadline.take() {
+                self.deadlines.remove(&(old, client.clone()));
+            }
+            if let Some(at) = deadline {
+                self.deadlines.insert((at, client.clone()));
+            }
+            session.deadline = deadline;
+        }
+        if !session.is_connected() {
+            return;
+        }
+        if let Some(state) = &mut session.state {
+            let window = usize::from(session.receive_maximum) + self.limits.sent_ahead;
+            state.queue.advance_sent(window);
+            if !session.is_ready {
+                session.is_ready = true;
+                self.ready.push_back(client.clone());
+            }
+        }
+    }
+
+    /// Merged subscriptions per client, in order of the client ids.
+    fn matches(&self, topic: &Topic, publisher: Option<&ClientId>) -> BTreeMap<ClientId, Match> {
+        let mut matches: BTreeMap<ClientId, Match> = BTreeMap::new();
+        let visited = self
+            .trie
+            .matches(topic, usize::MAX, |client, subscription| {
+                let own = publisher == Some(client);
+                let matched = matches.entry(client.clone()).or_default();
+                matched.add(subscription, own);
+            });
+        visited.expect("no limit was set: a stored message must reach all that match");
+        matches.retain(|_, matched| !matched.is_empty());
+        matches
+    }
+}
+
+fn session_due(client: &ClientId, session: &Session, now: WallMs, commands: &mut Vec<Command>) {
+    let is_due = |at: Option<WallMs>| at.is_some_and(|at| at <= now);
+    let incarnation = session.incarnation;
+    if is_due(session.will_due()) {
+        commands.push(Command::WillDelayEnd {
+            client: client.clone(),
+            epoch: session.epoch,
+        });
+    }
+    if is_due(session.expires()) {
+        commands.push(Command::Expire {
+            client: client.clone(),
+            incarnation,
+            epoch: session.epoch,
+        });
+    }
+    let Some(state) = &session.state else { return };
+    if is_due(state.queue.expiry_min()) {
+        commands.push(Command::ExpireMessages {
+            client: client.clone(),
+            incarnation,
+        });
+    }
+    for replay in state.replays.iter().filter(|r| r.until <= now) {
+        commands.push(Command::ReplayEnd {
+            client: client.clone(),
+            incarnation,
+            filter: replay.filter.clone(),
+        });
     }
 }

@@ -1,0 +1,99 @@
+//! Exactly once: open inbound exchanges of a session, and the sources a target knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mqtt::{ClientId, PacketId};
+
+use super::Limits;
+use crate::{Epoch, Origin, OriginKind, WallMs};
+
+/// Inbound QoS 2 exchanges of a session that wait for PUBREL.
+#[derive(Debug, Default)]
+pub(super) struct Q2Open {
+    open: BTreeMap<PacketId, u64>,
+    next: u64,
+}
+
+impl Q2Open {
+    /// The number of an exchange, new or known, and the lowest open one; `None` when too many
+    /// numbers are open.
+    pub(super) fn begin(&mut self, packet_id: PacketId, limits: &Limits) -> Option<(u64, u64)> {
+        if let Some(&n) = self.open.get(&packet_id) {
+            return Some((n, self.floor()));
+        }
+        if self.next - self.floor() >= limits.q2_open {
+            return None;
+        }
+        let n = self.next;
+        self.next += 1;
+        self.open.insert(packet_id, n);
+        Some((n, self.floor()))
+    }
+
+    /// Ends an exchange; says whether it was open.
+    pub(super) fn end(&mut self, packet_id: PacketId) -> bool {
+        self.open.remove(&packet_id).is_some()
+    }
+
+    fn floor(&self) -> u64 {
+        self.open.values().copied().min().unwrap_or(self.next)
+    }
+}
+
+/// What a target remembers of the sources of QoS 2 messages and wills.
+#[derive(Debug, Default)]
+pub(super) struct Origins {
+    rows: BTreeMap<(ClientId, OriginKind), Row>,
+    by_age: BTreeSet<(WallMs, ClientId, OriginKind)>,
+}
+
+#[derive(Debug)]
+struct Row {
+    incarnation: Epoch,
+    floor: u64,
+    seen: BTreeSet<u64>,
+    used: WallMs,
+}
+
+impl Origins {
+    /// Whether a message of this origin is new here; remembers it.
+    pub(super) fn admit(&mut self, origin: &Origin, time: WallMs, limits: &Limits) -> bool {
+        self.forget(time, limits);
+        let key = (origin.client.clone(), origin.kind);
+        let row = self.rows.entry(key).or_insert_with(|| Row {
+            incarnation: origin.incarnation,
+            floor: 0,
+            seen: BTreeSet::new(),
+            used: time,
+        });
+        if origin.incarnation < row.incarnation {
+            return false;
+        }
+        if origin.incarnation > row.incarnation {
+            row.incarnation = origin.incarnation;
+            row.floor = 0;
+            row.seen.clear();
+        }
+        let age = (row.used, origin.client.clone(), origin.kind);
+        self.by_age.remove(&age);
+        self.by_age
+            .insert((time, origin.client.clone(), origin.kind));
+        row.used = time;
+        if origin.floor > row.floor {
+            row.floor = origin.floor;
+            row.seen = row.seen.split_off(&origin.floor);
+        }
+        origin.n >= row.floor && row.seen.insert(origin.n)
+    }
+
+    fn forget(&mut self, time: WallMs, limits: &Limits) {
+        while let Some((used, ..)) = self.by_age.first() {
+            let old = used.plus_s(limits.origin_s) <= time;
+            if !old && self.rows.len() < limits.origins {
+                return;
+            }
+            let (_, client, kind) = self.by_age.pop_first().expect("looked at just before");
+            self.rows.remove(&(client, kind));
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The retained messages of the topics that hash here.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use mqtt::{Filter, Topic, TopicTree};
+
+use super::Limits;
+use crate::{Message, Retain, Retained, Stamp, WallMs};
+
+/// Rows removed by one `ExpireRetained`.
+const EXPIRED_PER_ENTRY: usize = 256;
+
+/// Retained messages, and for a while the stamps of deleted ones.
+#[derive(Debug, Default)]
+pub(super) struct RetainedMessages {
+    rows: TopicTree<Row>,
+    messages: usize,
+    bytes: usize,
+    expiries: BTreeSet<(WallMs, Topic)>,
+    tombstones: BTreeSet<(WallMs, Topic)>,
+}
+
+#[derive(Debug)]
+struct Row {
+    content: Content,
+    stamp: Stamp,
+}
+
+#[derive(Debug)]
+enum Content {
+    Message(Arc<Message>),
+    Deleted(WallMs),
+}
+
+impl RetainedMessages {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.messages
+    }
+
+    /// Replaces or deletes a topic's message unless the same publisher's stamp is lower.
+    pub(super) fn retain(&mut self, retain: &Retain, time: WallMs, limits: &Limits) -> Retained {
+        self.forget_tombstones(time, limits);
+        let mut held = 0;
+        let mut known = false;
+        if let Some(row) = self.rows.get(&retain.topic) {
+            if is_older(&retain.stamp, &row.stamp) {
+                return Retained::Older;
+            }
+            if let Content::Message(message) = &row.content {
+                held = message.bytes();
+                known = true;
+            }
+        }
+        if let Some(message) = &retain.message {
+            let fits = self.bytes - held + message.bytes() <= limits.retained_bytes;
+            if !fits || (!known && self.messages >= limits.retained_messages) {
+                return Retained::Full;
+            }
+        }
+        self.remove(&retain.topic);
+        self.insert(retain, time);
+        Retained::Stored
+    }
+
+    /// Live messages that match, in order of their topics.
+    pub(super) fn matching(&self, filter: &Filter, limit: usize, now: WallMs) -> Vec<Arc<Message>> {
+        let mut found = Vec::new();
+        if limit == 0 {
+            return found;
+        }
+        let _stopped_at_limit = self.rows.matching(filter, |_, row| {
+            if let Content::Message(message) = &row.content
+                && !message.is_expired(now)
+            {
+                found.push(Arc::clone(message));
+            }
+            if found.len() < limit {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        found
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<WallMs> {
+        self.expiries.first().map(|(at, _)| *at)
+    }
+
+    /// Removes expired messages, up to [`EXPIRED_PER_ENTRY`].
+    pub(super) fn expire(&mut self, time: WallMs) {
+        for _ in 0..EXPIRED_PER_ENTRY {
+            match self.expiries.first() {
+                Some((at, topic)) if *at <= time => {
+                    let topic = topic.clone();
+                    self.remove(&topic);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn insert(&mut self, retain: &Retain, time: WallMs) {
+        let topic = retain.topic.clone();
+        let content = match &retain.message {
+            Some(message) => {
+                self.messages += 1;
+                self.bytes += message.bytes();
+                if let Some(at) = message.expiry {
+                    self.expiries.insert((at, topic.clone()));
+                }
+                Content::Message(Arc::clone(message))
+            }
+            None => {
+                self.tombstones.insert((time, topic.clone()));
+                Content::Deleted(time)
+            }
+        };
+        let stamp = retain.stamp.clone();
+        self.rows.insert(topic, Row { content, stamp });
+    }
+
+    fn remove(&mut self, topic: &Topic) {
+        let Some(row) = self.rows.remove(topic) else {
+            return;
+        };
+        match row.content {
+            Content::Message(message) => {
+                self.messages -= 1;
+                self.bytes -= message.bytes();
+                if let Some(at) = message.expiry {
+                    self.expiries.remove(&(at, topic.clone()));
+                }
+            }
+            Content::Deleted(at) => {
+                self.tombstones.remove(&(at, topic.clone()));
+            }
+        }
+    }
+
+    fn forget_tombstones(&mut self, time: WallMs, limits: &Limits) {
+        while let Some((deleted, topic)) = self.tombstones.first() {
+            let old = deleted.plus_s(limits.tombstone_s) <= time;
+            if !old && self.tombstones.len() < limits.tombstones {
+                return;
+            }
+            let topic = topic.clone();
+            self.remove(&topic);
+        }
+    }
+}
+
+fn is_older(new: &Stamp, present: &Stamp) -> bool {
+    let same = new.publisher.is_some() && new.publisher == present.publisher;
+    same && (new.epoch, new.seq) < (present.epoch, present.seq)
+}
