@@ -11,8 +11,8 @@ pub struct Config {
     pub packet_bytes: u32,
     /// Topic aliases a client may use.
     pub topic_alias_maximum: u16,
-    /// Longest keep alive in seconds; a longer one, or none, is replaced by it (MQTT 5) or
-    /// judged by it. `None`: the client's choice stands.
+    /// Longest keep alive in seconds of MQTT 5; a longer one, or none, is replaced by it. `None`:
+    /// the client's choice stands, as it does in 3.1.1.
     pub keep_alive_s_max: Option<u16>,
     /// Longest session expiry interval in seconds.
     pub session_expiry_s_max: u32,

@@ -54,6 +54,7 @@ pub use durable::{
 };
 pub use ids::*;
 pub use live::{
-    Ack, AckKind, Admitted, Closed, ClosedBy, Credentials, Effect, Inbound, Live, Opened, Outgoing,
+    Ack, AckKind, Admitted, Closed, ClosedBy, Credentials, Dropped, Effect, Inbound, Live, Opened,
+    Outgoing,
 };
 pub use message::*;

@@ -24,6 +24,7 @@ use outbox::Outbox;
 use qos2::Origins;
 use retained::RetainedMessages;
 use session::{Session, State};
+pub(crate) use subscriptions::granted;
 
 use crate::{Answer, Command, Epoch, Match, Message, NodeEpoch, Retained, Subscription, WallMs};
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+pub use mqtt::AckKind;
 use mqtt::{ClientId, Filter, Packet, PacketId, Publish, QoS, ReasonCode, SubscriptionIds, Text};
 
 use crate::{
@@ -84,19 +85,6 @@ pub struct Ack {
     pub reason: ReasonCode,
 }
 
-/// The four acknowledgements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AckKind {
-    /// PUBACK.
-    PubAck,
-    /// PUBREC.
-    PubRec,
-    /// PUBREL.
-    PubRel,
-    /// PUBCOMP.
-    PubComp,
-}
-
 impl Ack {
     /// The packet it stands for.
     pub fn to_packet(self) -> Packet {
@@ -134,6 +122,22 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// The same for [`mqtt::encode_publish`], borrowed.
+    pub fn as_publish_ref(&self) -> mqtt::PublishRef<'_> {
+        mqtt::PublishRef {
+            dup: self.dup,
+            qos: self.qos,
+            retain: self.retain,
+            topic: &self.message.topic,
+            packet_id: self.packet_id,
+            payload: &self.message.payload,
+            topic_alias: None,
+            subscription_ids: &self.subscription_ids,
+            properties: self.message.properties.as_deref(),
+            message_expiry_s: self.expiry_s,
+        }
+    }
+
     /// The packet it stands for. Copies the properties, if there are any.
     pub fn to_publish(&self) -> Publish {
         let properties = self.message.properties.as_ref().map(|p| {

@@ -1,0 +1,329 @@
+//! SUBSCRIBE, UNSUBSCRIBE and the retained messages that follow.
+
+use std::sync::Arc;
+
+use mqtt::{
+    Filter, Packet, PacketId, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, Unsubscribe,
+    Version,
+};
+
+use super::Live;
+use super::deliver::Waiting;
+use super::effect::Effect;
+use super::requests::{Asked, PendingSubscribe, Request};
+use crate::durable::granted;
+use crate::{Answer, Command, Message, Now, Replay, Subs, Subscription, Token, Unsubs};
+
+impl Live {
+    pub(super) fn handle_subscribe(&mut self, subscribe: Subscribe, now: Now) {
+        if !self.may_request() {
+            return;
+        }
+        let shares = |(f, o): &(Filter, mqtt::SubscribeOptions)| f.shared().is_some() && o.no_local;
+        if subscribe.filters.iter().any(shares) {
+            // [MQTT-3.8.3-4]
+            return self.close_server(ReasonCode::ProtocolError);
+        }
+        let mut pending = PendingSubscribe {
+            packet_id: subscribe.packet_id,
+            reasons: Vec::with_capacity(subscribe.filters.len()),
+            asked: Vec::new(),
+        };
+        for (at, (filter, options)) in subscribe.filters.into_iter().enumerate() {
+            let id = subscribe.subscription_id;
+            let subscription = Subscription { options, id };
+            let reason = self.judge_filter(&filter);
+            pending.reasons.push(reason.unwrap_or(granted(options.qos)));
+            if reason.is_some() {
+                continue;
+            }
+            let filter = filter.detach();
+            let replay = self.note_local(&filter, subscription);
+            pending.asked.push(Asked {
+                at,
+                filter,
+                subscription,
+                replay,
+            });
+        }
+        if pending.asked.is_empty() {
+            return self.send_suback(pending.packet_id, pending.reasons);
+        }
+        self.ask_to_subscribe(pending, now);
+    }
+
+    pub(super) fn handle_unsubscribe(&mut self, unsubscribe: &Unsubscribe, now: Now) {
+        if !self.may_request() {
+            return;
+        }
+        let packet_id = unsubscribe.packet_id;
+        let filters: Vec<Filter> = unsubscribe.filters.iter().map(Filter::detach).collect();
+        if self.is_persistent {
+            let unsubs = Unsubs {
+                client: self.own_client(),
+                epoch: self.epoch,
+                filters,
+            };
+            let request = Request::Unsubscribe(packet_id, Vec::new());
+            return self.propose(request, Command::Unsubs(Box::new(unsubs)), now);
+        }
+        let found: Vec<bool> = filters.iter().map(|f| self.forget_local(f)).collect();
+        let reason = |found: &bool| match found {
+            true => ReasonCode::Success,
+            false => ReasonCode::NoSubscriptionExisted,
+        };
+        let reasons: Vec<ReasonCode> = found.iter().map(reason).collect();
+        let filters = filters.into_iter().zip(&found);
+        let filters: Vec<Filter> = filters.filter(|(_, f)| **f).map(|(f, _)| f).collect();
+        self.release_held(now);
+        if filters.is_empty() {
+            return self.send_unsuback(packet_id, reasons);
+        }
+        let token = self.take_token();
+        if self.expect_answer(token, Request::Unsubscribe(packet_id, reasons), now) {
+            self.effects
+                .push_back(Effect::Unsubscribe { token, filters });
+        }
+    }
+
+    /// The router answered a clean session's request.
+    pub(super) fn request_settled(&mut self, token: Token, outcome: ReasonCode, now: Now) {
+        match self.take_request(token) {
+            Some(Request::Subscribe(mut pending)) => {
+                if outcome.is_error() {
+                    for asked in pending.asked.drain(..) {
+                        pending.reasons[asked.at] = self.for_suback(outcome);
+                        self.forget_local(&asked.filter);
+                    }
+                }
+                self.send_suback(pending.packet_id, pending.reasons);
+                self.release_held(now);
+                let wanted = pending.asked.into_iter().filter(|asked| asked.replay);
+                self.ask_retained(wanted.map(|a| (a.filter, a.subscription)).collect(), now);
+            }
+            Some(Request::Unsubscribe(packet_id, reasons)) => {
+                self.send_unsuback(packet_id, reasons);
+            }
+            _ => {}
+        }
+    }
+
+    /// The shard answered a persistent session's SUBSCRIBE.
+    pub(super) fn subscribed(&mut self, mut pending: PendingSubscribe, answer: Answer, now: Now) {
+        let Answer::Subscribed(results) = answer else {
+            return self.close_server(ReasonCode::UnspecifiedError);
+        };
+        let mut wanted = Vec::new();
+        for (asked, result) in pending.asked.into_iter().zip(results) {
+            pending.reasons[asked.at] = self.for_suback(result.reason);
+            if result.replay {
+                wanted.push((asked.filter, asked.subscription));
+            }
+        }
+        self.send_suback(pending.packet_id, pending.reasons);
+        for (filter, _) in &wanted {
+            self.hold(filter);
+        }
+        self.ask_retained(wanted, now);
+    }
+
+    pub(super) fn unsubscribed(&mut self, packet_id: PacketId, answer: Answer) {
+        let Answer::Unsubscribed(results) = answer else {
+            return self.close_server(ReasonCode::UnspecifiedError);
+        };
+        let reasons = results.iter().map(|result| result.reason).collect();
+        self.send_unsuback(packet_id, reasons);
+    }
+
+    /// Retained rows came: they go first, then what was held behind them.
+    pub(super) fn retained(&mut self, token: Token, rows: Vec<Vec<Arc<Message>>>, now: Now) {
+        let Some(Request::Retained(subscriptions)) = self.take_request(token) else {
+            return;
+        };
+        let mut rows = rows.into_iter();
+        for (filter, subscription) in subscriptions {
+            let rows = rows.next().unwrap_or_default();
+            self.replay(filter, subscription, rows, now);
+        }
+        self.release_held(now);
+    }
+
+    fn replay(
+        &mut self,
+        filter: Filter,
+        subscription: Subscription,
+        rows: Vec<Arc<Message>>,
+        now: Now,
+    ) {
+        if !self.is_persistent && self.local(&filter).is_none() {
+            return self.unhold(&filter);
+        }
+        let own = |m: &Message| m.publisher.as_ref() == self.client.as_ref();
+        let no_local = subscription.options.no_local;
+        let rows = rows.into_iter().filter(|m| !(no_local && own(m)));
+        let qos = |m: &Message| m.qos.min(subscription.options.qos);
+        let (direct, queued): (Vec<_>, Vec<_>) =
+            rows.partition(|m| !self.is_persistent || qos(m) == QoS::AtMostOnce);
+        self.unhold(&filter);
+        for message in direct {
+            let waiting = Waiting {
+                qos: qos(&message),
+                message,
+                retain: true,
+                dup: false,
+                ids: subscription.id.into_iter().collect(),
+                seq: None,
+            };
+            self.offer(waiting, now);
+        }
+        if self.is_persistent {
+            let replay = Replay {
+                client: self.own_client(),
+                epoch: self.epoch,
+                filter,
+                rows: queued,
+            };
+            self.propose(Request::Replay, Command::Replay(Box::new(replay)), now);
+        }
+    }
+
+    /// Why a filter is not granted. The place where an ACL refuses as well.
+    fn judge_filter(&self, filter: &Filter) -> Option<ReasonCode> {
+        let config = &self.config;
+        let levels = filter.split('/').count();
+        let reason = if filter.shared().is_some() {
+            ReasonCode::SharedSubscriptionsNotSupported
+        } else if filter.len() > config.topic_bytes || levels > config.topic_levels {
+            ReasonCode::TopicFilterInvalid
+        } else if !self.is_persistent
+            && self.local(filter).is_none()
+            && self.local.len() >= config.subscriptions
+        {
+            ReasonCode::QuotaExceeded
+        } else {
+            return None;
+        };
+        Some(self.for_suback(reason))
+    }
+
+    /// 3.1.1 knows one failure.
+    fn for_suback(&self, reason: ReasonCode) -> ReasonCode {
+        if reason.is_error() && self.version == Version::V311 {
+            return ReasonCode::UnspecifiedError;
+        }
+        reason
+    }
+
+    fn ask_to_subscribe(&mut self, pending: PendingSubscribe, now: Now) {
+        let filters = pending.asked.iter();
+        let filters = filters
+            .map(|a| (a.filter.clone(), a.subscription))
+            .collect();
+        let request = Request::Subscribe(Box::new(pending));
+        if self.is_persistent {
+            let subs = Subs {
+                client: self.own_client(),
+                epoch: self.epoch,
+                filters,
+            };
+            return self.propose(request, Command::Subs(Box::new(subs)), now);
+        }
+        let token = self.take_token();
+        if self.expect_answer(token, request, now) {
+            self.effects.push_back(Effect::Subscribe {
+                token,
+                subscriptions: filters,
+            });
+        }
+    }
+
+    fn ask_retained(&mut self, mut wanted: Vec<(Filter, Subscription)>, now: Now) {
+        // The last of equal filters counts.
+        let mut at = 0;
+        while at < wanted.len() {
+            if wanted[at + 1..].iter().any(|(f, _)| *f == wanted[at].0) {
+                wanted.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        if wanted.is_empty() {
+            return;
+        }
+        let filters = wanted.iter().map(|(filter, _)| filter.clone()).collect();
+        let token = self.take_token();
+        if self.expect_answer(token, Request::Retained(wanted), now) {
+            self.effects.push_back(Effect::Retained {
+                token,
+                filters,
+                limit: self.config.retained_rows,
+            });
+        }
+    }
+
+    fn local(&self, filter: &Filter) -> Option<&Subscription> {
+        let found = self.local.iter().find(|(f, _)| f == filter);
+        found.map(|(_, subscription)| subscription)
+    }
+
+    /// Notes a clean session's subscription; says whether it wants retained messages, which then
+    /// hold what the filter matches.
+    fn note_local(&mut self, filter: &Filter, subscription: Subscription) -> bool {
+        if self.is_persistent {
+            return false;
+        }
+        let local = &mut self.local;
+        let known = local.iter().position(|(f, _)| f == filter);
+        match known {
+            Some(at) => local[at].1 = subscription,
+            None => local.push((filter.clone(), subscription)),
+        }
+        let replay = match subscription.options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => known.is_none(),
+            RetainHandling::DoNotSend => false,
+        };
+        if replay {
+            self.hold(filter);
+        }
+        replay
+    }
+
+    fn forget_local(&mut self, filter: &Filter) -> bool {
+        self.unhold(filter);
+        let before = self.local.len();
+        self.local.retain(|(f, _)| f != filter);
+        before != self.local.len()
+    }
+
+    fn hold(&mut self, filter: &Filter) {
+        let replays = &mut self.requests.get_or_insert_default().replays;
+        if !replays.contains(filter) {
+            replays.push(filter.clone());
+        }
+    }
+
+    fn unhold(&mut self, filter: &Filter) {
+        if let Some(requests) = &mut self.requests {
+            requests.replays.retain(|f| f != filter);
+        }
+    }
+
+    fn send_suback(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
+        self.effects
+            .push_back(Effect::Send(Packet::SubAck(Box::new(SubAck {
+                packet_id,
+                reasons,
+                properties: None,
+            }))));
+    }
+
+    fn send_unsuback(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
+        self.effects
+            .push_back(Effect::Send(Packet::UnsubAck(Box::new(SubAck {
+                packet_id,
+                reasons,
+                properties: None,
+            }))));
+    }
+}
