@@ -3,8 +3,6 @@
 mod children;
 mod entries;
 mod iter;
-#[cfg(test)]
-mod trie_test;
 
 use std::hash::Hash;
 use std::sync::Arc;

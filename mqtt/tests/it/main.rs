@@ -1,0 +1,14 @@
+//! The codec and the tries from outside.
+
+mod bytes_of;
+mod clauses_connect;
+mod clauses_packets;
+mod codec_properties;
+mod generate;
+mod golden;
+mod listed_codes;
+mod mqttbytes_differential;
+mod sizes;
+mod topic_tree;
+mod topics;
+mod trie;
