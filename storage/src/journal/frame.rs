@@ -317,3 +317,63 @@ fn checksum(salt: u64, frame: &[u8]) -> u32 {
     let crc = crc32c::crc32c_append(crc, &frame[..20]);
     crc32c::crc32c_append(crc, &frame[24..])
 }
+
+#[cfg(test)]
+mod test {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SALT: u64 = 0x1234;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn a_body_comes_back_from_its_frame(
+            byte in any::<u8>(),
+            repeats in 0_usize..2000,
+            noise in proptest::collection::vec(any::<u8>(), 0..2000),
+        ) {
+            let mut body = vec![byte; repeats];
+            body.extend_from_slice(&noise);
+            let mut out = Vec::new();
+            write(&mut out, Kind::Preamble, &body, 0, 77, SALT);
+
+            let header = Header::read(&out).expect("a header");
+
+            prop_assert_eq!(header.frame_bytes(), out.len() as u64);
+            prop_assert_eq!(header.group_start, 77);
+            prop_assert_eq!(header.body(SALT, &out), Ok(body.into()));
+            prop_assert_eq!(header.body(SALT + 1, &out), Err(Invalid::Checksum));
+        }
+
+        #[test]
+        fn foreign_bytes_are_no_frame_and_no_panic(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            kind in 1_u8..=3,
+            lz4 in 0_u8..=1,
+            stored in 0_u32..200,
+        ) {
+            if let Some(head) = bytes.first_chunk_mut::<HEADER_BYTES>() {
+                head[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+                head[4..8].copy_from_slice(&[VERSION, kind, lz4, 0]);
+                head[8..12].copy_from_slice(&stored.to_le_bytes());
+            }
+            if let Ok(header) = Header::read(&bytes) {
+                prop_assert!(header.body(SALT, &bytes).is_err());
+            }
+        }
+
+        #[test]
+        fn a_body_that_is_no_run_of_entries_is_refused_whatever_its_checksum(
+            body in proptest::collection::vec(any::<u8>(), 1..100),
+        ) {
+            let mut out = Vec::new();
+            write(&mut out, Kind::Entries, &body, 1, 0, SALT);
+            let header = Header::read(&out).expect("a header");
+            let entries = check_entries(&body);
+            prop_assert_eq!(header.body(SALT, &out).is_ok(), entries == Some(1));
+        }
+    }
+}

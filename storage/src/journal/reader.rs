@@ -31,8 +31,13 @@ pub enum ReadError {
     #[error(transparent)]
     Fs(#[from] fs::Error),
     /// Its segment was removed.
-    #[error("segment {0} was removed")]
-    Removed(u64),
+    #[error("segment {sequence} in {} was removed", folder.display())]
+    Removed {
+        /// The journal's folder.
+        folder: PathBuf,
+        /// The segment's number.
+        sequence: u64,
+    },
     /// It is not as it was written.
     #[error("{} is damaged at offset {offset}: {cause}", file.display())]
     Damaged {
@@ -124,7 +129,10 @@ impl SegmentReader {
         let path = segment::path(folder, sequence);
         let file = match fs.open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(ReadError::Removed(sequence));
+                return Err(ReadError::Removed {
+                    folder: folder.to_owned(),
+                    sequence,
+                });
             }
             opened => opened?,
         };

@@ -1,6 +1,7 @@
 //! Opening a journal: checks every frame, cuts the torn tail of the last segment, and makes sure
 //! that what it found is on the disk and not only in the page cache.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,10 +59,7 @@ impl From<ReadError> for OpenError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Fs(error) => Self::Fs(error),
-            ReadError::Removed(sequence) => Self::Missing {
-                folder: PathBuf::new(),
-                sequence,
-            },
+            ReadError::Removed { folder, sequence } => Self::Missing { folder, sequence },
             ReadError::Damaged {
                 file,
                 offset,
@@ -175,7 +173,7 @@ impl<'l, L: Layout> Scan<'l, L> {
         }
     }
 
-    fn damaged(&self, offset: u64, cause: impl ToString) -> OpenError {
+    fn damaged(&self, offset: u64, cause: &dyn fmt::Display) -> OpenError {
         OpenError::Damaged {
             file: self.reader.file.path().to_owned(),
             offset,
@@ -190,12 +188,12 @@ impl<'l, L: Layout> Scan<'l, L> {
     ) -> Result<(), OpenError> {
         let header = &self.reader.header;
         if header.incarnation < *incarnation {
-            return Err(self.damaged(24, "its incarnation is older than the segment's before"));
+            return Err(self.damaged(24, &"its incarnation is older than the segment's before"));
         }
         *incarnation = header.incarnation;
         match previous_end {
             Some(end) if end != header.previous_end => {
-                Err(self.damaged(40, "it names another end of the segment before"))
+                Err(self.damaged(40, &"it names another end of the segment before"))
             }
             _ => Ok(()),
         }
@@ -223,7 +221,7 @@ impl<'l, L: Layout> Scan<'l, L> {
                     };
                     self.layout
                         .recover_segment(&start, &found.body)
-                        .map_err(|cause| self.damaged(offset, cause))?;
+                        .map_err(|cause| self.damaged(offset, &cause))?;
                 }
                 Kind::Entries if !first => {
                     let position = Position {
@@ -232,10 +230,10 @@ impl<'l, L: Layout> Scan<'l, L> {
                     };
                     self.layout
                         .recover_frame(&found.into_frame(position))
-                        .map_err(|cause| self.damaged(offset, cause))?;
+                        .map_err(|cause| self.damaged(offset, &cause))?;
                 }
                 Kind::Close if !first => {}
-                _ => return Err(self.damaged(offset, "a frame of this kind cannot stand here")),
+                _ => return Err(self.damaged(offset, &"a frame of this kind cannot stand here")),
             }
             offset = next_offset;
         }
@@ -244,9 +242,9 @@ impl<'l, L: Layout> Scan<'l, L> {
 
     fn closed(&mut self, end: u64) -> Result<(), OpenError> {
         match self.frames(end)? {
-            (offset, Some(invalid)) => Err(self.damaged(offset, invalid)),
+            (offset, Some(invalid)) => Err(self.damaged(offset, &invalid)),
             (offset, None) if offset != end || self.first_offset == 0 => {
-                Err(self.damaged(offset, "its frames do not fill it"))
+                Err(self.damaged(offset, &"its frames do not fill it"))
             }
             _ => Ok(()),
         }
@@ -255,18 +253,16 @@ impl<'l, L: Layout> Scan<'l, L> {
     fn last(&mut self, first_sequence: u64) -> Result<Tail, OpenError> {
         let len = self.reader.file.len()?;
         let (end, invalid) = self.frames(len)?;
+        // The first group of a segment was fsynced before the segment got its name.
+        if self.first_offset == 0 {
+            return Err(self.damaged(SEGMENT_HEADER_BYTES as u64, &"its preamble is gone"));
+        }
         let torn = match invalid {
             None => false,
             // The magic and the version share a sector: this is no torn write.
-            Some(Invalid::Version(_)) => {
-                return Err(self.damaged(end, invalid.expect("matched above")));
-            }
+            Some(invalid @ Invalid::Version(_)) => return Err(self.damaged(end, &invalid)),
             Some(invalid) => self.is_torn(end, len, invalid)?,
         };
-        // The first group of a segment was fsynced before the segment got its name.
-        if self.first_offset == 0 {
-            return Err(self.damaged(SEGMENT_HEADER_BYTES as u64, "its preamble is gone"));
-        }
         self.write_again(end)?;
         Ok(Tail {
             file: Arc::clone(&self.reader.file),
@@ -289,14 +285,14 @@ impl<'l, L: Layout> Scan<'l, L> {
             return Ok(false);
         }
         let salt = self.reader.header.salt;
-        let later = (0..rest.len().saturating_sub(HEADER_BYTES))
+        let later = (0..(rest.len() + 1).saturating_sub(HEADER_BYTES))
             .step_by(frame::ALIGNMENT as usize)
             .map(|at| &rest[at..])
             .filter(|bytes| frame::may_begin(bytes))
             .filter_map(|bytes| Some((Header::read(bytes).ok()?, bytes)))
             .any(|(header, bytes)| header.group_start > end && header.body(salt, bytes).is_ok());
         if later {
-            return Err(self.damaged(end, invalid));
+            return Err(self.damaged(end, &invalid));
         }
         tracing::warn!(
             file = %self.reader.file.path().display(),

@@ -113,7 +113,7 @@ pub(super) fn start<L: Layout>(
         Some(tail) => tail,
     };
 
-    let (commands, queue) = crossbeam_channel::unbounded();
+    let (commands, queue) = command_queue();
     let (drops, drops_asked) = crossbeam_channel::bounded(1);
     shared.active.store(tail.sequence, Ordering::Release);
     let remover = Remover {
@@ -162,6 +162,14 @@ pub(super) fn start<L: Layout>(
         drops,
         writer,
     })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "bounded in bytes: a command is sent only with the room taken by Journal::reserve"
+)]
+fn command_queue() -> (Sender<Command>, Receiver<Command>) {
+    crossbeam_channel::unbounded()
 }
 
 /// Lets the folder go, when nothing of this journal can touch it any more.

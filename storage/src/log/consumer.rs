@@ -201,7 +201,7 @@ impl Consumer {
                 Next::OnDisk { position, end } => match self.reader.read(position, end) {
                     Ok(frame) => return Ok(Some(frame)),
                     // Released between the look and the read: look again.
-                    Err(ReadError::Removed(_)) if !sought => {}
+                    Err(ReadError::Removed { .. }) if !sought => {}
                     Err(error) => return Err(PollError::Damaged(error.to_string())),
                 },
                 Next::Released if sought => return Err(PollError::Released),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 
+use proptest::prelude::*;
 use tidewire_storage::fs::{Fault, FaultFs, FaultKind, Fs, Operation, RealFs};
 use tidewire_storage::journal::{
     Batch, Config, Frame, Journal, Layout, OpenError, Position, SegmentStart,
@@ -108,6 +109,47 @@ fn damage_to_the_last_group_after_a_clean_close_is_no_torn_tail() {
         matches!(refused, OpenError::Damaged { offset, .. } if offset == last.offset),
         "{refused}"
     );
+}
+
+#[test]
+fn a_frame_of_a_later_version_is_refused_and_never_cut() {
+    let fs = FaultFs::new(15);
+    let (journal, layout) = open_with(&fs, &config()).expect("an empty disk");
+    append(&journal, 0);
+    let last = layout.positions()[0];
+    let fs = fs.kill();
+    drop(journal);
+    let file = fs.open(&path(1)).expect("it exists");
+    file.write_at(last.offset + 4, &[2]).expect("possible");
+
+    let refused = reopen(&fs).expect_err("unknown");
+
+    let text = refused.to_string();
+    assert!(
+        text.contains("version 2 of the frame is not known"),
+        "{text}"
+    );
+}
+
+#[test]
+fn any_bytes_written_over_a_segment_are_refused_or_cut_but_never_panic_or_invent() {
+    let written = FaultFs::new(16);
+    let (journal, _) = open_with(&written, &config()).expect("an empty disk");
+    for id in 0..10 {
+        append(&journal, id);
+    }
+    let written = written.kill();
+    drop(journal);
+    let range = (0_u64..3000, proptest::collection::vec(any::<u8>(), 1..200));
+    proptest!(ProptestConfig::with_cases(300), |((offset, bytes) in range)| {
+        let fs = written.copy();
+        let file = fs.open(&path(1)).expect("it exists");
+        file.write_at(offset, &bytes).expect("possible");
+        if let Ok(found) = reopen(&fs) {
+            let expected: Vec<u64> = (0..found.len() as u64).collect();
+            prop_assert_eq!(found, expected);
+        }
+    });
 }
 
 #[test]
@@ -296,7 +338,7 @@ fn the_bytes_of_a_segment_are_these() {
     let mut batch = Batch::default();
     batch.push(0x0a0b, |out| out.extend_from_slice(b"hello"));
     batch.push(2, |out| out.extend_from_slice(b""));
-    let (done, completion) = mpsc::channel();
+    let (done, completion) = mpsc::sync_channel(64);
     let done = Box::new(move |result| done.send(result).expect("the test listens"));
     journal.append(room, batch, done);
     completion
@@ -352,7 +394,7 @@ fn entries_that_repeat_themselves_are_stored_smaller_and_come_back() {
 fn a_panic_on_the_writer_thread_ends_the_journal() {
     let fs = Arc::new(FaultFs::new(14));
     let (layout, _) = Recorder::new();
-    let (fatal, fatals) = mpsc::channel();
+    let (fatal, fatals) = mpsc::sync_channel(64);
     let journal = Journal::open(fs, Path::new(FOLDER), &config(), layout, move |why| {
         fatal.send(why.cause).expect("the test listens");
     })
@@ -503,7 +545,7 @@ fn try_append(journal: &Journal, id: u64) -> Result<(), tidewire_storage::journa
         out.extend((0..200_u64).map(|n| (n.wrapping_mul(id + 7919) >> 3) as u8));
     });
     let room = journal.reserve(batch.bytes()).expect("there is room");
-    let (done, completion) = mpsc::channel();
+    let (done, completion) = mpsc::sync_channel(64);
     let done = Box::new(move |result| done.send(result).expect("the test listens"));
     journal.append(room, batch, done);
     completion.recv_timeout(DEADLINE).expect("completed")

@@ -90,7 +90,7 @@ fn a_waiting_consumer_and_a_waker_hear_of_new_records() {
     let log = open(&FaultFs::new(5), small());
     let mut consumer = log.consumer();
     consumer.assign(vec![start(&log, 0, 0)]).expect("in range");
-    let (woken, wakes) = mpsc::channel();
+    let (woken, wakes) = mpsc::sync_channel(64);
     let woken = Mutex::new(woken);
     let guard = log.on_readable(move || {
         woken
@@ -185,8 +185,8 @@ fn appends_of_several_threads_keep_the_order_of_each() {
 #[test]
 fn what_waits_while_one_group_is_fsynced_shares_the_next_fsync() {
     let log = open(&FaultFs::new(9), small());
-    let (entered, inside) = mpsc::channel();
-    let (open_gate, gate) = mpsc::channel::<()>();
+    let (entered, inside) = mpsc::sync_channel(64);
+    let (open_gate, gate) = mpsc::sync_channel::<()>(1);
     let blocked = move |result: Result<(), AppendError>| {
         result.expect("fsynced");
         entered.send(()).expect("the test listens");
@@ -197,7 +197,7 @@ fn what_waits_while_one_group_is_fsynced_shares_the_next_fsync() {
     inside.recv_timeout(DEADLINE).expect("the writer runs");
     let fsyncs = log.metrics().fsyncs;
 
-    let (done, completions) = mpsc::channel();
+    let (done, completions) = mpsc::sync_channel(64);
     for id in 1..=10 {
         let done = done.clone();
         log.append(vec![record(0, id, 10)], move |result| {
@@ -225,8 +225,8 @@ fn a_full_queue_hands_everything_back_and_takes_it_later() {
         ..small()
     };
     let log = open(&FaultFs::new(10), config);
-    let (entered, inside) = mpsc::channel();
-    let (open_gate, gate) = mpsc::channel::<()>();
+    let (entered, inside) = mpsc::sync_channel(64);
+    let (open_gate, gate) = mpsc::sync_channel::<()>(1);
     log.append(vec![record(0, 0, 10)], move |_| {
         entered.send(()).expect("the test listens");
         gate.recv().expect("the test opens the gate");
@@ -463,7 +463,7 @@ fn a_torn_tail_is_cut_and_begins_a_new_incarnation_that_old_offsets_are_held_aga
 #[test]
 fn a_failed_fsync_refuses_everything_after_it_and_says_so_once() {
     let fs = FaultFs::new(18);
-    let (fatal, fatals) = mpsc::channel();
+    let (fatal, fatals) = mpsc::sync_channel(64);
     let log = EmbeddedLog::open(
         Arc::new(fs.clone()),
         Path::new(FOLDER),
@@ -564,7 +564,7 @@ fn a_limit_below_two_segments_is_refused() {
 fn everything_queued_before_the_close_is_written_and_later_appends_are_refused() {
     let fs = FaultFs::new(22);
     let log = open(&fs, small());
-    let (done, completions) = mpsc::channel();
+    let (done, completions) = mpsc::sync_channel(64);
     for id in 0..50 {
         let done = done.clone();
         log.append(vec![record(0, id, 10)], move |result| {
@@ -663,21 +663,19 @@ pub(crate) fn ids(stored: &[StoredRecord]) -> Vec<u64> {
 }
 
 fn try_done(log: &EmbeddedLog, records: Vec<Record>) -> Result<(), AppendError> {
-    let (done, completion) = mpsc::channel();
+    let (done, completion) = mpsc::sync_channel(64);
     log.append(records, move |result| {
         done.send(result).expect("the test listens");
     })
-    .map_err(|refused| refused.reason)
-    .or_else(|reason| match reason {
-        // After a close the queue's end may be seen a moment before the latch.
-        Reason::Closed => Err(AppendError::Failed),
-        reason => panic!("{reason}"),
+    .map_err(|refused| {
+        assert_eq!(refused.reason, Reason::Closed);
+        AppendError::Failed
     })?;
     completion.recv_timeout(DEADLINE).expect("completed")
 }
 
 fn try_append(log: &EmbeddedLog, records: Vec<Record>) -> Result<(), Reason> {
-    let (done, completion) = mpsc::channel();
+    let (done, completion) = mpsc::sync_channel(64);
     log.append(records, move |result| {
         done.send(result).expect("the test listens");
     })

@@ -1,5 +1,6 @@
 //! Storage against a disk that fails: one binary, one module per subject.
 
 mod crash;
+mod fs;
 mod journal;
 mod log;
