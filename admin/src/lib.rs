@@ -1,3 +1,18 @@
 //! Types of the admin API and its client.
 
 pub mod query;
+
+pub mod client;
+pub mod node;
+pub mod question;
+pub mod time;
+pub mod tsdb;
+
+use serde::{Deserialize, Serialize};
+
+/// What the admin API answers with a status of 400 and above.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What is wrong, naming the value, and what to do.
+    pub error: String,
+}

@@ -1,0 +1,102 @@
+//! The client of the admin API: blocking, for command-line tools.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::Failure;
+use crate::node::NodeInfo;
+use crate::query::QueryAnswer;
+use crate::question::{Question, encode};
+use crate::tsdb::Status;
+
+/// How long an answer may take; a query waits up to 2 s for the writer by itself.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Speaks to the admin API of one node.
+#[derive(Clone, Debug)]
+pub struct Client {
+    url: String,
+    agent: ureq::Agent,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The node cannot be reached: exit code 4.
+    #[error("cannot reach {url}: {error}; is the node running? set --admin or TIDEWIRE_ADMIN")]
+    Unreachable {
+        /// The address.
+        url: String,
+        /// Why.
+        error: String,
+    },
+    /// The node refuses: exit code 1, or 2 when the request is at fault.
+    #[error("{error}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// What the node says.
+        error: String,
+    },
+    /// The answer is not what this version of the program understands.
+    #[error("{url} answers something else than this program knows: {error}")]
+    Answer {
+        /// The address.
+        url: String,
+        /// Why.
+        error: String,
+    },
+}
+
+impl Client {
+    /// A client of the node at `url`, such as `http://127.0.0.1:8080`; the scheme may be absent.
+    pub fn new(url: &str) -> Self {
+        let scheme = if url.contains("://") { "" } else { "http://" };
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            .build();
+        Self { url: format!("{scheme}{}", url.trim_end_matches('/')), agent: config.into() }
+    }
+
+    /// What the node says about itself.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn node(&self) -> Result<NodeInfo, ClientError> {
+        self.get("/v1/node")
+    }
+
+    /// The telemetry line at a glance.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn tsdb(&self) -> Result<Status, ClientError> {
+        self.get("/v1/tsdb")
+    }
+
+    /// The rows of a device.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn query(&self, device: &str, question: &Question) -> Result<QueryAnswer, ClientError> {
+        self.get(&format!("/v1/query/{}?{}", encode(device), question.to_query()))
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let url = format!("{}{path}", self.url);
+        let unreachable =
+            |error: ureq::Error| ClientError::Unreachable { url: self.url.clone(), error: error.to_string() };
+        let mut response = self.agent.get(&url).call().map_err(unreachable)?;
+        let status = response.status().as_u16();
+        let body = response.body_mut().read_to_string().map_err(unreachable)?;
+        if status >= 400 {
+            let failure = serde_json::from_str::<Failure>(&body);
+            let error = failure.map_or_else(|_| format!("HTTP {status}: {body}"), |one| one.error);
+            return Err(ClientError::Refused { status, error });
+        }
+        serde_json::from_str(&body)
+            .map_err(|error| ClientError::Answer { url, error: error.to_string() })
+    }
+}
