@@ -1,5 +1,6 @@
 //! A node as a child process.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::http;
 use super::wait::until;
+use crate::house::tree::files_below;
 
 /// The program under test.
 pub(crate) fn tidewire() -> Command {
@@ -122,6 +124,14 @@ impl Node<'_> {
                     .expect("samples end so")
             })
             .sum()
+    }
+
+    /// The files of the telemetry log.
+    pub(crate) fn log_segments(&self) -> BTreeSet<PathBuf> {
+        files_below(&self.place.data().join("telemetry"))
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+            .collect()
     }
 
     /// What the node wrote to standard error, over all starts in this place.
