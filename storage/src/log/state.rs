@@ -535,3 +535,77 @@ impl Readable {
         first
     }
 }
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn layout() -> LogLayout {
+        LogLayout::new(Readable::new(2, 0), 2)
+    }
+
+    #[test]
+    fn the_preamble_of_a_segment_has_these_bytes() {
+        let mut layout = layout();
+        assert_eq!([layout.number(1), layout.number(1)], [0, 1]);
+        let mut begun = Vec::new();
+        layout.preamble(1 << 32 | 1, &mut begun);
+        assert_eq!(layout.number(0), 0);
+
+        let mut preamble = Vec::new();
+        layout.preamble(1 << 32 | 1, &mut preamble);
+
+        let expected: &[u8] = b"\x01\x00\x02\x00\x00\x00\x00\x00\
+            \x01\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\
+            \x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00";
+        assert_eq!(preamble, expected);
+        assert_eq!(
+            layout.read_preamble(&preamble),
+            Ok((vec![1, 2], vec![0, 2]))
+        );
+    }
+
+    #[test]
+    fn a_preamble_of_another_length_or_version_is_refused() {
+        let mut layout = layout();
+        let mut preamble = Vec::new();
+        layout.preamble(1, &mut preamble);
+        for len in 0..preamble.len() {
+            assert!(layout.read_preamble(&preamble[..len]).is_err(), "{len}");
+        }
+        preamble[0] = 2;
+        assert_eq!(
+            layout.read_preamble(&preamble),
+            Err("version 2 of the segment's preamble is not known to this release".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_segment_whose_offsets_do_not_go_on_is_refused() {
+        let readable = Readable::new(2, 0);
+        let mut layout = LogLayout::new(Arc::clone(&readable), 2);
+        let start = SegmentStart {
+            sequence: 1,
+            incarnation: 1,
+            first_offset: 100,
+            previous_end: 0,
+        };
+        let mut preamble = Vec::new();
+        layout.preamble(1, &mut preamble);
+        layout
+            .recover_segment(&start, &preamble)
+            .expect("its own preamble");
+
+        let later = SegmentStart {
+            sequence: 2,
+            ..start
+        };
+        preamble[8] = 5;
+        let refused = layout.recover_segment(&later, &preamble);
+
+        assert_eq!(
+            refused,
+            Err("the segment does not go on where the one before ends".to_owned())
+        );
+    }
+}

@@ -2,7 +2,7 @@
 //! what was acknowledged and to what readers saw.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -10,7 +10,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tidewire_storage::fs::{Fault, FaultFs, FaultKind, Operation};
 use tidewire_storage::log::{Config, Consumer, Defects, EmbeddedLog, Incarnation, Start};
 
-use crate::log::{FOLDER, record, small};
+use crate::log::{DEADLINE, FOLDER, record, small};
 
 const SEEDS: u64 = 250;
 const LIVES: usize = 8;
@@ -21,7 +21,7 @@ fn no_crash_loses_what_was_acknowledged_or_seen() {
     let mut acknowledged = 0;
     let mut torn = 0;
     for seed in 0..SEEDS {
-        let end = run(seed, Defects::default())
+        let end = run(seed, Defects::default(), Released::Never)
             .unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
         acknowledged += end.acknowledged;
         torn += end.incarnations;
@@ -29,6 +29,25 @@ fn no_crash_loses_what_was_acknowledged_or_seen() {
     // The runs must have passed what they are for.
     assert!(acknowledged > 10 * SEEDS, "{acknowledged} acknowledged");
     assert!(torn > SEEDS / 4, "{torn} torn tails");
+}
+
+#[test]
+fn no_crash_among_releases_loses_what_was_not_released() {
+    let mut released = 0;
+    for seed in 0..SEEDS / 2 {
+        let end = run(seed, Defects::default(), Released::AsRead)
+            .unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
+        released += end.released;
+    }
+    assert!(released > SEEDS, "{released} records released");
+}
+
+#[test]
+fn a_seed_brings_the_same_run_again() {
+    for seed in 0..20 {
+        let run = || run(seed, Defects::default(), Released::Never).map(|end| end.acknowledged);
+        assert_eq!(run(), run(), "seed {seed}");
+    }
 }
 
 #[test]
@@ -61,13 +80,22 @@ fn a_reader_ahead_of_the_fsync_is_found() {
 
 fn found_by(defects: Defects) -> Vec<String> {
     (0..SEEDS)
-        .filter_map(|seed| run(seed, defects).err())
+        .filter_map(|seed| run(seed, defects, Released::Never).err())
         .collect()
+}
+
+/// Whether the log is told what was read. Segments are removed on a thread of their own, so that a
+/// seed no longer decides everything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Released {
+    Never,
+    AsRead,
 }
 
 /// What a run came to.
 struct End {
     acknowledged: u64,
+    released: u64,
     incarnations: u64,
 }
 
@@ -82,7 +110,7 @@ struct Outside {
     trouble: Option<String>,
 }
 
-fn run(seed: u64, defects: Defects) -> Result<End, String> {
+fn run(seed: u64, defects: Defects, released: Released) -> Result<End, String> {
     let mut random = SmallRng::seed_from_u64(seed);
     let outside = Arc::new(Mutex::new(Outside {
         seen: vec![Vec::new(); usize::from(PARTITIONS)],
@@ -95,7 +123,7 @@ fn run(seed: u64, defects: Defects) -> Result<End, String> {
         if random.random_bool(0.2) {
             fs.freeze_at(random.random_range(0..40));
         }
-        let incarnation = live(&fs, &mut random, &outside, &mut next_id, defects)
+        let incarnation = live(&fs, &mut random, &outside, &mut next_id, defects, released)
             .map_err(|violation| format!("life {life}: {violation}"))?;
         incarnations = incarnations.max(incarnation.map_or(0, |number| number.get() & 0xffff_ffff));
         fs = if random.random_bool(0.3) {
@@ -111,6 +139,7 @@ fn run(seed: u64, defects: Defects) -> Result<End, String> {
     let outside = outside.lock().expect("unpoisoned");
     Ok(End {
         acknowledged: outside.acknowledged.len() as u64,
+        released: (0..PARTITIONS).map(|partition| log.start(partition)).sum(),
         incarnations: incarnations.saturating_sub(1),
     })
 }
@@ -122,6 +151,7 @@ fn live(
     outside: &Arc<Mutex<Outside>>,
     next_id: &mut u64,
     defects: Defects,
+    released: Released,
 ) -> Result<Option<Incarnation>, String> {
     let log = match open(fs, random, defects) {
         Ok(log) => log,
@@ -151,13 +181,20 @@ fn live(
     let seen_by = Arc::clone(outside);
     // The reader runs on the writer thread, so that a seed decides what it sees and when.
     let _guard = log.on_readable(move || read(&reader, &seen_by, incarnation));
-    for _ in 0..random.random_range(1..40) {
-        append(&log, random, outside, next_id);
-        if random.random_bool(0.5) {
-            // What was appended so far goes into groups of its own.
-            while log.metrics().queued_bytes > 0 {
-                std::thread::yield_now();
+    for _ in 0..random.random_range(1..20) {
+        let batches = random.random_range(1..5);
+        as_one_group(&log, || {
+            for _ in 0..batches {
+                append(&log, random, outside, next_id);
             }
+        });
+        if released == Released::AsRead && random.random_bool(0.3) {
+            let read = starts(&outside.lock().expect("unpoisoned").seen, None);
+            let read: Vec<_> = read
+                .iter()
+                .map(|start| (start.partition, start.offset))
+                .collect();
+            log.release(&read, i64::MAX);
         }
     }
     if random.random_bool(0.5) {
@@ -189,6 +226,31 @@ fn open(fs: &FaultFs, random: &mut SmallRng, defects: Defects) -> Result<Embedde
         |_| {},
     )
     .map_err(|error| error.to_string())
+}
+
+/// Holds the writer thread while `append` runs, so that what it appends becomes one group whatever
+/// the threads' luck, and waits until that is completed.
+fn as_one_group(log: &EmbeddedLog, append: impl FnOnce()) {
+    let (entered, inside) = mpsc::sync_channel(1);
+    let (open_gate, gate) = mpsc::sync_channel::<()>(1);
+    let hold = move |_: Result<(), _>| {
+        entered.send(()).expect("the test listens");
+        gate.recv_timeout(DEADLINE)
+            .expect("the test opens the gate");
+    };
+    if log.append(Vec::new(), hold).is_err() {
+        return;
+    }
+    inside.recv_timeout(DEADLINE).expect("the writer runs");
+    append();
+    let (done, completion) = mpsc::sync_channel(1);
+    let flushed = log.append(Vec::new(), move |_| {
+        done.send(()).expect("the test listens");
+    });
+    open_gate.send(()).expect("the writer waits");
+    if flushed.is_ok() {
+        completion.recv_timeout(DEADLINE).expect("completed");
+    }
 }
 
 fn append(log: &EmbeddedLog, random: &mut SmallRng, outside: &Arc<Mutex<Outside>>, id: &mut u64) {
@@ -258,12 +320,20 @@ fn read(reader: &Mutex<Consumer>, outside: &Mutex<Outside>, incarnation: Incarna
 
 /// Reads the whole log and compares it with what the outside remembers.
 fn verify(log: &EmbeddedLog, outside: &Mutex<Outside>) -> Result<(), String> {
+    let outside = outside.lock().expect("unpoisoned");
     let mut consumer = log.consumer();
-    let everything = starts(&vec![Vec::new(); usize::from(PARTITIONS)], None);
+    // What was released was seen; it counts as found.
+    let mut found = Vec::new();
+    for (partition, seen) in (0..PARTITIONS).zip(&outside.seen) {
+        let released = usize::try_from(log.start(partition)).expect("small");
+        let released = seen
+            .get(..released)
+            .ok_or("something unread was released")?;
+        found.push(released.to_vec());
+    }
     consumer
-        .assign(everything)
+        .assign(starts(&found, None))
         .map_err(|error| error.to_string())?;
-    let mut found = vec![Vec::new(); usize::from(PARTITIONS)];
     loop {
         let stored = consumer
             .poll(4000, Duration::ZERO)
@@ -284,7 +354,6 @@ fn verify(log: &EmbeddedLog, outside: &Mutex<Outside>) -> Result<(), String> {
             ids.push(stored.record.packet_seq);
         }
     }
-    let outside = outside.lock().expect("unpoisoned");
     for (partition, ids) in found.iter().enumerate() {
         if !ids.is_sorted_by(|one, next| one < next) {
             return Err(format!(
