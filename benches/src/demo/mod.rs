@@ -1,12 +1,20 @@
 //! The demo: a node as a child process, a fleet that publishes to it, and the check of what the
 //! store kept.
 
+pub mod check;
+mod folder;
+mod node;
 mod options;
+mod progress;
 mod report;
+mod run;
+mod store;
+mod time;
 
 use std::io::Write;
 use std::path::Path;
 
+pub use folder::{Folder, Record};
 pub use options::{DEVICES_MAX, INTERVAL_MIN, Options};
 pub use report::{Report, VIOLATIONS_SHOWN_MAX, Violation, ViolationKind};
 
@@ -46,9 +54,7 @@ impl Error {
 /// # Errors
 /// [`Error`]; its [`Error::exit_code`] is the command's. The caller prints the message.
 pub fn run(options: &Options, out: &mut dyn Write) -> Result<Report, Error> {
-    options.validate()?;
-    let _ = out;
-    Err(Error::Failed("not yet wired".to_owned()))
+    run::run(options, out)
 }
 
 /// Checks the folder of an ended demo: reads the ledger and scans the store.
@@ -60,5 +66,5 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<Report, Error> {
 /// [`Error::Usage`] when `dir` is not the folder of a demo, [`Error::Failed`] when its files
 /// cannot be read. Nothing in the folder is changed.
 pub fn check(dir: &Path) -> Result<Report, Error> {
-    Err(Error::Failed(format!("{}: not yet wired", dir.display())))
+    run::check_folder(dir)
 }

@@ -29,6 +29,9 @@ pub struct Report {
     pub lost: u64,
     /// Points found more than once, plus points counted or found as new beyond those sent.
     pub duplicates: u64,
+    /// The part of `duplicates` that is no repetition in the store: points that a node counted as
+    /// new, or that stand in the store, beyond those sent.
+    pub counted_beyond_sent: u64,
     /// Points sent again, on purpose or after a reconnect, once per repetition.
     pub resent: u64,
     /// Points sent after a newer one of their device.
@@ -58,8 +61,8 @@ pub struct Violation {
     pub device: String,
     /// Event time of the row in RFC 3339, UTC, with milliseconds.
     pub time: String,
-    /// Name of the metric.
-    pub metric: String,
+    /// Points of this row that it concerns.
+    pub points: u64,
     /// What was expected and what was found.
     pub detail: String,
 }
@@ -100,6 +103,78 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "points published   {:>12}", self.published)
+        let rows = [
+            (
+                "published",
+                self.published,
+                "points sent, each counted once",
+            ),
+            ("acked", self.acked, "of these, PUBACK received"),
+            ("unacked", self.unacked, "of these, PUBACK missing"),
+            (
+                "stored",
+                self.stored,
+                "found in the store, each counted once",
+            ),
+            ("lost", self.lost, "acknowledged and absent or different"),
+            (
+                "duplicates",
+                self.duplicates,
+                "stored, or counted as new, more than once",
+            ),
+            (
+                "resent",
+                self.resent,
+                "sent again, on purpose or after a reconnect",
+            ),
+            ("late", self.late, "sent after a newer one of their device"),
+        ];
+        for (name, count, meaning) in rows {
+            writeln!(f, "{name:>16} {count:>14}  {meaning}")?;
+        }
+        if self.complete {
+            writeln!(
+                f,
+                "{:>16} {:>14.0}  acknowledged",
+                "points/s", self.points_per_s
+            )?;
+            writeln!(
+                f,
+                "{:>16} {:>14.1}  PUBLISH to PUBACK, p99",
+                "ms", self.p99_ms
+            )?;
+        } else {
+            writeln!(
+                f,
+                "the demo did not reach its end: its rate, latency and counters are missing"
+            )?;
+        }
+        if let Some(bytes) = self.bytes_per_point {
+            writeln!(f, "{:>16} {bytes:>14.3}  in merged blocks", "bytes/point")?;
+        }
+        writeln!(f, "{:>16} {:>14}", "reconnects", self.reconnects)?;
+        for violation in &self.violations {
+            writeln!(
+                f,
+                "VIOLATION {} at {}: {} ({} points)",
+                violation.device, violation.time, violation.detail, violation.points
+            )?;
+        }
+        if self.violations.len() == VIOLATIONS_SHOWN_MAX {
+            writeln!(f, "… further violations are not listed")?;
+        }
+        if self.counted_beyond_sent > 0 {
+            writeln!(
+                f,
+                "VIOLATION {} points were counted as new, or are stored, beyond those sent",
+                self.counted_beyond_sent
+            )?;
+        }
+        let verdict = if self.is_ok() {
+            "OK: every acknowledged point is stored exactly once"
+        } else {
+            "FAILED: the store and the ledger disagree"
+        };
+        writeln!(f, "{verdict}")
     }
 }

@@ -1,0 +1,8 @@
+//! Integration tests of the fleet, the ledger and the checker.
+
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+mod check;
+mod fleet;
+mod ledger;
+mod options;

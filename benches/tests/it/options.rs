@@ -1,0 +1,90 @@
+use std::time::Duration;
+
+use tidewire_benches::demo::{self, Error, Options};
+
+#[test]
+fn what_is_not_built_or_makes_no_sense_ends_with_2_and_names_the_option() {
+    let wrong = [
+        (
+            "--nodes 3",
+            Options {
+                nodes: 3,
+                ..Options::default()
+            },
+        ),
+        (
+            "--kafka k:9092",
+            Options {
+                kafka: Some("k:9092".to_owned()),
+                ..Options::default()
+            },
+        ),
+        (
+            "--devices 0",
+            Options {
+                devices: 0,
+                ..Options::default()
+            },
+        ),
+        (
+            "--interval 1ms",
+            Options {
+                interval: Duration::from_millis(1),
+                ..Options::default()
+            },
+        ),
+        (
+            "--for 0ns",
+            Options {
+                duration: Duration::ZERO,
+                ..Options::default()
+            },
+        ),
+    ];
+    for (named, options) in wrong {
+        let mut out = Vec::new();
+        let error = demo::run(&options, &mut out).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{named}");
+        assert!(error.to_string().contains(named), "{error}");
+        assert!(out.is_empty(), "{named}");
+    }
+}
+
+#[test]
+fn a_folder_in_use_is_not_taken_for_a_new_demo() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("precious"), "x").unwrap();
+    let options = Options {
+        data: Some(folder.path().to_owned()),
+        ..Options::default()
+    };
+
+    let error = demo::run(&options, &mut Vec::new()).unwrap_err();
+
+    assert!(matches!(error, Error::Usage(_)), "{error}");
+    assert!(error.to_string().contains("not empty"), "{error}");
+}
+
+#[test]
+fn a_node_that_cannot_start_fails_the_demo_and_its_words_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        data: Some(folder.path().join("demo")),
+        // Ends with 1 after writing "serve: …" to standard error.
+        program: Some("/bin/ls".into()),
+        ..Options::default()
+    };
+
+    let error = demo::run(&options, &mut Vec::new()).unwrap_err();
+
+    assert_eq!(error.exit_code(), 1);
+    assert!(error.to_string().contains("/bin/ls"), "{error}");
+}
+
+#[test]
+fn a_check_of_a_folder_without_a_demo_ends_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = demo::check(folder.path()).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("demo.json"), "{error}");
+}
