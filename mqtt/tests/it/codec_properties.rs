@@ -349,3 +349,30 @@ fn a_decoded_payload_shares_the_read_buffer() {
     assert!(range.contains(&publish.topic.as_ptr()));
     assert!(!range.contains(&publish.topic.detach().as_ptr()));
 }
+
+#[test]
+fn lengths_are_right_where_they_grow_by_a_byte() {
+    for remaining in [127, 128, 16_383, 16_384, 2_097_151, 2_097_152] {
+        let publish = Packet::Publish(Publish {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic: topic("t"),
+            packet_id: None,
+            payload: vec![7; remaining - 3].into(),
+            topic_alias: None,
+            subscription_ids: SubscriptionIds::new(),
+            properties: None,
+        });
+
+        let wire = wire_of(&publish, Version::V311);
+
+        assert_eq!(encoded_len(&publish, Version::V311), wire.len());
+        let mut decoder = decoder(Role::Server, Version::V311);
+        decoder.set_limits(Limits {
+            packet_bytes_max: wire.len() as u32,
+            ..Limits::default()
+        });
+        assert_eq!(decode_with(decoder, &wire), Ok(publish));
+    }
+}
