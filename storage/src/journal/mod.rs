@@ -8,6 +8,7 @@ mod batch;
 mod frame;
 mod reader;
 mod recovery;
+mod remover;
 mod segment;
 mod writer;
 

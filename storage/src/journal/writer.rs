@@ -1,5 +1,4 @@
-//! The writer thread: collects what waits, writes it as one group, fsyncs once, completes all. A
-//! second thread removes segments, since deleting a large file stalls writes for milliseconds.
+//! The writer thread: collects what waits, writes it as one group, fsyncs once, completes all.
 
 use std::fmt;
 use std::io;
@@ -17,6 +16,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::frame::{self, ALIGNMENT, BODY_BYTES_TARGET, ENTRY_HEADER_BYTES, HEADER_BYTES, Kind};
 use super::recovery::{self, OpenError, Tail};
+use super::remover::Remover;
 use super::segment::{self, SegmentHeader, SegmentStart};
 use super::{AppendError, Batch, Config, Done, Fatal, Frame, Layout, Position, Room, Shared};
 use crate::fs::{self, File, FolderLock, Fs};
@@ -539,40 +539,5 @@ impl fmt::Debug for Command {
             Self::Append(_) => "Append",
             Self::Close => "Close",
         })
-    }
-}
-
-/// Removes segments from the oldest on.
-struct Remover {
-    fs: Arc<dyn Fs>,
-    folder: PathBuf,
-    first: u64,
-    shared: Arc<Shared>,
-}
-
-impl Remover {
-    fn run(mut self, asked: &Receiver<()>) {
-        while asked.recv().is_ok() && !self.shared.stopping.load(Ordering::Acquire) {
-            if let Err(error) = self.remove() {
-                // A segment that came back behind a gap would make the journal unreadable, so after
-                // an error the rest stays until the next start.
-                tracing::warn!(%error, "cannot remove old segments");
-                return;
-            }
-        }
-    }
-
-    fn remove(&mut self) -> Result<(), fs::Error> {
-        loop {
-            let asked = self.shared.drop_before.load(Ordering::Acquire);
-            let target = asked.min(self.shared.active.load(Ordering::Acquire));
-            if self.first >= target || self.shared.stopping.load(Ordering::Acquire) {
-                return Ok(());
-            }
-            self.fs.unlink(&segment::path(&self.folder, self.first))?;
-            // One by one: a crash must not leave a gap.
-            self.fs.sync_dir(&self.folder)?;
-            self.first += 1;
-        }
     }
 }

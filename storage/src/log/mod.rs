@@ -5,6 +5,7 @@
 //! fsynced.
 
 mod consumer;
+mod layout;
 mod record;
 mod state;
 
@@ -20,7 +21,8 @@ use std::time::Duration;
 
 use crate::fs::Fs;
 use crate::journal::{self, Batch, Journal, Refusal, Room};
-use state::{Due, LogLayout, Readable};
+use layout::LogLayout;
+use state::{Due, Readable};
 
 /// Says in every segment whose journal it is.
 const OWNER: [u8; 4] = *b"TLOG";
