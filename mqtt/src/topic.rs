@@ -87,18 +87,17 @@ impl Topic {
         if text.is_empty() {
             return Err(TopicError::Empty);
         }
-        let mut separators = 0;
-        for byte in text.bytes() {
-            match byte {
-                b'+' | b'#' => return Err(TopicError::Wildcard),
-                b'/' => separators += 1,
-                _ => {}
-            }
+        // Without an early end the compiler compares many bytes at once.
+        let has_wildcard = text
+            .bytes()
+            .fold(false, |found, byte| found | matches!(byte, b'+' | b'#'));
+        if has_wildcard {
+            return Err(TopicError::Wildcard);
         }
-        if separators >= LEVELS_MAX {
-            return Err(TopicError::TooDeep(separators + 1));
+        match levels_beyond(&text, LEVELS_MAX) {
+            Some(levels) => Err(TopicError::TooDeep(levels)),
+            None => Ok(Self(text)),
         }
-        Ok(Self(text))
     }
 
     /// Whether wildcards at the first level leave this topic alone `[MQTT-4.7.2-1]`.
@@ -110,6 +109,15 @@ impl Topic {
     pub fn levels(&self) -> std::str::Split<'_, char> {
         self.as_str().split('/')
     }
+}
+
+/// The number of levels if it exceeds `max`. Most texts are too short for that and not counted.
+pub(crate) fn levels_beyond(text: &str, max: usize) -> Option<usize> {
+    if text.len() < max {
+        return None;
+    }
+    let levels = 1 + text.bytes().filter(|byte| *byte == b'/').count();
+    (levels > max).then_some(levels)
 }
 
 /// Why a string is no topic name.

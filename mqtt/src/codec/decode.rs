@@ -124,8 +124,8 @@ impl ConnectFlags {
                 "MQTT-3.1.2-3",
             ));
         }
-        let qos =
-            qos(flags >> 3).ok_or(DecodeError::malformed("will QoS is 3", "MQTT-3.1.2-12"))?;
+        let qos = qos(flags >> 3)
+            .ok_or_else(|| DecodeError::malformed("will QoS is 3", "MQTT-3.1.2-12"))?;
         let retain = flags & 0x20 != 0;
         let has_will = flags & 4 != 0;
         if !has_will && qos != QoS::AtMostOnce {
@@ -168,7 +168,7 @@ fn read_will(
     };
     let topic = reader
         .topic(limits)?
-        .ok_or(DecodeError::protocol("will topic is empty", "MQTT-4.7.3-1"))?;
+        .ok_or_else(|| DecodeError::protocol("will topic is empty", "MQTT-4.7.3-1"))?;
     let payload = reader.binary()?;
     Ok(Will {
         topic,
@@ -195,9 +195,9 @@ pub(super) fn connack(body: Bytes, reading: Reading<'_>) -> Result<ConnAck> {
     };
     match reading.version {
         Version::V311 => {
-            connack.reason = ReasonCode::from_return_code_v311(code).ok_or(
-                DecodeError::protocol("return code is not listed", "§3.2.2.3 (3.1.1)").with(code),
-            )?;
+            connack.reason = ReasonCode::from_return_code_v311(code).ok_or_else(|| {
+                DecodeError::protocol("return code is not listed", "§3.2.2.3 (3.1.1)").with(code)
+            })?;
         }
         Version::V5 => {
             connack.reason = listed(code, listed::connack, "MQTT-3.2.2-8")?;
@@ -215,7 +215,8 @@ pub(super) fn connack(body: Bytes, reading: Reading<'_>) -> Result<ConnAck> {
 }
 
 pub(super) fn publish(flags: u8, body: Bytes, reading: Reading<'_>) -> Result<Publish> {
-    let qos = qos(flags >> 1).ok_or(DecodeError::malformed("QoS bits are 11", "MQTT-3.3.1-4"))?;
+    let qos =
+        qos(flags >> 1).ok_or_else(|| DecodeError::malformed("QoS bits are 11", "MQTT-3.3.1-4"))?;
     let (dup, retain) = (flags & 8 != 0, flags & 1 != 0);
     if dup && qos == QoS::AtMostOnce {
         return Err(DecodeError::malformed("DUP is 1 at QoS 0", "MQTT-3.3.1-2"));
@@ -332,7 +333,7 @@ fn options_v5(byte: u8, filter: &Filter) -> Result<SubscribeOptions> {
         )
         .with(byte));
     }
-    let qos = qos(byte).ok_or(DecodeError::protocol("maximum QoS is 3", "§3.8.3.1"))?;
+    let qos = qos(byte).ok_or_else(|| DecodeError::protocol("maximum QoS is 3", "§3.8.3.1"))?;
     let no_local = byte & 4 != 0;
     if no_local && filter.shared().is_some() {
         return Err(DecodeError::protocol(

@@ -122,11 +122,13 @@ pub(super) fn publish(reader: &mut Reader, limits: &Limits, role: Role) -> Resul
             id::TOPIC_ALIAS => {
                 //# [MQTT-3.3.2-8] A sender MUST NOT send a PUBLISH packet containing a Topic Alias
                 //# which has the value 0.
-                let alias = NonZeroU16::new(block.u16()?).ok_or(DecodeError::new(
-                    ReasonCode::TopicAliasInvalid,
-                    "topic alias is 0",
-                    "MQTT-3.3.2-8",
-                ))?;
+                let alias = NonZeroU16::new(block.u16()?).ok_or_else(|| {
+                    DecodeError::new(
+                        ReasonCode::TopicAliasInvalid,
+                        "topic alias is 0",
+                        "MQTT-3.3.2-8",
+                    )
+                })?;
                 once(&mut found.topic_alias, alias)?;
             }
             id::SUBSCRIPTION_IDENTIFIER => {
@@ -386,14 +388,12 @@ fn bool(block: &mut Reader) -> Result<bool> {
 
 fn non_zero_u16(block: &mut Reader) -> Result<NonZeroU16> {
     NonZeroU16::new(block.u16()?)
-        .ok_or(DecodeError::protocol("receive maximum is 0", "§3.1.2.11.3"))
+        .ok_or_else(|| DecodeError::protocol("receive maximum is 0", "§3.1.2.11.3"))
 }
 
 fn packet_size(block: &mut Reader) -> Result<NonZeroU32> {
-    NonZeroU32::new(block.u32()?).ok_or(DecodeError::protocol(
-        "maximum packet size is 0",
-        "§3.1.2.11.4",
-    ))
+    NonZeroU32::new(block.u32()?)
+        .ok_or_else(|| DecodeError::protocol("maximum packet size is 0", "§3.1.2.11.4"))
 }
 
 fn maximum_qos(block: &mut Reader) -> Result<QoS> {
@@ -407,10 +407,8 @@ fn maximum_qos(block: &mut Reader) -> Result<QoS> {
 }
 
 fn subscription_id(block: &mut Reader) -> Result<NonZeroU32> {
-    NonZeroU32::new(block.varint()?).ok_or(DecodeError::protocol(
-        "subscription identifier is 0",
-        "§3.8.2.1.2",
-    ))
+    NonZeroU32::new(block.varint()?)
+        .ok_or_else(|| DecodeError::protocol("subscription identifier is 0", "§3.8.2.1.2"))
 }
 
 fn response_topic(block: &mut Reader, limits: &Limits) -> Result<Topic> {

@@ -28,6 +28,7 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
+    #[cold]
     pub(super) fn new(reason: ReasonCode, rule: &'static str, clause: &'static str) -> Self {
         Self {
             reason,
@@ -38,10 +39,12 @@ impl DecodeError {
         }
     }
 
+    #[cold]
     pub(super) fn malformed(rule: &'static str, clause: &'static str) -> Self {
         Self::new(ReasonCode::MalformedPacket, rule, clause)
     }
 
+    #[cold]
     pub(super) fn protocol(rule: &'static str, clause: &'static str) -> Self {
         Self::new(ReasonCode::ProtocolError, rule, clause)
     }

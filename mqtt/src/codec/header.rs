@@ -31,10 +31,8 @@ impl PacketType {
         reader: Role,
         version: Option<Version>,
     ) -> Result<Self, DecodeError> {
-        let kind = Self::from_bits(first_byte >> 4).ok_or(DecodeError::malformed(
-            "packet type 0 is reserved",
-            "§2.1.2",
-        ))?;
+        let kind = Self::from_bits(first_byte >> 4)
+            .ok_or_else(|| DecodeError::malformed("packet type 0 is reserved", "§2.1.2"))?;
         //# [MQTT-3.1.0-1] After a Network Connection is established by a Client to a Server, the
         //# first packet sent from the Client to the Server MUST be a CONNECT packet.
         if version.is_none() && kind != Self::Connect {

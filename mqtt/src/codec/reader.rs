@@ -3,6 +3,7 @@
 use bytes::{Buf, Bytes};
 
 use super::DecodeError;
+use crate::topic::levels_beyond;
 use crate::{
     Filter, FilterError, Limits, PacketId, ReasonCode, Text, TextError, Topic, TopicError,
 };
@@ -57,10 +58,8 @@ impl Reader {
     }
 
     pub(super) fn packet_id(&mut self) -> Result<PacketId, DecodeError> {
-        PacketId::new(self.u16()?).ok_or(DecodeError::protocol(
-            "packet identifier is 0",
-            "MQTT-2.2.1-3",
-        ))
+        PacketId::new(self.u16()?)
+            .ok_or_else(|| DecodeError::protocol("packet identifier is 0", "MQTT-2.2.1-3"))
     }
 
     /// A topic name; `None` if it is empty.
@@ -79,11 +78,9 @@ impl Reader {
             ));
         }
         let topic = Topic::parse(Text::parse(bytes)?)?;
-        match levels(&topic) {
-            levels if levels > limits.topic_levels_max => {
-                Err(refused("topic name exceeds the limit of levels", levels))
-            }
-            _ => Ok(Some(topic)),
+        match levels_beyond(&topic, limits.topic_levels_max) {
+            Some(levels) => Err(refused("topic name exceeds the limit of levels", levels)),
+            None => Ok(Some(topic)),
         }
     }
 
@@ -99,11 +96,9 @@ impl Reader {
             ));
         }
         let filter = Filter::parse(Text::parse(bytes)?)?;
-        match levels(&filter) {
-            levels if levels > limits.topic_levels_max => {
-                Err(refused("topic filter exceeds the limit of levels", levels))
-            }
-            _ => Ok(filter),
+        match levels_beyond(&filter, limits.topic_levels_max) {
+            Some(levels) => Err(refused("topic filter exceeds the limit of levels", levels)),
+            None => Ok(filter),
         }
     }
 
@@ -149,10 +144,7 @@ impl Reader {
     }
 }
 
-fn levels(text: &str) -> usize {
-    1 + text.bytes().filter(|byte| *byte == b'/').count()
-}
-
+#[cold]
 fn truncated() -> DecodeError {
     DecodeError::malformed("packet ends inside a field", "§2.1.4")
 }

@@ -4,7 +4,6 @@ mod children;
 mod entries;
 mod iter;
 
-use std::hash::Hash;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -86,7 +85,7 @@ impl<K, V> Default for Node<K, V> {
     }
 }
 
-impl<K: Clone + Ord + Hash, V: Clone> Trie<K, V> {
+impl<K: Clone + Ord, V: Clone> Trie<K, V> {
     /// An empty trie.
     pub fn new() -> Self {
         Self::default()
@@ -222,7 +221,7 @@ fn first_level(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-impl<K: Clone + Ord + Hash, V: Clone> Node<K, V> {
+impl<K: Clone + Ord, V: Clone> Node<K, V> {
     fn child(&self, level: &str) -> Option<&Self> {
         let child = if level == "+" {
             self.plus.as_ref()
