@@ -1,0 +1,622 @@
+//! The store as its writer sees it: open, insert, seal.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use telemetry::query::{SourceRow, merge_rows};
+use telemetry::{DeviceId, Head, Merge, MetricName, Row, Stamp};
+
+use super::cache::Cache;
+use super::error::Error;
+use super::manifest::{self, Change, Manifest, ReplayOffset, SegmentV1, StoreV1};
+use super::segment::{BlockEntry, Pushed, Segment, Writer, is_file_name};
+use crate::fs::{FolderLock, Fs, LOCK_FILE};
+
+/// Is the configuration of a hot store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Number of buckets; fixed when the folder is created.
+    pub buckets: u16,
+    /// Rows of a merged block, at least 1.
+    pub block_rows: usize,
+    /// Segments of one level that are merged into one of the next, at least 2.
+    pub merge_fan_in: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            buckets: 64,
+            block_rows: 120,
+            merge_fan_in: 4,
+        }
+    }
+}
+
+/// Sabotage: what a test leaves out to see that its checks bite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Defects {
+    /// Commits a segment to the manifest whose bytes were never synced.
+    pub commit_before_sync: bool,
+    /// Takes rows that are sealed already as new ones.
+    pub insert_without_lookup: bool,
+    /// Commits replay offsets apart from, and before, the segment that they cover.
+    pub offsets_before_segment: bool,
+}
+
+/// Index pages held in memory, in bytes.
+const PAGE_CACHE_BYTES: usize = 32 << 20;
+/// Decoded blocks held in memory, in bytes.
+const BLOCK_CACHE_BYTES: usize = 16 << 20;
+/// Devices whose newest sealed time is remembered; beyond it the memory starts anew.
+const NEWEST_DEVICES_MAX: usize = 1 << 20;
+/// Rows of one block of a sealed head.
+const SEAL_BLOCK_ROWS: usize = 1024;
+
+/// Is the hot store of a node. Cloning gives another handle on the same store.
+#[derive(Clone, Debug)]
+pub struct Tsdb {
+    pub(super) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) fs: Arc<dyn Fs>,
+    pub(super) folder: PathBuf,
+    pub(super) config: Config,
+    pub(super) defects: Defects,
+    pub(super) manifest: Mutex<Manifest>,
+    pub(super) state: Mutex<State>,
+    pub(super) next_id: AtomicU64,
+    pub(super) pages: Cache<Vec<BlockEntry>>,
+    blocks: Cache<Vec<Row>>,
+    newest: Mutex<HashMap<DeviceId, i64>>,
+    pub(super) seals: AtomicU64,
+    pub(super) merges: AtomicU64,
+    _lock: Box<dyn FolderLock>,
+}
+
+/// What a reader must see at one moment.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) active: Head,
+    /// The head that is being written out.
+    pub(super) sealing: Option<Arc<Head>>,
+    /// Live segments, oldest data first.
+    pub(super) live: Arc<Vec<Arc<Segment>>>,
+}
+
+/// Says what an insertion did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Inserted {
+    /// What happened in the head.
+    pub head: Merge,
+    /// Points that a segment holds with an equal value.
+    pub sealed_duplicates: u32,
+    /// Points that a segment holds with another value; the stored one stays.
+    pub conflicts: Vec<Conflict>,
+    /// Whether the row is older than the newest sealed one of its device.
+    pub late: bool,
+    /// Whether neither head nor segments had a row of this device and time.
+    pub new_row: bool,
+}
+
+/// Is a point that came with another value than the sealed one.
+#[derive(Clone, Debug)]
+pub struct Conflict {
+    /// The metric.
+    pub metric: MetricName,
+    /// The sealed value, which stays.
+    pub stored: f64,
+    /// The value that came.
+    pub refused: f64,
+}
+
+impl PartialEq for Conflict {
+    fn eq(&self, other: &Self) -> bool {
+        let bits = |conflict: &Self| (conflict.stored.to_bits(), conflict.refused.to_bits());
+        self.metric == other.metric && bits(self) == bits(other)
+    }
+}
+
+/// Is the size of a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// What stands at each level, lowest first.
+    pub levels: Vec<LevelStats>,
+    /// Rows not yet sealed.
+    pub head_rows: u64,
+    /// Points not yet sealed.
+    pub head_points: u64,
+    /// Memory of the rows not yet sealed, in bytes.
+    pub head_bytes: u64,
+    /// Seals since the store was opened.
+    pub seals: u64,
+    /// Merges since the store was opened.
+    pub merges: u64,
+}
+
+/// Is the size of one level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LevelStats {
+    /// The level; 0 for sealed heads.
+    pub level: u32,
+    /// Number of segments.
+    pub segments: u64,
+    /// Number of rows.
+    pub rows: u64,
+    /// Number of points.
+    pub points: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// Bytes of the blocks alone.
+    pub block_bytes: u64,
+}
+
+impl Stats {
+    /// Bytes of blocks per point in merged segments, if there are any points.
+    #[must_use]
+    pub fn merged_bytes_per_point(&self) -> Option<f64> {
+        let merged = self.levels.iter().filter(|level| level.level > 0);
+        let (bytes, points) = merged.fold((0, 0), |(bytes, points), level| {
+            (bytes + level.block_bytes, points + level.points)
+        });
+        (points > 0).then(|| bytes as f64 / points as f64)
+    }
+}
+
+impl Tsdb {
+    /// Opens the store in `folder`, creating it when the folder is absent or empty. Deletes files
+    /// of segments that the manifest does not name: an unfinished seal or merge. Takes the folder
+    /// for this process.
+    ///
+    /// # Errors
+    /// Nothing was changed, except that unnamed segment files may have been deleted.
+    ///
+    /// # Panics
+    /// When `config` is out of its bounds.
+    pub fn open(fs: Arc<dyn Fs>, folder: &Path, config: Config) -> Result<Self, Error> {
+        Self::open_with_defects(fs, folder, config, Defects::default())
+    }
+
+    /// As [`Tsdb::open`], with sabotage.
+    ///
+    /// # Errors
+    /// As [`Tsdb::open`].
+    ///
+    /// # Panics
+    /// As [`Tsdb::open`].
+    #[doc(hidden)]
+    pub fn open_with_defects(
+        fs: Arc<dyn Fs>,
+        folder: &Path,
+        config: Config,
+        defects: Defects,
+    ) -> Result<Self, Error> {
+        assert!(config.buckets >= 1, "a store has at least one bucket");
+        assert!(config.block_rows >= 1, "a block has at least one row");
+        assert!(
+            config.merge_fan_in >= 2,
+            "a merge takes at least two segments"
+        );
+        fs.create_dir_all(folder)?;
+        let lock = fs.lock(folder)?;
+        let manifest = open_manifest(&*fs, folder, &config)?;
+        let named = manifest.segments()?;
+        delete_unnamed(&*fs, folder, &named)?;
+        let mut live = Vec::with_capacity(named.len());
+        for about in &named {
+            live.push(Arc::new(Segment::open(&fs, folder, *about)?));
+        }
+        sort_by_age(&mut live);
+        let next_id = named.iter().map(|about| about.id + 1).max().unwrap_or(1);
+        let state = State {
+            active: Head::new(),
+            sealing: None,
+            live: Arc::new(live),
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                fs,
+                folder: folder.to_owned(),
+                config,
+                defects,
+                manifest: Mutex::new(manifest),
+                state: Mutex::new(state),
+                next_id: AtomicU64::new(next_id),
+                pages: Cache::new(PAGE_CACHE_BYTES),
+                blocks: Cache::new(BLOCK_CACHE_BYTES),
+                newest: Mutex::new(HashMap::new()),
+                seals: AtomicU64::new(0),
+                merges: AtomicU64::new(0),
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// The places from which the logs are to be replayed, in order of source and partition.
+    ///
+    /// # Errors
+    /// When the manifest cannot be read.
+    pub fn replay_offsets(&self) -> Result<Vec<ReplayOffset>, Error> {
+        self.shared.manifest().offsets()
+    }
+
+    /// Unites a row with the store. What a segment holds already is not taken again: an equal
+    /// value is a duplicate, another one a conflict, and only metrics it lacks go into the head.
+    ///
+    /// For one thread, the one that seals. Reads the disk only for a row that is not newer than
+    /// all sealed ones of its device, or for the first row of a device after a start.
+    ///
+    /// # Errors
+    /// Nothing was inserted.
+    pub fn insert(
+        &self,
+        bucket: u16,
+        device: &DeviceId,
+        row: &Row,
+        stamp: Stamp,
+    ) -> Result<Inserted, Error> {
+        let mut inserted = Inserted::default();
+        let newest = self.newest_sealed(bucket, device)?;
+        inserted.late = newest.is_some_and(|newest| row.ts_ms < newest);
+        let may_be_sealed = newest.is_some_and(|newest| row.ts_ms <= newest);
+        let sealed = if may_be_sealed && !self.shared.defects.insert_without_lookup {
+            self.sealed_row(bucket, device, row.ts_ms)?
+        } else {
+            None
+        };
+        let mut state = self.shared.state();
+        let rows_before = state.active.rows();
+        inserted.head = match &sealed {
+            None => state.active.insert(bucket, device, row, stamp),
+            Some(sealed) => {
+                let rest = inserted.compare(sealed, row);
+                state.active.insert(bucket, device, &rest, stamp)
+            }
+        };
+        inserted.new_row = sealed.is_none() && state.active.rows() > rows_before;
+        Ok(inserted)
+    }
+
+    /// What the segments hold of one device and time, united; `None` when nothing.
+    ///
+    /// # Errors
+    /// When a segment cannot be read.
+    pub fn lookup(&self, bucket: u16, device: &DeviceId, ts_ms: i64) -> Result<Option<Row>, Error> {
+        match self.newest_sealed(bucket, device)? {
+            Some(newest) if ts_ms <= newest => self.sealed_row(bucket, device, ts_ms),
+            _ => Ok(None),
+        }
+    }
+
+    /// The newest sealed time of a device.
+    fn newest_sealed(&self, bucket: u16, device: &DeviceId) -> Result<Option<i64>, Error> {
+        const NEVER: i64 = i64::MIN;
+        if let Some(&newest) = self.shared.newest().get(device) {
+            return Ok((newest != NEVER).then_some(newest));
+        }
+        let live = Arc::clone(&self.shared.state().live);
+        let mut newest = None;
+        for segment in live.iter() {
+            let blocks = segment.blocks_of(bucket, device, &self.shared.pages)?;
+            newest = newest.max(blocks.iter().map(|block| block.ts_max_ms).max());
+        }
+        let mut known = self.shared.newest();
+        if known.len() >= NEWEST_DEVICES_MAX {
+            known.clear();
+        }
+        known.insert(device.clone(), newest.unwrap_or(NEVER));
+        Ok(newest)
+    }
+
+    fn sealed_row(&self, bucket: u16, device: &DeviceId, ts_ms: i64) -> Result<Option<Row>, Error> {
+        let live = Arc::clone(&self.shared.state().live);
+        let mut found = Vec::new();
+        for segment in live.iter() {
+            if !(segment.about.ts_min_ms..=segment.about.ts_max_ms).contains(&ts_ms) {
+                continue;
+            }
+            for block in segment.blocks_of(bucket, device, &self.shared.pages)? {
+                if !(block.ts_min_ms..=block.ts_max_ms).contains(&ts_ms) {
+                    continue;
+                }
+                let rows = self
+                    .shared
+                    .blocks
+                    .get_or((segment.about.id, block.offset), || {
+                        let rows = segment.rows(&block)?;
+                        let weight = rows.iter().map(|row| 64 + 8 * row.len()).sum();
+                        Ok::<_, Error>((rows, weight))
+                    })?;
+                if let Ok(at) = rows.binary_search_by_key(&ts_ms, |row| row.ts_ms) {
+                    found.push(std::iter::once(SourceRow::sealed(rows[at].clone())));
+                }
+            }
+        }
+        Ok(merge_rows(found).next())
+    }
+
+    /// Memory of the rows not yet sealed, in bytes: seal at `head_bytes_limit`.
+    #[must_use]
+    pub fn head_bytes(&self) -> u64 {
+        self.shared.state().active.bytes() as u64
+    }
+
+    /// Makes the head durable as a level-0 segment and, in the same transaction, moves the replay
+    /// offsets. With an empty head only the offsets move. Blocks on the disk; readers go on.
+    ///
+    /// # Errors
+    /// What became durable is unknown; end the process. A start finds either all of it or nothing.
+    pub fn seal(&self, offsets: &[ReplayOffset]) -> Result<(), Error> {
+        let head = {
+            let mut state = self.shared.state();
+            let head = Arc::new(state.active.take());
+            state.sealing = Some(Arc::clone(&head));
+            head
+        };
+        if self.shared.defects.offsets_before_segment {
+            self.shared.manifest().commit(&Change {
+                offsets,
+                ..Change::default()
+            })?;
+        }
+        let sealed = self.write_head(&head)?;
+        let change = Change {
+            add: &sealed,
+            remove: &[],
+            offsets,
+        };
+        self.shared.manifest().commit(&change)?;
+        let opened = self.shared.open_all(&sealed)?;
+        {
+            let mut newest = self.shared.newest();
+            for (_, device, rows) in head.iter() {
+                if let (Some(known), Some(row)) = (newest.get_mut(device), rows.last()) {
+                    *known = (*known).max(row.ts_ms);
+                }
+            }
+        }
+        let mut state = self.shared.state();
+        state.replace(&HashSet::new(), opened);
+        state.sealing = None;
+        if !sealed.is_empty() {
+            self.shared.seals.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Writes the head: one segment, or more when the metric names do not fit one.
+    fn write_head(&self, head: &Head) -> Result<Vec<SegmentV1>, Error> {
+        let mut output = Output::new(&self.shared, 0);
+        for (bucket, device, rows) in head.iter() {
+            for block in rows.chunks(SEAL_BLOCK_ROWS) {
+                output.push(bucket, device, block)?;
+            }
+        }
+        output.finish()
+    }
+
+    /// The size of the store.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let state = self.shared.state();
+        let mut levels: BTreeMap<u32, LevelStats> = BTreeMap::new();
+        for segment in state.live.iter() {
+            let about = &segment.about;
+            let level = levels.entry(about.level).or_default();
+            level.level = about.level;
+            level.segments += 1;
+            level.rows += about.rows;
+            level.points += about.points;
+            level.bytes += about.bytes;
+            level.block_bytes += about.block_bytes;
+        }
+        let heads = || {
+            [Some(&state.active), state.sealing.as_deref()]
+                .into_iter()
+                .flatten()
+        };
+        Stats {
+            levels: levels.into_values().collect(),
+            head_rows: heads().map(Head::rows).sum(),
+            head_points: heads().map(Head::points).sum(),
+            head_bytes: heads().map(|head| head.bytes() as u64).sum(),
+            seals: self.shared.seals.load(Ordering::Relaxed),
+            merges: self.shared.merges.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Forgets the rows not yet sealed, before they are replayed from the log.
+    pub fn clear_head(&self) {
+        let mut state = self.shared.state();
+        state.active = Head::new();
+        state.sealing = None;
+    }
+}
+
+impl Inserted {
+    /// Compares with what is sealed and gives the metrics that are not.
+    fn compare(&mut self, sealed: &Row, row: &Row) -> Row {
+        for (name, value) in row.metrics() {
+            match sealed.get(name.as_str()) {
+                Some(stored) if stored.to_bits() == value.to_bits() => self.sealed_duplicates += 1,
+                Some(stored) => {
+                    self.conflicts.push(Conflict {
+                        metric: name.clone(),
+                        stored,
+                        refused: value,
+                    });
+                }
+                None => {}
+            }
+        }
+        row.select(|name| sealed.get(name).is_none())
+    }
+}
+
+impl Shared {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn manifest(&self) -> MutexGuard<'_, Manifest> {
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn newest(&self) -> MutexGuard<'_, HashMap<DeviceId, i64>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn open_all(&self, abouts: &[SegmentV1]) -> Result<Vec<Arc<Segment>>, Error> {
+        let open = |about: &SegmentV1| Segment::open(&self.fs, &self.folder, *about).map(Arc::new);
+        abouts.iter().map(open).collect()
+    }
+}
+
+impl State {
+    /// Switches the live segments.
+    pub(super) fn replace(&mut self, removed: &HashSet<u64>, added: Vec<Arc<Segment>>) {
+        let kept = self
+            .live
+            .iter()
+            .filter(|segment| !removed.contains(&segment.about.id));
+        let mut live: Vec<_> = kept.cloned().collect();
+        live.extend(added);
+        sort_by_age(&mut live);
+        self.live = Arc::new(live);
+    }
+}
+
+/// A merge takes the oldest segments of its level, so higher levels hold older data.
+fn sort_by_age(live: &mut [Arc<Segment>]) {
+    live.sort_by_key(|segment| (std::cmp::Reverse(segment.about.level), segment.about.id));
+}
+
+/// Writes sorted blocks into one segment, or into further ones when the schemas of one are full.
+pub(super) struct Output<'a> {
+    shared: &'a Shared,
+    level: u32,
+    writer: Option<Writer>,
+    finished: Vec<SegmentV1>,
+}
+
+impl<'a> Output<'a> {
+    pub(super) fn new(shared: &'a Shared, level: u32) -> Self {
+        Self {
+            shared,
+            level,
+            writer: None,
+            finished: Vec::new(),
+        }
+    }
+
+    pub(super) fn push(
+        &mut self,
+        bucket: u16,
+        device: &DeviceId,
+        rows: &[Row],
+    ) -> Result<(), Error> {
+        if self.writer()?.push(bucket, device, rows)? == Pushed::Taken {
+            return Ok(());
+        }
+        self.close()?;
+        let pushed = self.writer()?.push(bucket, device, rows)?;
+        assert_eq!(
+            pushed,
+            Pushed::Taken,
+            "an empty segment has room for the schemas of one block"
+        );
+        Ok(())
+    }
+
+    fn writer(&mut self) -> Result<&mut Writer, Error> {
+        if self.writer.is_none() {
+            let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+            let Shared { fs, folder, .. } = self.shared;
+            self.writer = Some(Writer::create(&**fs, folder, id, self.level)?);
+        }
+        Ok(self.writer.as_mut().expect("made above if absent"))
+    }
+
+    fn close(&mut self) -> Result<(), Error> {
+        if let Some(writer) = self.writer.take() {
+            self.finished
+                .push(writer.finish(self.shared.defects.commit_before_sync)?);
+        }
+        Ok(())
+    }
+
+    /// Makes the files and their names durable.
+    pub(super) fn finish(mut self) -> Result<Vec<SegmentV1>, Error> {
+        self.close()?;
+        if !self.finished.is_empty() {
+            self.shared.fs.sync_dir(&self.shared.folder)?;
+        }
+        Ok(self.finished)
+    }
+}
+
+fn open_manifest(fs: &dyn Fs, folder: &Path, config: &Config) -> Result<Manifest, Error> {
+    let names = fs.list(folder)?;
+    let foreign = names.iter().find(|name| {
+        let own = [LOCK_FILE, manifest::FILE, manifest::FILE_NEW];
+        !own.contains(&name.as_str()) && !is_file_name(name)
+    });
+    if let Some(name) = foreign {
+        let what = format!("it holds {name:?}; use another folder");
+        return Err(Error::Foreign {
+            path: folder.to_owned(),
+            what,
+        });
+    }
+    if !names.iter().any(|name| name == manifest::FILE) {
+        if let Some(name) = names.iter().find(|name| is_file_name(name)) {
+            let what = format!("it holds {name} but no {}", manifest::FILE);
+            return Err(Error::Damaged {
+                path: folder.to_owned(),
+                offset: 0,
+                what,
+            });
+        }
+        Manifest::create(
+            fs,
+            folder,
+            StoreV1 {
+                buckets: config.buckets,
+            },
+        )?;
+    }
+    let manifest = Manifest::open(fs, folder)?;
+    let StoreV1 { buckets } = manifest.store()?;
+    if buckets != config.buckets {
+        let (found, asked) = (buckets, config.buckets);
+        return Err(Error::Buckets {
+            path: folder.to_owned(),
+            found,
+            asked,
+        });
+    }
+    Ok(manifest)
+}
+
+fn delete_unnamed(fs: &dyn Fs, folder: &Path, named: &[SegmentV1]) -> Result<(), Error> {
+    let named: HashSet<String> = named
+        .iter()
+        .map(|about| super::segment::file_name(about.id))
+        .collect();
+    let mut deleted = false;
+    for name in fs.list(folder)? {
+        if is_file_name(&name) && !named.contains(&name) {
+            tracing::info!(file = name, "deleting an unfinished or replaced segment");
+            fs.unlink(&folder.join(&name))?;
+            deleted = true;
+        }
+    }
+    if deleted {
+        fs.sync_dir(folder)?;
+    }
+    Ok(())
+}
