@@ -49,8 +49,8 @@ mod message;
 pub use command::*;
 pub use config::Config;
 pub use durable::{
-    Counters, Delivery, DeliveryStep, Durable, DurableEffect, Limits, QoS0Recipient, RouteRow,
-    WillRow,
+    Counters, Delivery, DeliveryStep, Durable, DurableEffect, Limits, Origins, QoS0Recipient,
+    RouteRow, WillRow,
 };
 pub use ids::*;
 pub use live::{

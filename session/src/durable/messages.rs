@@ -11,7 +11,7 @@ impl Durable {
     pub(super) fn enqueue(&mut self, enqueue: &Enqueue) -> Answer {
         let mut answer = (0, 0);
         if let Some(origin) = &enqueue.origin
-            && !self.origins.admit(origin, self.time, &self.limits)
+            && !self.origins.admit(origin, self.time)
         {
             self.counters.repeats += 1;
             return enqueued(answer, true);

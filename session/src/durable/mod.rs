@@ -21,7 +21,7 @@ pub use counters::Counters;
 pub use effect::{Delivery, DeliveryStep, DurableEffect, QoS0Recipient, RouteRow, WillRow};
 pub use limits::Limits;
 use outbox::Outbox;
-use qos2::Origins;
+pub use qos2::Origins;
 use retained::RetainedMessages;
 use session::{Session, State};
 pub(crate) use subscriptions::granted;
@@ -59,6 +59,7 @@ impl Durable {
     /// An empty shard.
     pub fn new(limits: Limits) -> Self {
         Self {
+            origins: Origins::new(limits.origins, limits.origin_s),
             limits,
             ..Self::default()
         }

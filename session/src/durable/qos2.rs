@@ -40,9 +40,12 @@ impl Q2Open {
     }
 }
 
-/// What a target remembers of the sources of QoS 2 messages and wills.
+/// What a target remembers of the sources of QoS 2 messages and wills, to drop repeats: a shard
+/// in its state, a node in memory for its clean sessions.
 #[derive(Debug, Default)]
-pub(super) struct Origins {
+pub struct Origins {
+    rows_max: usize,
+    keep_s: u64,
     rows: BTreeMap<(ClientId, OriginKind), Row>,
     by_age: BTreeSet<(WallMs, ClientId, OriginKind)>,
 }
@@ -56,9 +59,18 @@ struct Row {
 }
 
 impl Origins {
+    /// Remembers up to `rows_max` sources, each for `keep_s` seconds after its last message.
+    pub fn new(rows_max: usize, keep_s: u64) -> Self {
+        Self {
+            rows_max,
+            keep_s,
+            ..Self::default()
+        }
+    }
+
     /// Whether a message of this origin is new here; remembers it.
-    pub(super) fn admit(&mut self, origin: &Origin, time: WallMs, limits: &Limits) -> bool {
-        self.forget(time, limits);
+    pub fn admit(&mut self, origin: &Origin, time: WallMs) -> bool {
+        self.forget(time);
         let key = (origin.client.clone(), origin.kind);
         let row = self.rows.entry(key).or_insert_with(|| Row {
             incarnation: origin.incarnation,
@@ -86,10 +98,10 @@ impl Origins {
         origin.n >= row.floor && row.seen.insert(origin.n)
     }
 
-    fn forget(&mut self, time: WallMs, limits: &Limits) {
+    fn forget(&mut self, time: WallMs) {
         while let Some((used, ..)) = self.by_age.first() {
-            let old = used.plus_s(limits.origin_s) <= time;
-            if !old && self.rows.len() < limits.origins {
+            let old = used.plus_s(self.keep_s) <= time;
+            if !old && self.rows.len() < self.rows_max {
                 return;
             }
             let (_, client, kind) = self.by_age.pop_first().expect("looked at just before");

@@ -94,6 +94,7 @@ impl Live {
         let connack = self.connack(&connect, session_present);
         self.effects
             .push_back(Effect::Send(Packet::ConnAck(Box::new(connack))));
+        self.begin_delivery(now);
         for packet in std::mem::take(&mut self.early) {
             self.handle_packet(packet, now);
         }
@@ -104,14 +105,18 @@ impl Live {
         if self.phase == Phase::ClosingOpen {
             self.phase = Phase::Opening;
         } else {
-            let connack = ConnAck {
-                reason,
-                ..ConnAck::default()
-            };
-            self.effects
-                .push_back(Effect::Send(Packet::ConnAck(Box::new(connack))));
+            self.send_refusal(reason);
         }
         self.end(reason, ClosedBy::Server, None);
+    }
+
+    pub(super) fn send_refusal(&mut self, reason: ReasonCode) {
+        let connack = ConnAck {
+            reason,
+            ..ConnAck::default()
+        };
+        self.effects
+            .push_back(Effect::Send(Packet::ConnAck(Box::new(connack))));
     }
 
     fn connect(&mut self, mut connect: Box<Connect>) {

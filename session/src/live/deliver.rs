@@ -191,10 +191,23 @@ impl Live {
             DeliveryStep::Release => {
                 let outbound = self.outbound.get_or_insert_default();
                 outbound.insert(seq.0, Stage::Released);
-                let packet_id = packet_id(seq.0, PERSISTENT_IDS);
-                self.send_ack(AckKind::PubRel, packet_id);
+                if self.phase == super::Phase::Open {
+                    self.send_ack(AckKind::PubRel, packet_id(seq.0, PERSISTENT_IDS));
+                }
             }
         }
+    }
+
+    /// Sends what came before CONNACK `[MQTT-3.2.0-1]`.
+    pub(super) fn begin_delivery(&mut self, now: Now) {
+        let Some(outbound) = &self.outbound else {
+            return;
+        };
+        let early: Vec<u64> = outbound.inflight.iter().map(|(seq, _)| *seq).collect();
+        for seq in early {
+            self.send_ack(AckKind::PubRel, packet_id(seq, PERSISTENT_IDS));
+        }
+        self.send_waiting(now);
     }
 
     pub(super) fn message(&mut self, message: Arc<Message>, matched: Match, now: Now) {
@@ -210,13 +223,13 @@ impl Live {
             // It comes from the queue.
             return;
         }
-        self.offer(waiting, now);
+        let is_held = self.is_held(&waiting.message);
+        self.offer(waiting, is_held, now);
     }
 
     /// Sends, holds or queues a message that no shard queues.
-    pub(super) fn offer(&mut self, waiting: Waiting, now: Now) {
+    pub(super) fn offer(&mut self, waiting: Waiting, is_held: bool, now: Now) {
         let config = Arc::clone(&self.config);
-        let is_held = self.is_held(&waiting.message);
         let outbound = self.outbound.get_or_insert_default();
         if !outbound.make_room(&waiting, config.queue_messages, config.queue_bytes) {
             return;

@@ -391,8 +391,15 @@ impl Live {
             Phase::Closed | Phase::ClosingOpen => return,
             Phase::Authenticating if by == ClosedBy::Server => return self.refuse(reason),
             Phase::Opening => {
+                if by == ClosedBy::Server {
+                    self.send_refusal(reason);
+                }
                 self.phase = Phase::ClosingOpen;
                 return;
+            }
+            // 3.1.1 [MQTT-3.1.2-2]: an unknown level is answered.
+            Phase::Accepted if reason == ReasonCode::UnsupportedProtocolVersion => {
+                return self.refuse(reason);
             }
             _ => {}
         }

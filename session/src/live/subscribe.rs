@@ -174,7 +174,8 @@ impl Live {
                 ids: subscription.id.into_iter().collect(),
                 seq: None,
             };
-            self.offer(waiting, now);
+            // Not held by other replays: it is older than all that they hold.
+            self.offer(waiting, false, now);
         }
         if self.is_persistent {
             let replay = Replay {

@@ -1,0 +1,9 @@
+//! Sessions through both machines and the real codec, in virtual time.
+
+mod client;
+mod conformance_connect;
+mod conformance_publish;
+mod conformance_subscribe;
+mod schedules;
+mod wills;
+mod world;
