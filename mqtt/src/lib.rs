@@ -3,6 +3,24 @@
 //! Only the codec ([`Decoder`], [`encode`]) knows how the two versions differ on the wire;
 //! everything above works with one version-neutral [`Packet`]. Nothing here does I/O, reads a
 //! clock or spawns a task.
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use tidewire_mqtt::{Decoder, Limits, Packet, Version, encode};
+//!
+//! let mut received = BytesMut::from(&b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0\xc0"[..]);
+//! let mut decoder = Decoder::new(Limits::default().unauthenticated());
+//!
+//! let connect = decoder.decode(&mut received)?;
+//! assert!(matches!(connect, Some(Packet::Connect(_))));
+//! assert_eq!(decoder.version(), Some(Version::V311));
+//! assert_eq!(decoder.decode(&mut received)?, None); // half a PINGREQ stays
+//!
+//! let mut answer = BytesMut::new();
+//! encode(&Packet::PingResp, Version::V311, &mut answer);
+//! assert_eq!(&answer[..], b"\xd0\0");
+//! # Ok::<(), tidewire_mqtt::DecodeError>(())
+//! ```
 
 mod codec;
 mod limits;

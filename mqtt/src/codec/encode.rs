@@ -14,8 +14,8 @@ use crate::*;
 /// whose reason has no return code `[MQTT-3.2.2-6]` (3.1.1).
 ///
 /// # Panics
-/// A binary field longer than 65 535 bytes or a packet longer than 268 435 455: no decoded
-/// packet has them.
+/// A binary field longer than 65 535 bytes, a packet longer than 268 435 455, or a PUBLISH whose
+/// packet id or DUP does not go with its QoS: no decoded packet has them.
 pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) {
     encode_keeping(packet, version, Keep::All, out);
 }
@@ -286,6 +286,11 @@ fn write_publish_head(publish: &PublishRef<'_>, version: Version, out: &mut impl
         publish.packet_id.is_some(),
         publish.qos != QoS::AtMostOnce,
         "packet id present exactly with QoS > 0 [MQTT-2.2.1-2] [MQTT-2.2.1-4]"
+    );
+    //# [MQTT-3.3.1-2] The DUP flag MUST be set to 0 for all QoS 0 messages.
+    assert!(
+        !publish.dup || publish.qos != QoS::AtMostOnce,
+        "DUP at QoS 0 [MQTT-3.3.1-2]"
     );
     out.binary(publish.topic.as_bytes());
     if let Some(packet_id) = publish.packet_id {

@@ -376,3 +376,20 @@ fn lengths_are_right_where_they_grow_by_a_byte() {
         assert_eq!(decode_with(decoder, &wire), Ok(publish));
     }
 }
+
+#[test]
+fn an_acknowledgement_that_lost_its_properties_is_in_its_shortest_form() {
+    let packet = Packet::PubAck(Ack {
+        packet_id: id(1),
+        reason: ReasonCode::Success,
+        properties: Some(Box::new(ReasonProperties {
+            reason_string: None,
+            user_properties: vec![(text("k"), text("v"))],
+        })),
+    });
+    let mut wire = BytesMut::new();
+
+    encode_within(&packet, Version::V5, 12, &mut wire).expect("it fits without properties");
+
+    assert_eq!(wire.to_vec(), bytes("40 02 0001"));
+}

@@ -1,5 +1,6 @@
 //! The subscription trie against a list of filters.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use proptest::collection::vec;
@@ -271,4 +272,26 @@ fn the_deepest_filter_is_inserted_matched_listed_and_removed() {
     );
     assert_eq!(trie.iter().count(), 1);
     assert_eq!(trie.clone().remove(&filter(&text), &1), Some(()));
+}
+
+#[test]
+fn removing_what_is_not_there_copies_nothing_out_of_a_snapshot() {
+    struct Counted<'a>(&'a Cell<u32>);
+    impl Clone for Counted<'_> {
+        fn clone(&self) -> Self {
+            self.0.set(self.0.get() + 1);
+            Self(self.0)
+        }
+    }
+    let clones = Cell::new(0);
+    let mut trie = Trie::new();
+    trie.insert(&filter("a/b"), 1, Counted(&clones));
+    let _snapshot = trie.clone();
+
+    assert!(trie.remove(&filter("a/b"), &2).is_none());
+    assert!(trie.remove(&filter("a/b/c"), &1).is_none());
+    assert_eq!(clones.get(), 0);
+
+    assert!(trie.remove(&filter("a/b"), &1).is_some());
+    assert!(clones.get() > 0);
 }
