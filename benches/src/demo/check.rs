@@ -4,11 +4,12 @@
 //! read once for every [`ROWS_PER_PASS_MAX`] messages sent, each time for a share of the devices,
 //! so a check holds about 60 MB (or all rows of one device, if those are more).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use admin::time::format_time;
+
 use super::report::{Report, VIOLATIONS_SHOWN_MAX, Violation, ViolationKind};
-use super::time::rfc3339;
 use super::{Error, folder::Record};
 use crate::ledger::{self, Entry};
 use crate::profile::{self, METRICS};
@@ -16,24 +17,27 @@ use crate::profile::{self, METRICS};
 /// Messages whose rows are held at once, about; 240 bytes each.
 pub const ROWS_PER_PASS_MAX: u64 = 250_000;
 
-/// Is a row of a store, once for each place where the store holds it.
+/// Is a point as one place of a store holds it.
 #[derive(Clone, Copy, Debug)]
-pub struct StoredRow<'a> {
+pub struct StoredPoint<'a> {
     /// Device id.
     pub device: &'a str,
     /// Event time in milliseconds since the Unix epoch.
     pub ts_ms: i64,
-    /// Names and values of what this place holds; a row may lie in parts.
-    pub metrics: &'a [(&'a str, f64)],
+    /// Name of the metric.
+    pub metric: &'a str,
+    /// Its value.
+    pub value: f64,
 }
 
-/// Is a store whose rows can be read as they lie, without any merging.
+/// Is a store whose points can be read as they lie, without any merging.
 pub trait Store {
-    /// Calls `each` with every row of every live block, and of what is in the log only.
+    /// Calls `each` with every point of every live block, and of what is in the log only; a
+    /// point that lies in several places comes several times.
     ///
     /// # Errors
     /// [`Error::Failed`] naming the file.
-    fn for_each_row(&self, each: &mut dyn FnMut(StoredRow<'_>)) -> Result<(), Error>;
+    fn for_each_point(&self, each: &mut dyn FnMut(StoredPoint<'_>)) -> Result<(), Error>;
 }
 
 /// A message of the ledger, and what was found of it.
@@ -204,7 +208,7 @@ fn contradiction(path: &Path, device: u32, ts_ms: i64, what: &str) -> Error {
         "{}: the message of {} at {} {what}",
         path.display(),
         profile::device_id(device),
-        rfc3339(ts_ms)
+        format_time(ts_ms)
     ))
 }
 
@@ -217,52 +221,55 @@ fn find_rows(
 ) -> Result<u64, Error> {
     let devices = report.devices;
     let mut unsent = 0;
-    store.for_each_row(&mut |stored| {
+    // The first rows with points that were never sent, as many as a report names.
+    let mut shown: BTreeMap<(u32, i64), u64> = BTreeMap::new();
+    store.for_each_point(&mut |point| {
         // Others may publish to the node of a demo; what they sent is not the fleet's.
-        let Some(device) = profile::device_number(stored.device)
+        let Some(device) = profile::device_number(point.device)
             .filter(|device| *device < devices && chosen(*device))
         else {
             return;
         };
-        let points = match rows.get_mut(&(device, stored.ts_ms)) {
-            Some(row) => row.find(stored.metrics),
-            None => stored.metrics.len() as u64,
-        };
-        unsent += points;
-        if points > 0 && report.complete {
-            show(
-                report,
-                ViolationKind::Unsent,
-                device,
-                stored.ts_ms,
-                points,
-                || "stored, and never sent".to_owned(),
-            );
+        let key = (device, point.ts_ms);
+        if rows
+            .get_mut(&key)
+            .is_some_and(|row| row.find(point.metric, point.value))
+        {
+            return;
+        }
+        unsent += 1;
+        if shown.len() < VIOLATIONS_SHOWN_MAX || shown.contains_key(&key) {
+            *shown.entry(key).or_default() += 1;
         }
     })?;
+    // The ledger of a demo that died may lack its last entries.
+    if report.complete {
+        for ((device, ts_ms), points) in shown {
+            show(report, ViolationKind::Unsent, device, ts_ms, points, || {
+                "stored, and never sent".to_owned()
+            });
+        }
+    }
     Ok(unsent)
 }
 
 impl Row {
-    /// Takes what one place of the store holds; returns the points that the message has not.
-    fn find(&mut self, metrics: &[(&str, f64)]) -> u64 {
-        let mut unknown = 0;
-        for (name, value) in metrics {
-            let Some(metric) = profile::METRIC_NAMES.iter().position(|known| known == name) else {
-                unknown += 1;
-                continue;
-            };
-            let bit = 1 << metric;
-            if self.found & bit != 0 {
-                self.repeated += 1;
-            }
-            self.found |= bit;
-            if value.to_bits() != self.values[metric].to_bits() {
-                self.different |= bit;
-                self.stored_instead.get_or_insert((metric, *value));
-            }
+    /// Takes a point from one place of the store; false if the message has no such metric.
+    fn find(&mut self, name: &str, value: f64) -> bool {
+        let Some(metric) = profile::METRIC_NAMES
+            .iter()
+            .position(|known| *known == name)
+        else {
+            return false;
+        };
+        let bit = 1 << metric;
+        self.repeated += u64::from(self.found & bit != 0);
+        self.found |= bit;
+        if value.to_bits() != self.values[metric].to_bits() {
+            self.different |= bit;
+            self.stored_instead.get_or_insert((metric, value));
         }
-        unknown
+        true
     }
 }
 
@@ -342,7 +349,7 @@ fn show(
         report.violations.push(Violation {
             kind,
             device: profile::device_id(device),
-            time: rfc3339(ts_ms),
+            time: format_time(ts_ms),
             points,
             detail: detail(),
         });

@@ -9,7 +9,6 @@ mod progress;
 mod report;
 mod run;
 mod store;
-mod time;
 
 use std::io::Write;
 use std::path::Path;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use admin::client::{Client, ClientError};
 use rustix::process::{Pid, Signal, kill_process};
-use serde::de::DeserializeOwned;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 
@@ -138,9 +138,9 @@ impl Node {
             if let Some(status) = self.child.try_wait().map_err(wait_failed)? {
                 return Err(self.ended(status));
             }
-            let last = match get(self.admin, "/health/ready").await {
-                Ok((200, _)) => return Ok(()),
-                Ok((status, _)) => format!("HTTP status {status}"),
+            let last = match readiness(self.admin).await {
+                Ok(200) => return Ok(()),
+                Ok(status) => format!("HTTP status {status}"),
                 Err(error) => error,
             };
             if Instant::now() >= deadline {
@@ -199,15 +199,16 @@ impl Node {
         }
     }
 
-    /// Asks the node and reads the answer as JSON.
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        let failed =
-            |what: String| Error::Failed(format!("GET http://{}{path}: {what}", self.admin));
-        let (status, body) = get(self.admin, path).await.map_err(failed)?;
-        if status != 200 {
-            return Err(failed(format!("HTTP status {status}: {body}")));
-        }
-        serde_json::from_str(&body).map_err(|error| failed(format!("{error} in {body}")))
+    /// Asks the node over its admin API.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Client) -> Result<T, ClientError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let client = Client::new(&self.admin.to_string());
+        tokio::task::spawn_blocking(move || question(&client))
+            .await
+            .map_err(|error| Error::Failed(error.to_string()))?
+            .map_err(|error| Error::Failed(format!("{error}{}", self.log_end())))
     }
 
     /// Returns the last lines of the node's log, for an error message.
@@ -230,22 +231,17 @@ fn wait_failed(error: io::Error) -> Error {
     Error::Failed(format!("waiting for the node's process: {error}"))
 }
 
-/// Returns status and body of an HTTP request, or why there is no answer.
-async fn get(admin: SocketAddr, path: &str) -> Result<(u16, String), String> {
-    let url = format!("http://{admin}{path}");
+/// Returns the status of `GET /health/ready`, or why there is no answer.
+async fn readiness(admin: SocketAddr) -> Result<u16, String> {
+    let url = format!("http://{admin}/health/ready");
     let asking = tokio::task::spawn_blocking(move || {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .timeout_global(Some(REQUEST_TIMEOUT))
             .http_status_as_error(false)
             .build()
             .into();
-        let mut response = agent.get(&url).call().map_err(|error| error.to_string())?;
-        let status = response.status().as_u16();
-        let body = response
-            .body_mut()
-            .read_to_string()
-            .map_err(|error| error.to_string())?;
-        Ok((status, body))
+        let response = agent.get(&url).call().map_err(|error| error.to_string())?;
+        Ok(response.status().as_u16())
     });
     asking.await.map_err(|error| error.to_string())?
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use admin::query::{PipelineStatus, QueryAnswer, TsdbStatus};
+use admin::query::QueryAnswer;
+use admin::question::Question;
+use admin::time::format_time;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -18,7 +20,7 @@ use super::folder::{Folder, Record};
 use super::node::{Launch, Node};
 use super::progress::{Progress, TICK};
 use super::report::Report;
-use super::{Error, Options, check, time::rfc3339};
+use super::{Error, Options, check};
 use crate::fleet::{self, Stats};
 use crate::ledger::{self, Header};
 use crate::profile::{self, METRICS};
@@ -382,8 +384,9 @@ async fn ended_by_itself(node: &mut Option<Node>) -> Error {
 
 async fn counted_as_new(node: &Node) -> Result<u64, Error> {
     Ok(node
-        .get::<PipelineStatus>("/v1/bridge")
+        .ask(|client| client.tsdb())
         .await?
+        .pipeline
         .stored_points)
 }
 
@@ -397,26 +400,28 @@ async fn stop_after(node: Node, error: &Error) {
 /// Waits until the store has all, reads the counters, and queries one device.
 async fn last_look(node: &Node, record: &mut Record) -> Result<String, Error> {
     let deadline = Instant::now() + CATCH_UP_DEADLINE;
-    loop {
-        let pipeline: PipelineStatus = node.get("/v1/bridge").await?;
-        if pipeline.lag.is_empty() && pipeline.inflight_bytes == 0 {
-            record.points_counted_as_new.push(pipeline.stored_points);
-            break;
+    let status = loop {
+        let status = node.ask(|client| client.tsdb()).await?;
+        if status.pipeline.lag.is_empty() && status.pipeline.inflight_bytes == 0 {
+            break status;
         }
         if Instant::now() >= deadline {
             return Err(Error::Failed(format!(
                 "the store has not taken everything {CATCH_UP_DEADLINE:?} after the last message: {:?}",
-                pipeline.lag
+                status.pipeline.lag
             )));
         }
         tokio::time::sleep(TICK).await;
-    }
-    record.bytes_per_point = node
-        .get::<TsdbStatus>("/v1/tsdb")
-        .await?
-        .merged_bytes_per_point;
+    };
+    record
+        .points_counted_as_new
+        .push(status.pipeline.stored_points);
+    record.bytes_per_point = status.store.merged_bytes_per_point;
     let device = profile::device_id(record.devices - 1);
-    let answer: QueryAnswer = node.get(&format!("/v1/query/{device}?from=-1h")).await?;
+    let asked = device.clone();
+    let answer = node
+        .ask(move |client| client.query(&asked, &Question::default()))
+        .await?;
     Ok(describe_rows(&device, &answer))
 }
 
@@ -431,7 +436,7 @@ fn describe_rows(device: &str, answer: &QueryAnswer) -> String {
     }
     text.push('\n');
     for row in &answer.rows[answer.rows.len().saturating_sub(ROWS_SHOWN)..] {
-        text.push_str(&format!("{:>26}", rfc3339(row.ts)));
+        text.push_str(&format!("{:>26}", format_time(row.ts)));
         for name in METRICS_SHOWN {
             let value = row
                 .metrics
@@ -514,6 +519,6 @@ async fn serve_on(launch: &Launch, interrupts: &mut Interrupts) -> Result<(), Er
 pub(super) fn check_folder(path: &Path) -> Result<Report, Error> {
     let folder = Folder::at(path);
     let record = folder.read_record()?;
-    let store = super::store::StoppedNode::at(&folder.node_data());
+    let store = super::store::StoppedNode::open(&folder.node_data())?;
     check::compare(&folder.ledger(), &record, &store)
 }

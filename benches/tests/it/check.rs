@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use tempfile::TempDir;
-use tidewire_benches::demo::check::{Store, StoredRow, compare, compare_in_passes};
+use tidewire_benches::demo::check::{Store, StoredPoint, compare, compare_in_passes};
 use tidewire_benches::demo::{Error, Record, Report, ViolationKind};
 use tidewire_benches::ledger::{Entry, Header};
 use tidewire_benches::profile::{self, METRIC_NAMES, METRICS};
@@ -24,14 +24,17 @@ struct Row {
 struct Rows(Vec<Row>);
 
 impl Store for Rows {
-    fn for_each_row(&self, each: &mut dyn FnMut(StoredRow<'_>)) -> Result<(), Error> {
+    fn for_each_point(&self, each: &mut dyn FnMut(StoredPoint<'_>)) -> Result<(), Error> {
         for row in &self.0 {
-            let (device, ts_ms) = (row.device.as_str(), row.ts_ms);
-            each(StoredRow {
-                device,
-                ts_ms,
-                metrics: &row.metrics,
-            });
+            for (metric, value) in &row.metrics {
+                let (device, ts_ms, value) = (row.device.as_str(), row.ts_ms, *value);
+                each(StoredPoint {
+                    device,
+                    ts_ms,
+                    metric,
+                    value,
+                });
+            }
         }
         Ok(())
     }

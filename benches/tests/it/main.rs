@@ -1,6 +1,9 @@
 //! Integration tests of the fleet, the ledger and the checker.
 
-#![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed step of a test is a failed test"
+)]
 
 mod check;
 mod fleet;
