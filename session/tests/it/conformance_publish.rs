@@ -30,11 +30,13 @@ fn send(world: &mut World, from: ConnectionId, publish: Publish) -> Vec<Packet> 
 }
 
 fn publishes(packets: &[Packet]) -> Vec<&Publish> {
-    let only = |packet| match packet {
-        &Packet::Publish(ref publish) => Some(publish),
-        _ => None,
-    };
-    packets.iter().filter_map(only).collect()
+    let mut found = Vec::new();
+    for packet in packets {
+        if let Packet::Publish(publish) = packet {
+            found.push(publish);
+        }
+    }
+    found
 }
 
 fn payloads(packets: &[Packet]) -> Vec<String> {

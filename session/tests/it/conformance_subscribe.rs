@@ -32,11 +32,13 @@ fn retain(world: &mut World, topic: &str, payload: &str) {
 }
 
 fn publishes(packets: &[Packet]) -> Vec<&Publish> {
-    let only = |packet| match packet {
-        &Packet::Publish(ref publish) => Some(publish),
-        _ => None,
-    };
-    packets.iter().filter_map(only).collect()
+    let mut found = Vec::new();
+    for packet in packets {
+        if let Packet::Publish(publish) = packet {
+            found.push(publish);
+        }
+    }
+    found
 }
 
 fn reasons(packets: &[Packet]) -> Vec<ReasonCode> {

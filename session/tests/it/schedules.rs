@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::world::{Sabotage, World};
 
 const MESSAGES: u32 = 40;
+const STEPS_PER_MESSAGE: u32 = 50;
 
 struct Pair {
     world: World,
@@ -78,6 +79,14 @@ impl Pair {
         }
     }
 
+    fn publish(&mut self, number: u32) {
+        let qos = match number % 2 {
+            0 => QoS::AtLeastOnce,
+            _ => QoS::ExactlyOnce,
+        };
+        self.clients[0].publish("t/x", qos, number);
+    }
+
     fn step(&mut self) {
         let who = self.rng.random_range(0..2);
         match self.rng.random_range(0..100) {
@@ -99,6 +108,9 @@ impl Pair {
                 let bytes = self.rng.random_range(1..40);
                 self.move_bytes(who, bytes);
             }
+            60..62 => {
+                self.world.kick();
+            }
             _ => {
                 self.world.commit();
             }
@@ -117,9 +129,9 @@ impl Pair {
                 self.move_bytes(who, usize::MAX);
                 self.forget_closed(who);
             }
-            let committed = self.world.commit();
-            let links = self.conns.iter().flatten();
-            let down = links.fold(false, |any, id| any || self.world.has_down(*id));
+            let committed = self.world.commit() | self.world.kick();
+            let mut links = self.conns.iter().flatten();
+            let down = links.any(|id| self.world.has_down(*id));
             if !committed && !down && self.clients[0].is_done() && self.clients[1].is_connected {
                 return;
             }
@@ -140,15 +152,14 @@ impl Pair {
             self.world.commit();
         }
         for number in 0..MESSAGES {
-            let qos = match number % 2 {
-                0 => QoS::AtLeastOnce,
-                _ => QoS::ExactlyOnce,
-            };
-            self.clients[0].publish("t/x", qos, number);
+            self.publish(number);
+            for _ in 0..STEPS_PER_MESSAGE {
+                self.step();
+            }
         }
-        for _ in 0..3_000 {
-            self.step();
-        }
+        // What comes after all faults finds out whether everybody is still served.
+        self.publish(MESSAGES);
+        self.publish(MESSAGES + 1);
         self.heal();
         self.violations()
     }

@@ -40,6 +40,8 @@ pub(crate) struct World {
     pub(crate) sabotage: Sabotage,
     index: u64,
     log: VecDeque<Entry>,
+    /// Old owners that are still to be told.
+    kicks: VecDeque<ConnectionId>,
     conns: BTreeMap<ConnectionId, Conn>,
     router: Vec<(ConnectionId, Filter, Subscription)>,
     seen: Origins,
@@ -97,6 +99,7 @@ impl World {
             sabotage: Sabotage::None,
             index: 0,
             log: VecDeque::new(),
+            kicks: VecDeque::new(),
             conns: BTreeMap::new(),
             router: Vec::new(),
             seen: Origins::new(1_000, 3_600),
@@ -212,6 +215,17 @@ impl World {
         true
     }
 
+    /// Tells the next old owner that it lost its session; false if there is none.
+    pub(crate) fn kick(&mut self) -> bool {
+        let Some(id) = self.kicks.pop_front() else {
+            return false;
+        };
+        let now = self.now;
+        self.live(id).handle_kick(ReasonCode::SessionTakenOver, now);
+        self.drain(id);
+        true
+    }
+
     /// Ends the socket under a connection. Of its uncommitted entries, the first `kept` stay.
     pub(crate) fn cut(&mut self, id: ConnectionId, mut kept: usize) {
         let now = self.now;
@@ -234,7 +248,7 @@ impl World {
             for id in &ids {
                 self.move_up(*id, usize::MAX);
             }
-            if !self.commit() {
+            if !self.commit() && !self.kick() {
                 break;
             }
         }
@@ -505,9 +519,7 @@ impl World {
                     self.drain(id);
                 }
                 DurableEffect::TakenOver { connection, .. } => {
-                    let reason = ReasonCode::SessionTakenOver;
-                    self.live(connection).handle_kick(reason, now);
-                    self.drain(connection);
+                    self.kicks.push_back(connection);
                 }
                 DurableEffect::Route(row) => {
                     let version = row.version;
