@@ -1,7 +1,7 @@
 //! The bounds of a session shard.
 
 /// Bounds of a shard; replicated settings, equal on all replicas.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Sessions in the shard; an `Open` beyond is refused with 0x97.
     pub sessions: usize,

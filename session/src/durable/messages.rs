@@ -50,7 +50,7 @@ impl Durable {
     }
 
     pub(super) fn q2_in(&mut self, client: &ClientId, epoch: Epoch, packet_id: PacketId) -> Answer {
-        let limits = self.limits.clone();
+        let limits = self.limits;
         match self.owned_state(client, epoch) {
             Ok(state) => match state.q2.begin(packet_id, &limits) {
                 Some((n, floor)) => Answer::Q2In { n, floor },

@@ -1,6 +1,8 @@
 //! The replicated state of one session shard.
 
 mod counters;
+#[cfg(test)]
+mod durable_test;
 mod effect;
 mod limits;
 mod messages;
@@ -8,6 +10,8 @@ mod outbox;
 mod ownership;
 mod qos2;
 mod queue;
+#[cfg(test)]
+mod queue_test;
 mod retained;
 mod session;
 mod subscriptions;

@@ -33,7 +33,7 @@ impl Durable {
     /// Queues the retained rows of a new subscription, then what waited behind them.
     pub(super) fn replay(&mut self, replay: &Replay) -> Answer {
         let time = self.time;
-        let limits = self.limits.clone();
+        let limits = self.limits;
         let state = match self.owned_state(&replay.client, replay.epoch) {
             Ok(state) => state,
             Err(answer) => return answer,

@@ -3,13 +3,14 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
 use mqtt::{
-    ConnAck, ConnAckProperties, Connect, Packet, PublishProperties, ReasonCode, Version, Will,
+    ClientId, ConnAck, ConnAckProperties, Connect, Packet, PublishProperties, ReasonCode, Version,
+    Will,
 };
 
-use super::effect::{Admitted, ClosedBy, Credentials, Effect};
+use super::effect::{ClosedBy, Credentials, Effect};
 use super::{Live, Opened, Phase};
 use crate::message::detach_properties;
-use crate::{Epoch, Now, Open, WillFate};
+use crate::{Epoch, Identity, Now, Open, WillFate};
 
 /// Packets that a client may send before its CONNACK (§3.1.4); more are refused with 0x97.
 const EARLY_PACKETS: usize = 32;
@@ -33,11 +34,11 @@ impl Live {
         self.last_heard = now.mono;
     }
 
-    pub(super) fn admitted(&mut self, admitted: Admitted) {
+    pub(super) fn admitted(&mut self, identity: &Identity, client: &ClientId) {
         let Some(connect) = self.connecting.as_deref_mut() else {
             return;
         };
-        let client = admitted.client.detach();
+        let client = client.detach();
         let expiry_s = match connect.version {
             Version::V311 if connect.clean_start => 0,
             Version::V311 => self.config.session_expiry_s_max,
@@ -48,7 +49,7 @@ impl Live {
         let delay_s_max = self.config.will_delay_s_max;
         let open = Open {
             client: client.clone(),
-            identity: admitted.identity,
+            identity: Identity(identity.0.detach()),
             expected_epoch: None,
             node_epoch: self.node_epoch,
             connection: self.connection,

@@ -3,6 +3,8 @@
 mod connect;
 mod deliver;
 mod effect;
+#[cfg(test)]
+mod live_test;
 mod publish_in;
 mod requests;
 mod subscribe;
@@ -181,7 +183,8 @@ impl Live {
     /// Answers [`Effect::Authenticate`]: the client may connect.
     pub fn handle_admitted(&mut self, admitted: Admitted, _now: Now) {
         if self.phase == Phase::Authenticating {
-            self.admitted(admitted);
+            let Admitted { identity, client } = admitted;
+            self.admitted(&identity, &client);
         }
     }
 

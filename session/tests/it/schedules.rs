@@ -205,7 +205,7 @@ fn violations_with(seeds: std::ops::Range<u64>, sabotage: Sabotage) -> Vec<(u64,
 
 #[test]
 fn qos_1_arrives_at_least_once_and_qos_2_exactly_once_in_order_whatever_is_cut() {
-    let violations = violations_with(0..60, Sabotage::None);
+    let violations = violations_with(0..300, Sabotage::None);
 
     assert!(violations.is_empty(), "{violations:#?}");
 }

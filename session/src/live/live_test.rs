@@ -1,0 +1,268 @@
+use std::sync::Arc;
+
+use mqtt::{
+    Connect, ConnectProperties, Packet, PacketId, Publish, QoS, ReasonCode, Subscribe,
+    SubscribeOptions, Version,
+};
+
+use super::{AckKind, Admitted, Effect, Live, Opened};
+use crate::{
+    Answer, Command, Config, ConnectionId, Epoch, Identity, Match, Message, MonoMs, NodeEpoch, Now,
+    Subscription, Token, WallMs,
+};
+
+const NOW: Now = Now {
+    mono: MonoMs(1_000),
+    wall: WallMs(1_000_000),
+};
+
+fn at(ms: u64) -> Now {
+    Now {
+        mono: MonoMs(NOW.mono.0 + ms),
+        wall: WallMs(NOW.wall.0 + ms),
+    }
+}
+
+fn connected(expiry_s: u32) -> Live {
+    let config = Arc::new(Config::default());
+    let mut live = Live::new(&config, NodeEpoch(1), ConnectionId(1), NOW);
+    let connect = Connect {
+        version: Version::V5,
+        clean_start: true,
+        keep_alive_s: 0,
+        client_id: "c".try_into().expect("text"),
+        will: None,
+        user_name: None,
+        password: None,
+        properties: ConnectProperties {
+            session_expiry_s: Some(expiry_s),
+            ..ConnectProperties::default()
+        },
+    };
+    live.handle_packet(Packet::Connect(Box::new(connect)), NOW);
+    let admitted = Admitted {
+        identity: Identity("c".try_into().expect("text")),
+        client: "c".try_into().expect("a client id"),
+    };
+    live.handle_admitted(admitted, NOW);
+    let opened = Opened::Yes {
+        epoch: Epoch(9),
+        incarnation: Epoch(9),
+        session_present: false,
+    };
+    live.handle_opened(opened, NOW);
+    effects(&mut live);
+    live
+}
+
+fn effects(live: &mut Live) -> Vec<Effect> {
+    std::iter::from_fn(|| live.poll_effect()).collect()
+}
+
+fn publish(qos: QoS, packet_id: u16) -> Packet {
+    Packet::Publish(Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: "t".try_into().expect("a topic"),
+        packet_id: PacketId::new(packet_id),
+        payload: "m".into(),
+        topic_alias: None,
+        subscription_ids: mqtt::SubscriptionIds::new(),
+        properties: None,
+    })
+}
+
+fn message(payload: &'static str) -> Arc<Message> {
+    Arc::new(Message {
+        topic: "t".try_into().expect("a topic"),
+        payload: payload.into(),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        properties: None,
+        publisher: None,
+        received: NOW.wall,
+        expiry: None,
+    })
+}
+
+fn matched() -> Match {
+    let mut matched = Match::default();
+    matched.add(&subscription(), false);
+    matched
+}
+
+fn subscription() -> Subscription {
+    Subscription {
+        options: SubscribeOptions {
+            qos: QoS::AtLeastOnce,
+            ..SubscribeOptions::default()
+        },
+        id: None,
+    }
+}
+
+fn subscribe(live: &mut Live) -> Vec<Effect> {
+    let packet = Subscribe {
+        packet_id: PacketId::MIN,
+        filters: vec![("t".try_into().expect("a filter"), subscription().options)],
+        subscription_id: None,
+        user_properties: Vec::new(),
+    };
+    live.handle_packet(Packet::Subscribe(Box::new(packet)), NOW);
+    effects(live)
+}
+
+fn payloads(effects: &[Effect]) -> Vec<&[u8]> {
+    let mut found = Vec::new();
+    for effect in effects {
+        if let Effect::Deliver(outgoing) = effect {
+            found.push(&outgoing.message.payload[..]);
+        }
+    }
+    found
+}
+
+/// A clean session that subscribed and waits for retained messages under this token.
+fn awaiting_retained() -> (Live, Token) {
+    let mut live = connected(0);
+    let asked = subscribe(&mut live);
+    let [Effect::Subscribe { token, .. }] = asked[..] else {
+        panic!("{asked:?}");
+    };
+    live.handle_settled(token, ReasonCode::Success, NOW);
+    let after = effects(&mut live);
+    let [
+        Effect::Send(Packet::SubAck(_)),
+        Effect::Retained { token, .. },
+    ] = after[..]
+    else {
+        panic!("{after:?}");
+    };
+    (live, token)
+}
+
+#[test]
+fn an_idle_connection_is_small() {
+    let live = connected(0);
+
+    assert!(size_of::<Live>() <= 512, "{} bytes", size_of::<Live>());
+    assert!(size_of::<Effect>() <= 192, "{} bytes", size_of::<Effect>());
+    assert!(live.inbound.is_none() && live.outbound.is_none() && live.requests.is_none());
+}
+
+#[test]
+fn a_refused_qos_2_message_frees_its_id_in_the_shard_before_pubrec() {
+    let mut live = connected(60);
+    live.handle_packet(publish(QoS::ExactlyOnce, 3), NOW);
+    let asked = effects(&mut live);
+    let [Effect::Propose { token, .. }] = asked[..] else {
+        panic!("{asked:?}");
+    };
+    live.handle_answer(token, Answer::Q2In { n: 0, floor: 0 }, NOW);
+    let published = effects(&mut live);
+    assert!(matches!(published[..], [Effect::Publish(_)]));
+
+    live.handle_settled(token, ReasonCode::NotAuthorized, NOW);
+    let forgets = effects(&mut live);
+    let [Effect::Propose { token, command }] = &forgets[..] else {
+        panic!("{forgets:?}");
+    };
+    assert!(matches!(**command, Command::Q2Out { .. }));
+    live.handle_answer(*token, Answer::Q2Out { found: true }, NOW);
+
+    let answered = effects(&mut live);
+    let [Effect::Ack(ack)] = answered[..] else {
+        panic!("{answered:?}");
+    };
+    assert_eq!(
+        (ack.kind, ack.reason),
+        (AckKind::PubRec, ReasonCode::NotAuthorized)
+    );
+}
+
+#[test]
+fn a_lost_ownership_closes_without_a_command() {
+    let mut live = connected(60);
+    live.handle_packet(publish(QoS::ExactlyOnce, 3), NOW);
+    let asked = effects(&mut live);
+    let [Effect::Propose { token, .. }] = asked[..] else {
+        panic!("{asked:?}");
+    };
+
+    let current = Some(Epoch(10));
+    live.handle_answer(token, Answer::WrongEpoch { current }, NOW);
+
+    let ended = effects(&mut live);
+    let [
+        Effect::Send(Packet::Disconnect(disconnect)),
+        Effect::Close(closed),
+    ] = &ended[..]
+    else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(disconnect.reason, ReasonCode::SessionTakenOver);
+    assert_eq!(closed.command, None);
+}
+
+#[test]
+fn a_clean_session_holds_what_it_subscribed_behind_its_retained_messages() {
+    let (mut live, token) = awaiting_retained();
+    live.handle_message(message("later"), matched(), NOW);
+    assert_eq!(effects(&mut live), []);
+
+    live.handle_retained(token, vec![vec![message("retained")]], NOW);
+
+    let sent = effects(&mut live);
+    assert_eq!(payloads(&sent), [&b"retained"[..], b"later"]);
+    assert_eq!(live.queue_bytes(), 0);
+}
+
+#[test]
+fn retained_messages_that_do_not_come_are_given_up_after_five_seconds() {
+    let (mut live, _) = awaiting_retained();
+    live.handle_message(message("later"), matched(), NOW);
+
+    live.handle_timeout(at(4_999));
+    assert_eq!(effects(&mut live), []);
+    assert_eq!(live.deadline(), Some(at(5_000).mono));
+    live.handle_timeout(at(5_000));
+
+    assert_eq!(payloads(&effects(&mut live)), [b"later"]);
+}
+
+#[test]
+fn what_the_router_sends_a_persistent_session_with_qos_1_is_left_to_its_queue() {
+    let mut live = connected(60);
+
+    live.handle_message(message("m"), matched(), NOW);
+
+    assert_eq!(effects(&mut live), []);
+}
+
+#[test]
+fn an_expired_message_is_not_sent_and_counted() {
+    let mut live = connected(0);
+    live.handle_blocked();
+    let mut short_lived = (*message("m")).clone();
+    short_lived.expiry = Some(at(10).wall);
+    live.handle_message(Arc::new(short_lived), matched(), NOW);
+
+    live.handle_writable(at(10));
+
+    assert_eq!(effects(&mut live), []);
+    assert_eq!(live.dropped().expired, 1);
+}
+
+#[test]
+fn too_many_unanswered_requests_close_the_connection() {
+    let mut live = connected(0);
+    for _ in 0..64 {
+        subscribe(&mut live);
+    }
+    assert!(!live.is_closed());
+
+    subscribe(&mut live);
+
+    assert!(live.is_closed());
+}
