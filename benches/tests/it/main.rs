@@ -7,5 +7,6 @@
 
 mod check;
 mod fleet;
+mod folder;
 mod ledger;
 mod options;

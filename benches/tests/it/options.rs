@@ -1,3 +1,4 @@
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use tidewire_benches::demo::{self, Error, Options};
@@ -66,19 +67,29 @@ fn a_folder_in_use_is_not_taken_for_a_new_demo() {
 }
 
 #[test]
-fn a_node_that_cannot_start_fails_the_demo_and_its_words_are_shown() {
+fn a_node_that_ends_before_it_is_ready_fails_the_demo_and_its_words_are_shown() {
     let folder = tempfile::tempdir().unwrap();
+    let node = folder.path().join("node");
+    std::fs::write(
+        &node,
+        "#!/bin/sh\necho \"cannot $1: the disk is gone\" >&2\nexit 3\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&node, std::fs::Permissions::from_mode(0o755)).unwrap();
     let options = Options {
         data: Some(folder.path().join("demo")),
-        // Ends with 1 after writing "serve: …" to standard error.
-        program: Some("/bin/ls".into()),
+        program: Some(node),
         ..Options::default()
     };
 
     let error = demo::run(&options, &mut Vec::new()).unwrap_err();
 
     assert_eq!(error.exit_code(), 1);
-    assert!(error.to_string().contains("/bin/ls"), "{error}");
+    assert!(error.to_string().contains("exit status: 3"), "{error}");
+    assert!(
+        error.to_string().contains("cannot serve: the disk is gone"),
+        "{error}"
+    );
 }
 
 #[test]
