@@ -1,12 +1,15 @@
 //! The fleet against a broker that was written by others.
 
 use std::collections::HashSet;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+use mqttbytes::v4::{ConnAck, ConnectReturnCode, Packet, PubAck};
 use tidewire_benches::fleet::{self, Config, Stats, Summary};
 use tidewire_benches::ledger::{Entry, Header, Reader, Writer};
 use tidewire_benches::profile::METRIC_NAMES;
@@ -28,7 +31,7 @@ impl Mosquitto {
             .stdout(Stdio::null())
             .status();
         if known.is_err() {
-            eprintln!("SKIPPED fleet (2 tests): no mosquitto; install the package mosquitto");
+            eprintln!("SKIPPED fleet (2 tests of 3): no mosquitto; install the package mosquitto");
             return None;
         }
         let port = port.unwrap_or_else(|| {
@@ -221,4 +224,99 @@ fn a_fleet_whose_broker_dies_connects_again_and_gets_every_message_acknowledged(
         acknowledged.len()
     );
     assert_eq!(run.stats.in_flight(), 0);
+}
+
+/// Takes two connections of one device: the first closes after three PUBLISHes without a PUBACK,
+/// the second acknowledges everything. Returns the packets of each.
+fn swallow_then_serve(listener: &TcpListener) -> [Vec<Packet>; 2] {
+    let first = serve_one(listener, |packets| {
+        packets
+            .iter()
+            .filter(|packet| matches!(packet, Packet::Publish(_)))
+            .count()
+            == 3
+    });
+    let second = serve_one(listener, |packets| {
+        packets.last() == Some(&Packet::Disconnect)
+    });
+    [first, second]
+}
+
+/// Serves one connection until `is_over`, acknowledging only if that needs a DISCONNECT.
+fn serve_one(listener: &TcpListener, is_over: impl Fn(&[Packet]) -> bool) -> Vec<Packet> {
+    let acknowledges = is_over(&[Packet::Disconnect]);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let (mut packets, mut buffer) = (Vec::new(), BytesMut::new());
+    while !is_over(&packets) {
+        let mut chunk = [0; 4_096];
+        let Ok(packet) = mqttbytes::v4::read(&mut buffer, 65_536) else {
+            let read = stream.read(&mut chunk).unwrap();
+            assert_ne!(read, 0, "the device closed after {packets:?}");
+            buffer.extend_from_slice(&chunk[..read]);
+            continue;
+        };
+        let mut answer = BytesMut::new();
+        match &packet {
+            Packet::Connect(_) => {
+                let connack = ConnAck::new(ConnectReturnCode::Success, false);
+                connack.write(&mut answer).unwrap();
+            }
+            Packet::Publish(publish) if acknowledges => {
+                PubAck::new(publish.pkid).write(&mut answer).unwrap();
+            }
+            _ => {}
+        }
+        stream.write_all(&answer).unwrap();
+        packets.push(packet);
+    }
+    packets
+}
+
+fn publishes(packets: &[Packet]) -> Vec<(u16, bool, bytes::Bytes)> {
+    let publish = |packet: &Packet| match packet {
+        Packet::Publish(publish) => Some((publish.pkid, publish.dup, publish.payload.clone())),
+        _ => None,
+    };
+    packets.iter().filter_map(publish).collect()
+}
+
+#[test]
+fn what_lacks_its_puback_is_sent_again_after_a_reconnect_with_dup_in_a_persistent_session() {
+    for clean_session in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (interval, duration) = (Duration::from_millis(10), Duration::from_millis(50));
+        let config = Config {
+            clean_session,
+            inflight_max: 3,
+            resend_one_in: 0,
+            backfill_device: None,
+            ..Config::new(address, 1, interval, duration)
+        };
+        let mut served = None;
+
+        let run = run(folder.path(), config, |_| {
+            served = Some(swallow_then_serve(&listener));
+        });
+
+        let [first, second] = served.unwrap();
+        assert!(
+            matches!(&first[0], Packet::Connect(connect) if connect.clean_session == clean_session)
+        );
+        let (first, second) = (publishes(&first), publishes(&second));
+        assert_eq!((first.len(), second.len()), (3, 5));
+        for (sent, again) in first.iter().zip(&second) {
+            assert_eq!(
+                (again.0, again.1, &again.2),
+                (sent.0, !clean_session, &sent.2)
+            );
+            assert!(!sent.1);
+        }
+        assert!(second[3..].iter().all(|publish| !publish.1));
+        assert_eq!(keys(&run.entries, again), [(0, 0), (0, 1), (0, 2)]);
+        assert_eq!(keys(&run.entries, acknowledged).len(), 5);
+        assert_eq!(run.stats.reconnects(), 1);
+    }
 }
