@@ -22,7 +22,6 @@ impl Live {
             //# [MQTT-3.1.0-1] ... the first packet sent ... MUST be a CONNECT packet
             (Phase::Accepted, _) => self.close_server(ReasonCode::ProtocolError),
             (_, Packet::Connect(_)) => self.close_server(ReasonCode::ProtocolError),
-            (_, Packet::Disconnect(disconnect)) => self.handle_disconnect(&disconnect),
             (_, packet) => {
                 if self.early.len() < EARLY_PACKETS {
                     self.early.push_back(packet);
@@ -81,11 +80,12 @@ impl Live {
         if self.phase == Phase::ClosingOpen {
             // The socket ended meanwhile; what was opened is closed again.
             self.phase = Phase::Open;
-            return self.close(
-                ReasonCode::UnspecifiedError,
-                ClosedBy::Network,
-                WillFate::Keep,
-            );
+            let will = if self.early.iter().any(is_normal_disconnect) {
+                WillFate::Discard
+            } else {
+                WillFate::Keep
+            };
+            return self.close(ReasonCode::UnspecifiedError, ClosedBy::Network, will);
         }
         let Some(connect) = self.connecting.take() else {
             return;
@@ -204,6 +204,10 @@ impl Live {
     pub(super) fn is_owner(&self) -> bool {
         self.phase == Phase::Open && self.epoch != Epoch(0)
     }
+}
+
+fn is_normal_disconnect(packet: &Packet) -> bool {
+    matches!(packet, Packet::Disconnect(disconnect) if disconnect.reason == ReasonCode::Success)
 }
 
 fn stored_will(mut will: Box<Will>, delay_s_max: u32) -> Box<Will> {

@@ -266,3 +266,25 @@ fn too_many_unanswered_requests_close_the_connection() {
 
     assert!(live.is_closed());
 }
+
+#[test]
+fn a_subscription_identifier_from_a_client_is_a_protocol_error() {
+    // [MQTT-3.3.4-6]
+    let mut live = connected(0);
+    let Packet::Publish(mut packet) = publish(QoS::AtMostOnce, 0) else {
+        panic!("a PUBLISH");
+    };
+    packet.subscription_ids.push(std::num::NonZeroU32::MIN);
+
+    live.handle_packet(Packet::Publish(packet), NOW);
+
+    let ended = effects(&mut live);
+    let [
+        Effect::Send(Packet::Disconnect(disconnect)),
+        Effect::Close(_),
+    ] = &ended[..]
+    else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(disconnect.reason, ReasonCode::ProtocolError);
+}

@@ -423,3 +423,101 @@ fn a_connection_lost_before_its_open_commits_closes_what_was_opened() {
     assert_eq!(world.durable.sessions(), 0);
     assert!(world.is_quiet());
 }
+
+#[test]
+fn mqtt_3_1_2_4_v311_a_session_without_clean_session_is_kept() {
+    let mut world = World::new();
+    let mut packet = connect("a", Version::V311);
+    packet.clean_start = false;
+    let (id, first) = open(&mut world, packet.clone());
+    world.cut(id, 0);
+    world.settle(id);
+    world.advance(6 * 24 * 3_600_000);
+    world.settle(id);
+
+    let (_, second) = open(&mut world, packet);
+
+    assert!(!first.session_present);
+    assert!(second.session_present);
+}
+
+#[test]
+fn mqtt_4_12_0_7_auth_without_a_method_is_a_protocol_error() {
+    let mut world = World::new();
+    let (id, _) = open(&mut world, connect("a", Version::V5));
+    let auth = mqtt::Auth {
+        reason: ReasonCode::ReAuthenticate,
+        authentication_method: Some("m".try_into().expect("text")),
+        authentication_data: None,
+        properties: None,
+    };
+    let now = world.now;
+
+    world
+        .live(id)
+        .handle_packet(Packet::Auth(Box::new(auth)), now);
+    world.drain(id);
+
+    let reason = world.closed(id).map(|closed| closed.reason);
+    assert_eq!(reason, Some(ReasonCode::ProtocolError));
+}
+
+#[test]
+fn mqtt_4_13_1_1_malformed_bytes_close_with_their_reason_and_nobody_else() {
+    let mut world = World::new();
+    let (id, _) = open(&mut world, connect("a", Version::V5));
+    let (other, _) = open(&mut world, connect("b", Version::V5));
+    let now = world.now;
+
+    world
+        .live(id)
+        .handle_malformed(ReasonCode::MalformedPacket, now);
+    world.drain(id);
+
+    let packets = world.settle(id);
+    let reason = disconnect_reason(&packets);
+    assert_eq!(reason, Some(ReasonCode::MalformedPacket));
+    assert_eq!(world.exchange(other, &Packet::PingReq), [Packet::PingResp]);
+}
+
+#[test]
+fn mqtt_3_1_2_2_an_unsupported_version_is_answered_with_0x84() {
+    let mut world = World::new();
+    let id = world.accept();
+    let now = world.now;
+
+    let reason = ReasonCode::UnsupportedProtocolVersion;
+    world.live(id).handle_malformed(reason, now);
+    world.drain(id);
+
+    let packets = world.settle(id);
+    let [Packet::ConnAck(connack)] = &packets[..] else {
+        panic!("{packets:?}");
+    };
+    assert_eq!(connack.reason, reason);
+    assert!(world.closed(id).is_some());
+}
+
+#[test]
+fn mqtt_3_1_4_2_a_failed_authentication_is_answered_and_closed() {
+    let mut world = World::new();
+    let id = world.accept();
+    let now = world.now;
+    let live = world.live(id);
+    let packet = Packet::Connect(Box::new(connect("a", Version::V5)));
+    live.handle_packet(packet, now);
+    assert!(live.is_connecting());
+    live.poll_effect();
+
+    live.handle_refused(ReasonCode::BadUserNameOrPassword, now);
+    live.handle_packet(Packet::PingReq, now);
+    world.drain(id);
+
+    let packets = world.settle(id);
+    let [Packet::ConnAck(connack)] = &packets[..] else {
+        panic!("{packets:?}");
+    };
+    assert_eq!(connack.reason, ReasonCode::BadUserNameOrPassword);
+    assert!(!connack.session_present);
+    assert!(world.closed(id).is_some());
+}

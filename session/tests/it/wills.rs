@@ -157,3 +157,96 @@ fn the_death_of_a_node_publishes_the_wills_of_its_connections() {
     world.durable = shard;
     assert!(world.closed(watcher).is_none());
 }
+
+#[test]
+fn mqtt_3_1_2_10_a_reconnect_without_a_will_has_none() {
+    let (mut world, watcher) = watched();
+    let mortal = with_will(&mut world, 10, 100, false);
+    world.cut(mortal, 0);
+    let mut packet = connect("mortal", Version::V5);
+    packet.clean_start = false;
+    packet.properties.session_expiry_s = Some(100);
+    let id = world.accept();
+    world.exchange(id, &Packet::Connect(Box::new(packet)));
+
+    world.cut(id, 0);
+    world.settle(watcher);
+    world.advance(50_000);
+
+    assert_eq!(wills(&mut world, watcher), 0);
+}
+
+#[test]
+fn a_disconnect_before_connack_discards_the_will_though_the_socket_ends() {
+    let (mut world, watcher) = watched();
+    let mut packet = connect("mortal", Version::V5);
+    packet.will = Some(Box::new(Will {
+        topic: "will/mortal".try_into().expect("a topic"),
+        payload: "gone".into(),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        delay_s: None,
+        properties: None,
+    }));
+    let id = world.accept();
+    world.client_sends(id, &Packet::Connect(Box::new(packet)));
+    world.client_sends(id, &disconnect(ReasonCode::Success));
+    world.move_up(id, usize::MAX);
+
+    world.cut(id, 0);
+
+    assert_eq!(wills(&mut world, watcher), 0);
+    assert!(world.closed(id).is_some());
+    assert_eq!(world.durable.sessions(), 1);
+}
+
+#[test]
+fn mqtt_3_1_2_15_a_retained_will_yields_to_what_a_newer_connection_retained() {
+    let (mut world, watcher) = watched();
+    let retained = |world: &World| {
+        let filter = "state".try_into().expect("a filter");
+        let rows = world.durable.retained_matching(&filter, 10, world.now.wall);
+        rows.iter().map(|m| m.payload.clone()).collect::<Vec<_>>()
+    };
+    let connect_with_will = |world: &mut World| {
+        let mut packet = connect("device", Version::V5);
+        packet.will = Some(Box::new(Will {
+            topic: "state".try_into().expect("a topic"),
+            payload: "offline".into(),
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            delay_s: None,
+            properties: None,
+        }));
+        let id = world.accept();
+        world.exchange(id, &Packet::Connect(Box::new(packet)));
+        let mut online = crate::client::publish("state", QoS::AtLeastOnce, Some(1), "online");
+        online.retain = true;
+        (id, online)
+    };
+    let (first, online) = connect_with_will(&mut world);
+    world.exchange(first, &Packet::Publish(online));
+    assert_eq!(retained(&world), ["online"]);
+    world.cut(first, 0);
+    world.settle(watcher);
+    assert_eq!(retained(&world), ["offline"]);
+
+    let (second, online) = connect_with_will(&mut world);
+    world.exchange(second, &Packet::Publish(online));
+    // The will of the first connection is fanned out once more, late.
+    let stamp = tidewire_session::Stamp {
+        publisher: Some(crate::world::client_id("device")),
+        epoch: tidewire_session::Epoch(1),
+        seq: u64::MAX,
+    };
+    let late = tidewire_session::Retain {
+        topic: "state".try_into().expect("a topic"),
+        message: None,
+        stamp,
+    };
+    let index = world.durable.index() + 1;
+    let now = world.now.wall;
+    world.durable.apply(index, now, &Command::Retain(late));
+
+    assert_eq!(retained(&world), ["online"]);
+}
