@@ -11,14 +11,14 @@ use crate::log::{AppendError, Log};
 use crate::stream::StreamId;
 
 /// Is one telemetry PUBLISH as the connection received it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
     /// The rule that matched the topic.
     pub stream: StreamId,
     /// Device id, from [`crate::Streams::match_topic`].
     pub device: &'a str,
     /// The payload, untouched; shares memory with the packet until it is durable.
-    pub payload: Bytes,
+    pub payload: &'a Bytes,
     /// MQTT 5 Content Type as the PUBLISH named it, if it did.
     pub content_type: Option<&'a str>,
     /// Wall time of receipt in milliseconds since the Unix epoch. With the node and
@@ -97,7 +97,7 @@ impl Batch {
     /// # Panics
     /// When the device id is longer than 65 535 bytes; none comes so out of
     /// [`crate::Streams::match_topic`].
-    pub fn push(&mut self, message: Message<'_>) {
+    pub fn push(&mut self, message: &Message<'_>) {
         assert!(
             message.device.len() <= usize::from(u16::MAX),
             "a device id fits a log record"
@@ -107,7 +107,7 @@ impl Batch {
         self.records.push(Record {
             partition: telemetry::bucket_of(message.device.as_bytes(), self.buckets),
             key: self.devices.split().freeze(),
-            payload: message.payload,
+            payload: message.payload.clone(),
             content_type: message
                 .content_type
                 .map_or(ContentType::Unspecified, content_type_of),

@@ -6,17 +6,34 @@
 
 #![forbid(unsafe_code)]
 
-mod config;
-mod ingest;
-mod line;
-pub mod log;
-mod query;
 mod stream;
 
+mod config;
+
+mod ingest;
+
+mod embedded;
+pub mod log;
+
+mod counters;
+mod dead_letter;
+mod merger;
+mod processor;
+mod progress;
+mod writer;
+
+mod query;
+
+mod line;
+
 pub use config::{Config, LogConfig};
+pub use counters::DeadLetterReason;
+pub use dead_letter::DeadLetter;
 pub use ingest::{
     Batch, Done, Ingest, Message, Outcome, READY_CALLBACKS_MAX, Refused, RefusedReason,
 };
+#[doc(hidden)]
+pub use line::Defects;
 pub use line::{Fatal, OnFatal, OpenError, Telemetry};
 pub use query::{QueryError, QueryRequest, QueryService};
 pub use stream::{

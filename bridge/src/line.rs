@@ -1,15 +1,35 @@
 //! The telemetry line of a node: log, writer, hot store, queries.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use admin::query::{PipelineStatus, TsdbStatus};
-use runtime::Clock;
+use runtime::ractor::{Actor, ActorRef};
+use runtime::{ChildSpec, Clock, Restart, Supervisor, SupervisorMessage};
 use storage::fs::Fs;
+use storage::log::{self, EmbeddedLog};
+use storage::tsdb::{self, Tsdb};
+use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::counters::Counters;
+use crate::dead_letter::DeadLetters;
+use crate::embedded::Embedded;
 use crate::ingest::Ingest;
-use crate::query::QueryService;
+use crate::log::Log;
+use crate::merger::Merger;
+use crate::progress::Progress;
+use crate::query::{QueryService, status_of};
+use crate::writer::{StoreWriter, WriterContext, positions_of};
+
+/// Bytes of a dead-letter segment file.
+const DLQ_SEGMENT_BYTES: u32 = 4 << 20;
+/// Restarts of the writer within [`RESTART_WINDOW_MS`] after which the process is to end.
+const RESTARTS_MAX: usize = 5;
+const RESTART_WINDOW_MS: u64 = 60_000;
 
 /// Says that the line cannot go on: a disk failed or a stored thing is damaged. Nothing more is
 /// acknowledged; the process is to end.
@@ -30,6 +50,9 @@ pub enum OpenError {
     /// The log could not be opened or does not fit the store.
     #[error("telemetry log: {0}")]
     Log(String),
+    /// The dead letters could not be opened.
+    #[error("dead letters: {0}")]
+    DeadLetters(String),
     /// The hot store could not be opened.
     #[error("hot store: {0}")]
     Store(String),
@@ -38,17 +61,70 @@ pub enum OpenError {
     Start(String),
 }
 
+/// Sabotage: what a test leaves out to see that its checks bite.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Defects {
+    /// Of the log.
+    pub log: storage::log::Defects,
+    /// Of the store.
+    pub tsdb: tsdb::Defects,
+}
+
 /// Is the telemetry line of a node, the one object that the broker holds.
 #[derive(Debug)]
 pub struct Telemetry {
     ingest: Ingest,
     query: QueryService,
+    tsdb: Tsdb,
+    running: Running,
+}
+
+/// What ends with the line.
+struct Running {
+    context: Arc<WriterContext>,
+    supervisor: ActorRef<SupervisorMessage>,
+    watch: Mutex<Option<JoinHandle<()>>>,
+    shut: AtomicBool,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running")
+            .field("shut", &self.shut)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the parts of a line lie.
+pub(crate) struct Folders {
+    pub(crate) log: PathBuf,
+    pub(crate) dead_letters: PathBuf,
+    pub(crate) tsdb: PathBuf,
+}
+
+impl Folders {
+    pub(crate) fn of(data_dir: &Path) -> Self {
+        Self {
+            log: data_dir.join("log"),
+            dead_letters: data_dir.join("dlq"),
+            tsdb: data_dir.join("tsdb"),
+        }
+    }
+}
+
+/// Log and store on disk, opened and matched, with nothing running.
+struct Parts {
+    log: Arc<dyn Log>,
+    tsdb: Tsdb,
+    dead_letters: DeadLetters,
+    stop: Arc<AtomicBool>,
 }
 
 impl Telemetry {
     /// Opens or creates the line in `data_dir` (folders `log`, `dlq` and `tsdb`) and starts its
     /// writer, which replays what the log holds beyond the store. Must be called within a tokio
-    /// runtime; blocks on the disk while log and store are checked.
+    /// runtime; the disk work is done on its blocking threads.
     ///
     /// # Errors
     /// Nothing was started. A torn tail of the log may have been cut.
@@ -59,8 +135,114 @@ impl Telemetry {
         config: Config,
         on_fatal: OnFatal,
     ) -> Result<Self, OpenError> {
-        let _ = (data_dir, fs, clock, config, on_fatal);
-        Err(OpenError::Store("being built".to_owned()))
+        Self::open_sabotaged(data_dir, fs, clock, config, on_fatal, Defects::default()).await
+    }
+
+    /// As [`Telemetry::open`], with mistakes that a checker must find.
+    ///
+    /// # Errors
+    /// As [`Telemetry::open`].
+    #[doc(hidden)]
+    pub async fn open_sabotaged(
+        data_dir: &Path,
+        fs: Arc<dyn Fs>,
+        clock: Arc<dyn Clock>,
+        config: Config,
+        on_fatal: OnFatal,
+        defects: Defects,
+    ) -> Result<Self, OpenError> {
+        check(&config)?;
+        let folders = Folders::of(data_dir);
+        let parts = {
+            let (config, on_fatal) = (config.clone(), Arc::clone(&on_fatal));
+            tokio::task::spawn_blocking(move || {
+                open_parts(&fs, &folders, &config, &on_fatal, defects)
+            })
+        };
+        let parts = parts
+            .await
+            .map_err(|error| OpenError::Start(error.to_string()))??;
+        Self::start(parts, clock, &config, on_fatal).await
+    }
+
+    async fn start(
+        parts: Parts,
+        clock: Arc<dyn Clock>,
+        config: &Config,
+        on_fatal: OnFatal,
+    ) -> Result<Self, OpenError> {
+        let Parts {
+            log,
+            tsdb,
+            dead_letters,
+            stop,
+        } = parts;
+        let ingest = Ingest::new(Arc::clone(&log), config.node, config.inflight_bytes_limit);
+        let progress = Arc::new(Progress::new(log.partitions()));
+        let query = QueryService::start(
+            &tsdb,
+            Arc::clone(&log),
+            Arc::clone(&progress),
+            config.query_wait,
+        )
+        .map_err(|error| OpenError::Start(format!("the query threads: {error}")))?;
+        let (sealed, merge) = crossbeam_channel::bounded(1);
+        let context = Arc::new(WriterContext {
+            log,
+            tsdb: tsdb.clone(),
+            dead_letters: Arc::new(Mutex::new(dead_letters)),
+            ingest: ingest.clone(),
+            progress,
+            counters: Arc::new(Counters::default()),
+            clock,
+            head_bytes_limit: config.head_bytes_limit,
+            head_age_max_ms: config.head_age_max.as_millis() as u64,
+            stop: Arc::clone(&stop),
+            seal_asked: AtomicU64::new(0),
+            seal_done: tokio::sync::watch::Sender::new(0),
+            sealed,
+            in_store: AtomicBool::new(false),
+            on_fatal: Arc::clone(&on_fatal),
+        });
+        let children = vec![
+            writer_child(Arc::clone(&context)),
+            merger_child(
+                tsdb.clone(),
+                merge,
+                Arc::clone(&stop),
+                Arc::clone(&on_fatal),
+            ),
+        ];
+        let supervisor = Supervisor {
+            name: "telemetry",
+            restarts_max: RESTARTS_MAX,
+            window_ms: RESTART_WINDOW_MS,
+        };
+        let (supervisor, ended) = Actor::spawn(None, supervisor, children)
+            .await
+            .map_err(|error| OpenError::Start(format!("the telemetry supervisor: {error}")))?;
+        let watch = tokio::spawn(async move {
+            if let Err(error) = ended.await {
+                tracing::warn!(%error, "the telemetry supervisor's task failed");
+            }
+            if !stop.load(Ordering::Acquire) {
+                on_fatal(Fatal(
+                    "the store's writer failed again and again".to_owned(),
+                ));
+            }
+        });
+        let running = Running {
+            context,
+            supervisor,
+            watch: Mutex::new(Some(watch)),
+            shut: AtomicBool::new(false),
+        };
+        Ok(Self {
+            ingest,
+            query,
+            tsdb,
+            running,
+        })
     }
 
     /// Takes batches from the broker.
@@ -76,20 +258,270 @@ impl Telemetry {
     /// Is what passed the line since the start.
     pub fn status(&self) -> PipelineStatus {
         let counts = self.ingest.counts();
+        let context = &self.running.context;
+        let counters = &context.counters;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let stats = self.tsdb.stats();
         PipelineStatus {
             accepted_messages: counts.accepted_messages,
-            ..PipelineStatus::default()
+            accepted_bytes: counts.accepted_bytes,
+            inflight_bytes: counts.inflight_bytes,
+            refused_batches: counts.refused_batches,
+            processed_messages: load(&counters.processed_messages),
+            stored_rows: load(&counters.stored_rows),
+            stored_points: load(&counters.stored_points),
+            duplicate_points: load(&counters.duplicate_points),
+            late_rows: load(&counters.late_rows),
+            replaced_points: load(&counters.replaced_points),
+            dead_letters: counters.dead_letters(),
+            lag: self.lag(),
+            seals: stats.seals,
+            merges: stats.merges,
+            writer_restarts: load(&counters.writer_restarts),
+            log_bytes: context.log.disk_bytes(),
         }
+    }
+
+    fn lag(&self) -> BTreeMap<u32, u64> {
+        let context = &self.running.context;
+        (0..)
+            .zip(context.log.ends())
+            .map(|(partition, end)| {
+                let position = context.progress.position(partition);
+                (u32::from(partition), end.saturating_sub(position))
+            })
+            .filter(|(_, lag)| *lag > 0)
+            .collect()
     }
 
     /// Is the state of the hot store.
     pub fn tsdb_status(&self) -> TsdbStatus {
-        TsdbStatus::default()
+        status_of(&self.tsdb.stats())
     }
 
-    /// Refuses new batches, makes durable what was submitted, stops the writer after what it is
-    /// doing. Rows not yet sealed stay in the log and are replayed by the next start.
-    pub async fn shutdown(self) {
-        self.ingest.stopped();
+    /// Waits until the writer has passed what is durable in the log now and has sealed it. For
+    /// tests, and for whoever wants everything in segments before a copy.
+    pub async fn seal(&self) {
+        let context = &self.running.context;
+        for (partition, end) in (0..).zip(context.log.ends()) {
+            context.progress.reach(partition, end).await;
+        }
+        let mut done = context.seal_done.subscribe();
+        let asked = context.seal_asked.fetch_add(1, Ordering::AcqRel) + 1;
+        // The sender lives as long as `self`.
+        if done.wait_for(|done| *done >= asked).await.is_err() {
+            tracing::debug!("the writer is gone");
+        }
     }
+
+    /// Refuses new batches, makes durable what was submitted (its completions are called), stops
+    /// writer and merges. Rows not yet sealed stay in the log and are replayed by the next start.
+    /// A second call does nothing.
+    pub async fn shutdown(&self) {
+        if self.running.shut.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.running.stop();
+        self.ingest.stopped();
+        let context = Arc::clone(&self.running.context);
+        let closed = tokio::task::spawn_blocking(move || context.log.close()).await;
+        if let Err(error) = closed {
+            tracing::error!(%error, "closing the log failed");
+        }
+        // The children stop by themselves once their threads have ended.
+        for child in self.running.supervisor.get_children() {
+            if let Err(error) = child.wait(Some(STOP_WAIT)).await {
+                tracing::warn!(%error, "a telemetry thread does not end");
+            }
+        }
+        self.running.supervisor.stop(None);
+        let watch = self
+            .running
+            .watch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(watch) = watch
+            && let Err(error) = watch.await
+        {
+            tracing::warn!(%error, "watching the telemetry supervisor failed");
+        }
+        let context = Arc::clone(&self.running.context);
+        let closed = tokio::task::spawn_blocking(move || {
+            context
+                .dead_letters
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .close();
+        });
+        if let Err(error) = closed.await {
+            tracing::error!(%error, "closing the dead letters failed");
+        }
+    }
+}
+
+/// How long a stop waits for a seal or a piece of a merge to end.
+const STOP_WAIT: Duration = Duration::from_secs(20);
+
+impl Running {
+    fn stop(&self) {
+        self.context.stop.store(true, Ordering::Release);
+        // A full channel wakes the merge thread as well.
+        if self.context.sealed.try_send(()).is_err() {
+            tracing::debug!("the merge thread is awake or gone");
+        }
+    }
+}
+
+impl Drop for Running {
+    /// Ends the threads of a line that was not shut down, as after a crash in a test.
+    fn drop(&mut self) {
+        self.stop();
+        self.supervisor.stop(None);
+    }
+}
+
+fn writer_child(context: Arc<WriterContext>) -> ChildSpec {
+    ChildSpec {
+        name: "store-writer".to_owned(),
+        restart: Restart::OnFailure,
+        spawn: Box::new(move |supervisor| {
+            let writer = StoreWriter {
+                context: Arc::clone(&context),
+            };
+            Box::pin(async move {
+                let (actor, _) = Actor::spawn_linked(None, writer, (), supervisor).await?;
+                Ok(actor.get_cell())
+            })
+        }),
+    }
+}
+
+fn merger_child(
+    tsdb: Tsdb,
+    sealed: crossbeam_channel::Receiver<()>,
+    stop: Arc<AtomicBool>,
+    on_fatal: OnFatal,
+) -> ChildSpec {
+    ChildSpec {
+        name: "tsdb-merge".to_owned(),
+        restart: Restart::OnFailure,
+        spawn: Box::new(move |supervisor| {
+            let merger = Merger {
+                tsdb: tsdb.clone(),
+                sealed: sealed.clone(),
+                stop: Arc::clone(&stop),
+                on_fatal: Arc::clone(&on_fatal),
+            };
+            Box::pin(async move {
+                let (actor, _) = Actor::spawn_linked(None, merger, (), supervisor).await?;
+                Ok(actor.get_cell())
+            })
+        }),
+    }
+}
+
+fn check(config: &Config) -> Result<(), OpenError> {
+    let refuse = |what: String| Err(OpenError::Config(what));
+    if config.buckets == 0 {
+        return refuse("telemetry.buckets = 0: there must be at least 1".to_owned());
+    }
+    if !(1..=4096).contains(&config.block_rows) {
+        return refuse(format!(
+            "block_rows = {} is outside 1 to 4096",
+            config.block_rows
+        ));
+    }
+    if !(2..=64).contains(&config.merge_fan_in) {
+        return refuse(format!(
+            "merge_fan_in = {} is outside 2 to 64",
+            config.merge_fan_in
+        ));
+    }
+    if config.head_bytes_limit == 0 || config.inflight_bytes_limit == 0 {
+        return refuse("head_bytes_limit and inflight_bytes_limit must be at least 1".to_owned());
+    }
+    Ok(())
+}
+
+pub(crate) fn log_config(config: &Config) -> log::Config {
+    log::Config {
+        partitions: config.buckets,
+        segment_bytes: config.log.segment_bytes,
+        log_bytes_limit: config.log.log_bytes_limit,
+        read_retention: config.log.read_retention,
+        read_retention_bytes: config.log.read_retention_bytes,
+        ..log::Config::default()
+    }
+}
+
+pub(crate) fn tsdb_config(config: &Config) -> tsdb::Config {
+    tsdb::Config {
+        buckets: config.buckets,
+        block_rows: config.block_rows,
+        merge_fan_in: config.merge_fan_in,
+    }
+}
+
+fn open_parts(
+    fs: &Arc<dyn Fs>,
+    folders: &Folders,
+    config: &Config,
+    on_fatal: &OnFatal,
+    defects: Defects,
+) -> Result<Parts, OpenError> {
+    let tsdb = Tsdb::open_with_defects(
+        Arc::clone(fs),
+        &folders.tsdb,
+        tsdb_config(config),
+        defects.tsdb,
+    )
+    .map_err(|error| OpenError::Store(error.to_string()))?;
+    let log = {
+        let on_fatal = Arc::clone(on_fatal);
+        let failed = move |fatal: log::Fatal| on_fatal(Fatal(fatal.to_string()));
+        let log_config = log_config(config);
+        if defects.log == log::Defects::default() {
+            EmbeddedLog::open(Arc::clone(fs), &folders.log, log_config, failed)
+        } else {
+            EmbeddedLog::open_sabotaged(
+                Arc::clone(fs),
+                &folders.log,
+                log_config,
+                0,
+                defects.log,
+                failed,
+            )
+        }
+    };
+    let log = log.map_err(|error| OpenError::Log(error.to_string()))?;
+    let log: Arc<dyn Log> = Arc::new(Embedded::new(log));
+    // Said now, and not by the writer later: a log that does not fit the store must not serve.
+    let from = positions_of(&tsdb, log.partitions()).map_err(OpenError::Store)?;
+    log.consume(&from)
+        .map_err(|error| OpenError::Log(error.to_string()))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let dlq = log::Config {
+        segment_bytes: DLQ_SEGMENT_BYTES.min(config.log.segment_bytes),
+        tail_cache_bytes: 0,
+        ..log_config(config)
+    };
+    let dead_letters = {
+        let on_fatal = Arc::clone(on_fatal);
+        let failed = move |fatal: log::Fatal| on_fatal(Fatal(format!("dead letters: {fatal}")));
+        DeadLetters::open(
+            Arc::clone(fs),
+            &folders.dead_letters,
+            dlq,
+            Arc::clone(&stop),
+            failed,
+        )
+    };
+    let dead_letters = dead_letters.map_err(|error| OpenError::DeadLetters(error.to_string()))?;
+    Ok(Parts {
+        log,
+        tsdb,
+        dead_letters,
+        stop,
+    })
 }

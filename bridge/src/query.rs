@@ -1,5 +1,23 @@
 //! Questions to the hot store: any device, any moment.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use admin::query::{LevelStatus, MetricValue, QueryAnswer, QueryRow, TsdbStatus};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use storage::tsdb::{self, Tsdb};
+use telemetry::{DeviceId, Row};
+use tokio::sync::oneshot;
+
+use crate::log::Log;
+use crate::progress::Progress;
+
+/// Questions that may wait for a query thread.
+const WAITING_MAX: usize = 256;
+/// Threads that read the disk for questions.
+pub(crate) const QUERY_THREADS: usize = 2;
+
 /// Is a question about one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryRequest {
@@ -36,20 +54,141 @@ pub enum QueryError {
 }
 
 /// Answers questions; cloning it is cheap and any thread may hold one.
-#[derive(Clone, Debug)]
-pub struct QueryService {}
+#[derive(Clone)]
+pub struct QueryService {
+    jobs: Sender<Job>,
+    log: Arc<dyn Log>,
+    progress: Arc<Progress>,
+    wait: Duration,
+}
+
+impl std::fmt::Debug for QueryService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryService")
+            .field("waiting", &self.jobs.len())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Job {
+    request: QueryRequest,
+    device: DeviceId,
+    bucket: u16,
+    answer: oneshot::Sender<Result<Vec<Row>, tsdb::Error>>,
+}
 
 impl QueryService {
+    /// Starts the query threads; they end when the last handle is dropped.
+    pub(crate) fn start(
+        tsdb: &Tsdb,
+        log: Arc<dyn Log>,
+        progress: Arc<Progress>,
+        wait: Duration,
+    ) -> std::io::Result<Self> {
+        let (jobs, queue) = crossbeam_channel::bounded(WAITING_MAX);
+        for _ in 0..QUERY_THREADS {
+            let (tsdb, queue) = (tsdb.clone(), queue.clone());
+            std::thread::Builder::new()
+                .name("tsdb-query".to_owned())
+                .spawn(move || answer_all(&tsdb, &queue))?;
+        }
+        Ok(Self {
+            jobs,
+            log,
+            progress,
+            wait,
+        })
+    }
+
     /// Waits up to `query_wait` for the store's writer to pass the log's end as of now, then
     /// reads; `partial` is true when it waited in vain. Dropping the future abandons the question.
     ///
     /// # Errors
     /// See [`QueryError`].
-    pub async fn query(
-        &self,
-        request: QueryRequest,
-    ) -> Result<admin::query::QueryAnswer, QueryError> {
-        let _ = request;
-        Err(QueryError::Stopped)
+    pub async fn query(&self, request: QueryRequest) -> Result<QueryAnswer, QueryError> {
+        let device = DeviceId::parse(&request.device)
+            .map_err(|error| QueryError::Device(error.to_string()))?;
+        let bucket = telemetry::bucket_of(device.as_bytes(), u32::from(self.log.partitions()));
+        let end = self
+            .log
+            .ends()
+            .get(usize::from(bucket))
+            .copied()
+            .unwrap_or(0);
+        let reached = tokio::time::timeout(self.wait, self.progress.reach(bucket, end)).await;
+        let (answer, answered) = oneshot::channel();
+        self.jobs
+            .try_send(Job {
+                request,
+                device,
+                bucket,
+                answer,
+            })
+            .map_err(|error| match error {
+                TrySendError::Full(_) => QueryError::Busy { limit: WAITING_MAX },
+                TrySendError::Disconnected(_) => QueryError::Stopped,
+            })?;
+        let rows = answered.await.map_err(|_| QueryError::Stopped)?;
+        let rows = rows.map_err(|error| QueryError::Store(error.to_string()))?;
+        Ok(QueryAnswer {
+            rows: rows.iter().map(answer_row).collect(),
+            partial: reached.is_err(),
+        })
+    }
+}
+
+fn answer_all(tsdb: &Tsdb, queue: &Receiver<Job>) {
+    for Job {
+        request,
+        device,
+        bucket,
+        answer,
+    } in queue
+    {
+        if answer.is_closed() {
+            continue;
+        }
+        let rows = tsdb.query(&tsdb::Query {
+            bucket,
+            device: &device,
+            metrics: &request.metrics,
+            from_ms: request.from_ms,
+            to_ms: request.to_ms,
+            limit: request.limit,
+        });
+        if answer.send(rows).is_err() {
+            tracing::debug!("a question was abandoned");
+        }
+    }
+}
+
+/// Puts a row into the form of the admin API.
+pub(crate) fn answer_row(row: &Row) -> QueryRow {
+    let metrics: BTreeMap<String, MetricValue> = row
+        .metrics()
+        .map(|(name, value)| (name.as_str().to_owned(), MetricValue(value)))
+        .collect();
+    QueryRow {
+        ts: row.ts_ms,
+        metrics,
+    }
+}
+
+/// Puts the size of the store into the form of the admin API.
+pub(crate) fn status_of(stats: &tsdb::Stats) -> TsdbStatus {
+    let levels = stats.levels.iter().map(|level| LevelStatus {
+        level: level.level,
+        segments: level.segments,
+        rows: level.rows,
+        points: level.points,
+        bytes: level.bytes,
+        block_bytes: level.block_bytes,
+    });
+    TsdbStatus {
+        levels: levels.collect(),
+        head_rows: stats.head_rows,
+        head_points: stats.head_points,
+        head_bytes: stats.head_bytes,
+        merged_bytes_per_point: stats.merged_bytes_per_point(),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use telemetry::query::{SourceRow, merge_rows};
-use telemetry::{DeviceId, Head, Merge, MetricName, Row, Stamp};
+use telemetry::{DeviceId, Head, Merge, MetricName, Row, Stamp, block};
 
 use super::cache::Cache;
 use super::error::Error;
@@ -513,22 +513,26 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// Appends rows as one block, or as several when one cannot hold them.
     pub(super) fn push(
         &mut self,
         bucket: u16,
         device: &DeviceId,
-        rows: &[Row],
+        mut rows: &[Row],
     ) -> Result<(), Error> {
-        if self.writer()?.push(bucket, device, rows)? == Pushed::Taken {
-            return Ok(());
+        while !rows.is_empty() {
+            let (block, rest) = rows.split_at(block::rows_that_fit(rows).max(1));
+            if self.writer()?.push(bucket, device, block)? == Pushed::Full {
+                self.close()?;
+                let pushed = self.writer()?.push(bucket, device, block)?;
+                assert_eq!(
+                    pushed,
+                    Pushed::Taken,
+                    "an empty segment has room for one schema"
+                );
+            }
+            rows = rest;
         }
-        self.close()?;
-        let pushed = self.writer()?.push(bucket, device, rows)?;
-        assert_eq!(
-            pushed,
-            Pushed::Taken,
-            "an empty segment has room for the schemas of one block"
-        );
         Ok(())
     }
 

@@ -3,7 +3,6 @@
 //! The layout is in `docs/formats/segment.md`.
 
 mod format;
-mod plain;
 mod reader;
 mod writer;
 

@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use telemetry::{DeviceId, Row, Schemas};
+use telemetry::{DeviceId, Row, Schemas, block};
 
 use super::format::{
     BlockEntry, FOOTER_BYTES, Footer, FrameError, HEADER_BYTES, Header, PIECE_BYTES_MAX,
     PIECE_HEADER_BYTES, PageEntry, VERSION, decode_all, file_name,
 };
-use super::plain;
 use super::writer::FILE_BYTES_MIN;
 use crate::fs::{File, Fs};
 use crate::tsdb::cache::Cache;
@@ -129,7 +128,7 @@ impl Segment {
     /// Decodes a block.
     pub(in crate::tsdb) fn rows(&self, entry: &BlockEntry) -> Result<Vec<Row>, Error> {
         let bytes = self.piece(entry.offset, entry.len)?;
-        let rows = plain::decode(&bytes, &self.schemas)
+        let rows = block::decode(&bytes, &self.schemas)
             .map_err(|error| self.damaged(entry.offset, error.to_string()))?;
         let as_indexed = rows.len() == entry.rows as usize
             && rows.first().is_some_and(|row| row.ts_ms == entry.ts_min_ms)

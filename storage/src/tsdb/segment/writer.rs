@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use telemetry::block::{self, EncodeError};
 use telemetry::{DeviceId, Row, Schemas};
 
 use super::format::{
     BlockEntry, FOOTER_BYTES, Footer, HEADER_BYTES, Header, PAGE_BYTES, PIECE_BYTES_MAX,
     PIECE_HEADER_BYTES, PageEntry, file_name,
 };
-use super::plain;
 use crate::fs::{File, Fs};
 use crate::tsdb::error::Error;
 use crate::tsdb::manifest::SegmentV1;
@@ -74,8 +74,8 @@ impl Writer {
     /// Appends a block of one device.
     ///
     /// # Panics
-    /// When the rows are none, not strictly ascending by time, or the block does not follow the
-    /// one before it: a reader would not find it.
+    /// When the rows are none, not strictly ascending by time, more than fit a block, or when the
+    /// block does not follow the one before it: a reader would not find it.
     pub(in crate::tsdb) fn push(
         &mut self,
         bucket: u16,
@@ -94,10 +94,11 @@ impl Writer {
             self.last.as_ref().is_none_or(|last| *last < key),
             "blocks ascend by key"
         );
-        let mut encoded = Vec::new();
-        if plain::encode(rows, &mut self.schemas, &mut encoded).is_err() {
-            return Ok(Pushed::Full);
-        }
+        let encoded = match block::encode(rows, &mut self.schemas) {
+            Ok(encoded) => encoded,
+            Err(EncodeError::SchemasFull(_)) => return Ok(Pushed::Full),
+            Err(error) => panic!("rows of a head or of blocks make a block: {error}"),
+        };
         assert!(
             encoded.len() <= PIECE_BYTES_MAX as usize,
             "a block of bounded rows is bounded"
