@@ -30,3 +30,26 @@ pub struct Counters {
     /// Wills in the outbox now.
     pub outbox_wills: u64,
 }
+
+impl std::ops::Add for Counters {
+    type Output = Self;
+
+    /// The counters of two shards together.
+    fn add(self, other: Self) -> Self {
+        Self {
+            queued: self.queued + other.queued,
+            dropped_full: self.dropped_full + other.dropped_full,
+            dropped_expired: self.dropped_expired + other.dropped_expired,
+            dropped_session_end: self.dropped_session_end + other.dropped_session_end,
+            repeats: self.repeats + other.repeats,
+            retained_full: self.retained_full + other.retained_full,
+            replays_missed: self.replays_missed + other.replays_missed,
+            queue_bytes: self.queue_bytes + other.queue_bytes,
+            queue_messages: self.queue_messages + other.queue_messages,
+            retained_bytes: self.retained_bytes + other.retained_bytes,
+            retained_messages: self.retained_messages + other.retained_messages,
+            outbox_routes: self.outbox_routes + other.outbox_routes,
+            outbox_wills: self.outbox_wills + other.outbox_wills,
+        }
+    }
+}
