@@ -1,0 +1,7 @@
+//! The telemetry line from outside.
+
+mod crash;
+mod dead_letters;
+mod harness;
+mod line;
+mod log_conformance;
