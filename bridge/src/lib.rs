@@ -23,6 +23,7 @@ mod progress;
 mod writer;
 
 mod query;
+mod stopped;
 
 mod line;
 
@@ -35,6 +36,7 @@ pub use ingest::{
 #[doc(hidden)]
 pub use line::Defects;
 pub use line::{Fatal, OnFatal, OpenError, Telemetry};
+pub use stopped::{StoppedError, StoppedNode};
 pub use query::{QueryError, QueryRequest, QueryService};
 pub use stream::{
     DEVICE_ID_BYTES_MAX, Mode, RuleError, STREAM_NAME_BYTES_MAX, STREAM_RULES_MAX, StreamId,

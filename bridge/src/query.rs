@@ -7,7 +7,8 @@ use std::time::Duration;
 use admin::query::{LevelStatus, MetricValue, QueryAnswer, QueryRow, TsdbStatus};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use storage::tsdb::{self, Tsdb};
-use telemetry::{DeviceId, Row};
+use telemetry::query::{Aggregate, StepRow, Steps};
+use telemetry::{DeviceId, MetricName, Row};
 use tokio::sync::oneshot;
 
 use crate::log::Log;
@@ -15,6 +16,8 @@ use crate::progress::Progress;
 
 /// Questions that may wait for a query thread.
 const WAITING_MAX: usize = 256;
+/// Rows that one summary reads at most: some 40 MB with 20 metrics.
+const STEP_ROWS_MAX: usize = 200_000;
 /// Threads that read the disk for questions.
 pub(crate) const QUERY_THREADS: usize = 2;
 
@@ -29,6 +32,9 @@ pub struct QueryRequest {
     pub from_ms: i64,
     /// Last moment wanted, inclusive.
     pub to_ms: i64,
+    /// Summarise in steps of so many milliseconds, at least 1: then each metric `m` becomes
+    /// `m.count`, `m.min`, `m.max`, `m.avg`, `m.first` and `m.last`.
+    pub step_ms: Option<i64>,
     /// Greatest number of rows; the oldest in the range come first.
     pub limit: usize,
 }
@@ -74,7 +80,7 @@ struct Job {
     request: QueryRequest,
     device: DeviceId,
     bucket: u16,
-    answer: oneshot::Sender<Result<Vec<Row>, tsdb::Error>>,
+    answer: oneshot::Sender<Result<QueryAnswer, tsdb::Error>>,
 }
 
 impl QueryService {
@@ -128,12 +134,10 @@ impl QueryService {
                 TrySendError::Full(_) => QueryError::Busy { limit: WAITING_MAX },
                 TrySendError::Disconnected(_) => QueryError::Stopped,
             })?;
-        let rows = answered.await.map_err(|_| QueryError::Stopped)?;
-        let rows = rows.map_err(|error| QueryError::Store(error.to_string()))?;
-        Ok(QueryAnswer {
-            rows: rows.iter().map(answer_row).collect(),
-            partial: reached.is_err(),
-        })
+        let answer = answered.await.map_err(|_| QueryError::Stopped)?;
+        let mut answer = answer.map_err(|error| QueryError::Store(error.to_string()))?;
+        answer.partial |= reached.is_err();
+        Ok(answer)
     }
 }
 
@@ -148,18 +152,55 @@ fn answer_all(tsdb: &Tsdb, queue: &Receiver<Job>) {
         if answer.is_closed() {
             continue;
         }
-        let rows = tsdb.query(&tsdb::Query {
-            bucket,
-            device: &device,
-            metrics: &request.metrics,
-            from_ms: request.from_ms,
-            to_ms: request.to_ms,
-            limit: request.limit,
-        });
-        if answer.send(rows).is_err() {
+        let read = read(tsdb, bucket, &device, &request);
+        if answer.send(read).is_err() {
             tracing::debug!("a question was abandoned");
         }
     }
+}
+
+/// Reads a device's rows, and sums them up if that is asked for. Partial when a summary would
+/// need more than [`STEP_ROWS_MAX`] rows: it ends with the last step that is whole.
+pub(crate) fn read(
+    tsdb: &Tsdb,
+    bucket: u16,
+    device: &DeviceId,
+    request: &QueryRequest,
+) -> Result<QueryAnswer, tsdb::Error> {
+    let rows = tsdb.query(&tsdb::Query {
+        bucket,
+        device,
+        metrics: &request.metrics,
+        from_ms: request.from_ms,
+        to_ms: request.to_ms,
+        limit: if request.step_ms.is_some() { STEP_ROWS_MAX } else { request.limit },
+    })?;
+    let Some(step_ms) = request.step_ms else {
+        return Ok(QueryAnswer { rows: rows.iter().map(answer_row).collect(), partial: false });
+    };
+    let partial = rows.len() >= STEP_ROWS_MAX;
+    let mut steps: Vec<QueryRow> = Steps::new(rows, step_ms).map(step_row).collect();
+    if partial {
+        steps.pop();
+    }
+    steps.truncate(request.limit);
+    Ok(QueryAnswer { rows: steps, partial })
+}
+
+/// Puts a step into the form of the admin API.
+fn step_row(step: StepRow) -> QueryRow {
+    let of = |(name, sum): (MetricName, Aggregate)| {
+        let parts = [
+            ("count", sum.count as f64),
+            ("min", sum.min),
+            ("max", sum.max),
+            ("avg", sum.avg()),
+            ("first", sum.first),
+            ("last", sum.last),
+        ];
+        parts.map(|(part, value)| (format!("{}.{part}", name.as_str()), MetricValue(value)))
+    };
+    QueryRow { ts: step.ts_ms, metrics: step.metrics.into_iter().flat_map(of).collect() }
 }
 
 /// Puts a row into the form of the admin API.

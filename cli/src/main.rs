@@ -1,1 +1,56 @@
-fn main() {}
+//! The program `tidewire`: arguments and wiring, nothing else.
+
+mod arguments;
+mod ctl;
+mod demo;
+mod not_built;
+mod query;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+
+/// Exit codes of the contract (DESIGN §8).
+mod exit {
+    /// The thing asked for failed, or a check found a violation.
+    pub(crate) const FAILED: u8 = 1;
+    /// Usage or configuration, before anything was started.
+    pub(crate) const USAGE: u8 = 2;
+    /// The node cannot be reached.
+    pub(crate) const UNREACHABLE: u8 = 4;
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    init_logs();
+    let code = match arguments.command {
+        Command::Serve(serve) => serve::run(&serve),
+        Command::Demo(demo) => demo::run(&demo),
+        Command::Query(query) => query::run(&query),
+        Command::Ctl(ctl) => ctl::run(&ctl),
+        Command::Bench(words) => not_built::refuse("bench", &words.words),
+        Command::Chaos(words) => not_built::refuse("chaos", &words.words),
+    };
+    ExitCode::from(code)
+}
+
+/// Logs go to standard error; `TIDEWIRE_LOG` chooses, for instance `debug` or `broker=trace`.
+fn init_logs() {
+    // ractor's spans at INFO cost memory for every actor.
+    let filter = std::env::var("TIDEWIRE_LOG").unwrap_or_else(|_| "info,ractor=warn".into());
+    let filter = tracing_subscriber::EnvFilter::new(filter);
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}
+
+/// Prints an error for people and gives its exit code.
+fn fail(code: u8, error: &dyn std::fmt::Display) -> u8 {
+    eprintln!("tidewire: {error}");
+    code
+}

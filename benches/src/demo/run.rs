@@ -519,6 +519,6 @@ async fn serve_on(launch: &Launch, interrupts: &mut Interrupts) -> Result<(), Er
 pub(super) fn check_folder(path: &Path) -> Result<Report, Error> {
     let folder = Folder::at(path);
     let record = folder.read_record()?;
-    let store = super::store::StoppedNode::open(&folder.node_data())?;
+    let store = super::store::Scanned::open(&folder.node_data())?;
     check::compare(&folder.ledger(), &record, &store)
 }

@@ -1,0 +1,427 @@
+//! The configuration of a node: one TOML file, one struct per component, each default beside its
+//! unit.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bridge::StreamRule;
+use serde::{Deserialize, Serialize};
+
+/// Most session shards of a cluster.
+pub const SHARDS_MAX: u16 = 128;
+
+/// A node's whole configuration. Every key may be absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Data folder.
+    pub data: PathBuf,
+    /// Node number, at least 1; absent: the one in the data folder, else 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<u32>,
+    /// Serve as a plain broker: no topic is telemetry.
+    pub no_telemetry: bool,
+    /// Serve listeners beyond loopback although nobody is authenticated.
+    pub allow_anonymous: bool,
+    /// Threads that connections live on; 0: one per usable core.
+    pub io_threads: usize,
+    /// How long a stop may take before what is still open is cut.
+    #[serde(with = "humantime_serde")]
+    pub stop_deadline: Duration,
+    /// Clients disconnected per second at a stop.
+    pub stop_disconnects_per_s: u32,
+    /// The MQTT listener and its limits.
+    pub mqtt: Mqtt,
+    /// The admin HTTP listener.
+    pub admin: Admin,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Kafka.
+    pub kafka: Kafka,
+    /// Telemetry.
+    pub telemetry: Telemetry,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: "tidewire-data".into(),
+            node: None,
+            no_telemetry: false,
+            allow_anonymous: false,
+            io_threads: 0,
+            stop_deadline: Duration::from_secs(30),
+            stop_disconnects_per_s: 5_000,
+            mqtt: Mqtt::default(),
+            admin: Admin::default(),
+            cluster: Cluster::default(),
+            kafka: Kafka::default(),
+            telemetry: Telemetry::default(),
+        }
+    }
+}
+
+/// The MQTT listener and the limits of its connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mqtt {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Connections that may wait to be accepted.
+    pub backlog: u32,
+    /// Time from accept to a complete CONNECT and its answer.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Largest packet in bytes; 64 KiB before authentication in any case.
+    pub packet_bytes_limit: u32,
+    /// QoS > 0 messages a client may have unacknowledged.
+    pub receive_maximum: u16,
+    /// Topic aliases a client may use.
+    pub topic_alias_maximum: u16,
+    /// Longest topic or filter in bytes.
+    pub topic_bytes_limit: usize,
+    /// Most levels of a topic or filter.
+    pub topic_levels_limit: usize,
+    /// Longest client id in bytes.
+    pub client_id_bytes_limit: usize,
+    /// Subscriptions of one client.
+    pub subscriptions_limit: usize,
+    /// Messages in the queue of one session.
+    pub queue_messages_limit: usize,
+    /// Bytes in the queue of one session.
+    pub queue_bytes_limit: usize,
+    /// Longest session expiry interval.
+    #[serde(with = "humantime_serde")]
+    pub session_expiry_max: Duration,
+    /// Longest will delay interval.
+    #[serde(with = "humantime_serde")]
+    pub will_delay_max: Duration,
+    /// How long something may stay unacknowledged before its connection is closed.
+    #[serde(with = "humantime_serde")]
+    pub settle_deadline: Duration,
+    /// Bytes read on behind a held PUBLISH before the socket is not read any more.
+    pub stash_bytes_limit: usize,
+    /// Retained messages of the node.
+    pub retained_messages_limit: usize,
+    /// Bytes of the retained messages of the node.
+    pub retained_bytes_limit: usize,
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        let session = session::Config::default();
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 1883)),
+            backlog: 4_096,
+            connect_timeout: Duration::from_millis(session.connect_timeout_ms),
+            packet_bytes_limit: session.packet_bytes,
+            receive_maximum: session.receive_maximum,
+            topic_alias_maximum: session.topic_alias_maximum,
+            topic_bytes_limit: session.topic_bytes,
+            topic_levels_limit: session.topic_levels,
+            client_id_bytes_limit: session.client_id_bytes,
+            subscriptions_limit: session.subscriptions,
+            queue_messages_limit: session.queue_messages,
+            queue_bytes_limit: session.queue_bytes,
+            session_expiry_max: Duration::from_secs(u64::from(session.session_expiry_s_max)),
+            will_delay_max: Duration::from_secs(u64::from(session.will_delay_s_max)),
+            settle_deadline: Duration::from_millis(session.settle_deadline_ms),
+            stash_bytes_limit: 16 << 10,
+            retained_messages_limit: 1_000_000,
+            retained_bytes_limit: 256 << 20,
+        }
+    }
+}
+
+/// The admin HTTP listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+    }
+}
+
+/// The cluster. Only `shards` has an effect until the cluster is built.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// Address for other nodes; reported, not yet bound.
+    pub listen: SocketAddr,
+    /// Nodes to join; not built yet.
+    pub join: Vec<String>,
+    /// Session shards, 1 to 128; fixed when the data folder is created.
+    pub shards: u16,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 7000));
+        Self { listen, join: Vec::new(), shards: 32 }
+    }
+}
+
+/// Kafka; not built yet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kafka {
+    /// Addresses of Kafka brokers, separated by commas; absent: the embedded log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<String>,
+}
+
+/// Telemetry: stream rules, log and hot store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// Buckets (partitions); fixed when the data folder is created.
+    pub buckets: u16,
+    /// Memory of rows not yet sealed, in bytes, at which they are sealed.
+    pub head_bytes_limit: u64,
+    /// Age of the oldest row not yet sealed at which they are sealed.
+    #[serde(with = "humantime_serde")]
+    pub head_age_max: Duration,
+    /// Rows of a merged block.
+    pub block_rows: usize,
+    /// Segments of one level that are merged into one of the next.
+    pub merge_fan_in: usize,
+    /// Bytes submitted to the log and not yet durable, at which PUBACKs are withheld.
+    pub inflight_bytes_limit: u64,
+    /// How long a query waits for the store's writer to pass the log's end.
+    #[serde(with = "humantime_serde")]
+    pub query_wait: Duration,
+    /// The embedded log.
+    pub log: TelemetryLog,
+    /// Which topics are telemetry, and whose.
+    pub streams: Vec<StreamRule>,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        let line = bridge::Config::default();
+        Self {
+            buckets: line.buckets,
+            head_bytes_limit: line.head_bytes_limit,
+            head_age_max: line.head_age_max,
+            block_rows: line.block_rows,
+            merge_fan_in: line.merge_fan_in,
+            inflight_bytes_limit: line.inflight_bytes_limit,
+            query_wait: line.query_wait,
+            log: TelemetryLog::default(),
+            streams: vec![StreamRule::default()],
+        }
+    }
+}
+
+/// The embedded log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryLog {
+    /// Size in bytes at which a segment file is closed.
+    pub segment_bytes: u32,
+    /// Bytes on disk at which PUBACKs are withheld.
+    pub log_bytes_limit: u64,
+    /// How long records stay that the store has.
+    #[serde(with = "humantime_serde")]
+    pub read_retention: Duration,
+    /// How many bytes of records stay that the store has.
+    pub read_retention_bytes: u64,
+}
+
+impl Default for TelemetryLog {
+    fn default() -> Self {
+        let log = bridge::LogConfig::default();
+        Self {
+            segment_bytes: log.segment_bytes,
+            log_bytes_limit: log.log_bytes_limit,
+            read_retention: log.read_retention,
+            read_retention_bytes: log.read_retention_bytes,
+        }
+    }
+}
+
+/// Why a configuration is refused. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {error}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
+    /// The file is no configuration; names the key and its place.
+    #[error("{path}: {error}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        error: Box<toml::de::Error>,
+    },
+    /// A value is out of its range or goes against another.
+    #[error("{0}")]
+    Value(String),
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`], [`ConfigError::Parse`].
+    pub fn read(path: &std::path::Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { path: path.into(), error })?;
+        toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.into(), error: Box::new(error) })
+    }
+
+    /// The configuration as a TOML file that says the same.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("plain values are TOML")
+    }
+
+    /// Checks what no type can say.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] naming key, value and range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let refuse = |text: String| Err(ConfigError::Value(text));
+        if self.node == Some(0) {
+            return refuse("node = 0: node numbers begin at 1".into());
+        }
+        let shards = self.cluster.shards;
+        if shards == 0 || shards > SHARDS_MAX {
+            return refuse(format!("cluster.shards = {shards}: must be 1 to {SHARDS_MAX}"));
+        }
+        if let Some(address) = self.cluster.join.first() {
+            return refuse(format!("cluster.join = {address}: joining is not built yet"));
+        }
+        if let Some(bootstrap) = &self.kafka.bootstrap {
+            return refuse(format!(
+                "kafka.bootstrap = {bootstrap}: Kafka is not built yet; without it telemetry goes \
+                 into the embedded log"
+            ));
+        }
+        if self.io_threads > crate::ids::THREADS_MAX {
+            return refuse(format!("io_threads = {}: must be 0 to 256", self.io_threads));
+        }
+        if self.mqtt.receive_maximum == 0 {
+            return refuse("mqtt.receive_maximum = 0: must be at least 1".into());
+        }
+        if self.stop_disconnects_per_s == 0 {
+            return refuse("stop_disconnects_per_s = 0: must be at least 1".into());
+        }
+        if !self.allow_anonymous && !self.mqtt.listen.ip().is_loopback() {
+            return refuse(format!(
+                "mqtt.listen = {}: beyond loopback nobody would be authenticated; listen on \
+                 127.0.0.1, or say --allow-anonymous",
+                self.mqtt.listen
+            ));
+        }
+        if !self.admin.listen.ip().is_loopback() {
+            return refuse(format!(
+                "admin.listen = {}: the admin API has no authentication yet and binds loopback only",
+                self.admin.listen
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn session(&self) -> session::Config {
+        let mqtt = &self.mqtt;
+        session::Config {
+            connect_timeout_ms: mqtt.connect_timeout.as_millis() as u64,
+            receive_maximum: mqtt.receive_maximum,
+            packet_bytes: mqtt.packet_bytes_limit,
+            topic_alias_maximum: mqtt.topic_alias_maximum,
+            session_expiry_s_max: mqtt.session_expiry_max.as_secs() as u32,
+            will_delay_s_max: mqtt.will_delay_max.as_secs() as u32,
+            client_id_bytes: mqtt.client_id_bytes_limit,
+            topic_bytes: mqtt.topic_bytes_limit,
+            topic_levels: mqtt.topic_levels_limit,
+            subscriptions: mqtt.subscriptions_limit,
+            queue_messages: mqtt.queue_messages_limit,
+            queue_bytes: mqtt.queue_bytes_limit,
+            settle_deadline_ms: mqtt.settle_deadline.as_millis() as u64,
+            ..session::Config::default()
+        }
+    }
+
+    pub(crate) fn codec(&self) -> mqtt::Limits {
+        mqtt::Limits {
+            packet_bytes_max: self.mqtt.packet_bytes_limit,
+            topic_bytes_max: self.mqtt.topic_bytes_limit,
+            topic_levels_max: self.mqtt.topic_levels_limit,
+            client_id_bytes_max: self.mqtt.client_id_bytes_limit,
+            ..mqtt::Limits::default()
+        }
+    }
+
+    /// Limits of one shard: those of the node in equal parts, where they are the node's.
+    pub(crate) fn shard(&self) -> session::Limits {
+        let shards = usize::from(self.cluster.shards);
+        session::Limits {
+            queue_messages: self.mqtt.queue_messages_limit,
+            queue_bytes: self.mqtt.queue_bytes_limit,
+            subscriptions: self.mqtt.subscriptions_limit,
+            retained_messages: self.mqtt.retained_messages_limit.div_ceil(shards),
+            retained_bytes: self.mqtt.retained_bytes_limit.div_ceil(shards),
+            ..session::Limits::default()
+        }
+    }
+
+    pub(crate) fn line(&self, node: u32) -> bridge::Config {
+        let telemetry = &self.telemetry;
+        bridge::Config {
+            node,
+            buckets: telemetry.buckets,
+            head_bytes_limit: telemetry.head_bytes_limit,
+            head_age_max: telemetry.head_age_max,
+            block_rows: telemetry.block_rows,
+            merge_fan_in: telemetry.merge_fan_in,
+            inflight_bytes_limit: telemetry.inflight_bytes_limit,
+            query_wait: telemetry.query_wait,
+            log: bridge::LogConfig {
+                segment_bytes: telemetry.log.segment_bytes,
+                log_bytes_limit: telemetry.log.log_bytes_limit,
+                read_retention: telemetry.log.read_retention,
+                read_retention_bytes: telemetry.log.read_retention_bytes,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_printed_configuration_reads_back_as_itself() {
+        let config = Config::default();
+        let again: Config = toml::from_str(&config.to_toml()).expect("it was printed by us");
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = toml::from_str::<Config>("[mqtt]\nlisten_on = 5").expect_err("unknown");
+        assert!(error.to_string().contains("listen_on"), "{error}");
+    }
+
+    #[test]
+    fn an_address_beyond_loopback_needs_allow_anonymous() {
+        let mut config = Config::default();
+        config.mqtt.listen = SocketAddr::from(([0, 0, 0, 0], 1883));
+        let error = config.validate().expect_err("nobody would be authenticated");
+        assert!(error.to_string().contains("0.0.0.0:1883"), "{error}");
+        config.allow_anonymous = true;
+        config.validate().expect("said aloud");
+    }
+}

@@ -1,0 +1,204 @@
+//! The data folder: whose it is, and that one process has it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use storage::fs::{Fs, LOCK_FILE, LockError, RealFs};
+
+use crate::Config;
+
+/// The file that makes a folder a data folder.
+const IDENTITY_FILE: &str = "node.json";
+/// Version of the folder's layout.
+const LAYOUT: u32 = 1;
+
+/// What was fixed when the folder was created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Identity {
+    /// Layout of the folder.
+    pub(crate) layout: u32,
+    /// Node number.
+    pub(crate) node: u32,
+    /// Session shards.
+    pub(crate) shards: u16,
+    /// Telemetry buckets.
+    pub(crate) buckets: u16,
+}
+
+/// A data folder that this process has, until it is dropped.
+pub(crate) struct DataFolder {
+    pub(crate) identity: Identity,
+    _lock: Box<dyn storage::fs::FolderLock>,
+}
+
+/// Why a folder cannot serve. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The operating system refuses.
+    #[error("data folder {folder}: {error}")]
+    Io {
+        /// The folder.
+        folder: PathBuf,
+        /// What it says.
+        error: String,
+    },
+    /// Another process has it.
+    #[error("data folder {folder}: another process serves from it ({held}); stop that one, or \
+             choose another --data")]
+    Held {
+        /// The folder.
+        folder: PathBuf,
+        /// Who.
+        held: LockError,
+    },
+    /// It has files, and none of them says that it is ours.
+    #[error("data folder {folder} holds {file} and no {IDENTITY_FILE}: it is not a Tidewire data \
+             folder; choose an empty or a new one with --data")]
+    Foreign {
+        /// The folder.
+        folder: PathBuf,
+        /// One of its files.
+        file: String,
+    },
+    /// It is ours, but of another layout or with other fixed numbers.
+    #[error("data folder {folder}: {text}")]
+    Differs {
+        /// The folder.
+        folder: PathBuf,
+        /// What differs, both values, and what to do.
+        text: String,
+    },
+}
+
+impl DataFolder {
+    /// Opens or creates the folder and takes it for this process.
+    pub(crate) fn open(config: &Config) -> Result<Self, FolderError> {
+        let folder = config.data.as_path();
+        let io = |error: &dyn std::fmt::Display| FolderError::Io {
+            folder: folder.into(),
+            error: error.to_string(),
+        };
+        RealFs.create_dir_all(folder).map_err(|error| io(&error))?;
+        let names = RealFs.list(folder).map_err(|error| io(&error))?;
+        let is_new = !names.iter().any(|name| name == IDENTITY_FILE);
+        if is_new && let Some(file) = names.into_iter().find(|name| name != LOCK_FILE) {
+            return Err(FolderError::Foreign { folder: folder.into(), file });
+        }
+        let lock = RealFs.lock(folder).map_err(|held| match held {
+            LockError::Held { .. } => FolderError::Held { folder: folder.into(), held },
+            other => io(&other),
+        })?;
+        let identity = if is_new {
+            create(folder, config).map_err(|error| io(&error))?
+        } else {
+            read(folder, config)?
+        };
+        Ok(Self { identity, _lock: lock })
+    }
+}
+
+fn create(folder: &Path, config: &Config) -> Result<Identity, storage::fs::Error> {
+    let identity = Identity {
+        layout: LAYOUT,
+        node: config.node.unwrap_or(1),
+        shards: config.cluster.shards,
+        buckets: config.telemetry.buckets,
+    };
+    let mut text = serde_json::to_vec_pretty(&identity).expect("plain values are JSON");
+    text.push(b'\n');
+    let (path, new) = (folder.join(IDENTITY_FILE), folder.join("node.json.new"));
+    if RealFs.exists(&new)? {
+        RealFs.unlink(&new)?;
+    }
+    let file = RealFs.create(&new)?;
+    file.write_at(0, &text)?;
+    file.sync_data()?;
+    RealFs.rename(&new, &path)?;
+    RealFs.sync_dir(folder)?;
+    Ok(identity)
+}
+
+fn read(folder: &Path, config: &Config) -> Result<Identity, FolderError> {
+    let differs = |text: String| FolderError::Differs { folder: folder.into(), text };
+    let bytes = RealFs
+        .read(&folder.join(IDENTITY_FILE))
+        .map_err(|error| FolderError::Io { folder: folder.into(), error: error.to_string() })?;
+    let identity: Identity = serde_json::from_slice(&bytes)
+        .map_err(|error| differs(format!("{IDENTITY_FILE} cannot be read: {error}")))?;
+    if identity.layout != LAYOUT {
+        return Err(differs(format!(
+            "its layout is version {}, this program knows {LAYOUT}; use the program that wrote it",
+            identity.layout
+        )));
+    }
+    if let Some(node) = config.node
+        && node != identity.node
+    {
+        return Err(differs(format!(
+            "it belongs to node {}, not to node {node}; leave --node out, or choose another --data",
+            identity.node
+        )));
+    }
+    for (key, asked, fixed) in [
+        ("cluster.shards", config.cluster.shards, identity.shards),
+        ("telemetry.buckets", config.telemetry.buckets, identity.buckets),
+    ] {
+        if asked != fixed {
+            return Err(differs(format!(
+                "{key} is {fixed} since it was created and cannot become {asked}"
+            )));
+        }
+    }
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(folder: &Path) -> Config {
+        Config { data: folder.join("data"), ..Config::default() }
+    }
+
+    #[test]
+    fn a_folder_keeps_its_node_number() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let mut config = config(scratch.path());
+        config.node = Some(7);
+        drop(DataFolder::open(&config).expect("new"));
+        config.node = None;
+        assert_eq!(DataFolder::open(&config).expect("again").identity.node, 7);
+        config.node = Some(8);
+        let error = DataFolder::open(&config).err().expect("another number").to_string();
+        assert!(error.contains("node 7") && error.contains("node 8"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_serves_one_process() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let config = config(scratch.path());
+        let _first = DataFolder::open(&config).expect("free");
+        assert!(matches!(DataFolder::open(&config), Err(FolderError::Held { .. })));
+    }
+
+    #[test]
+    fn a_folder_with_foreign_files_is_left_alone() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        std::fs::write(scratch.path().join("thesis.tex"), "x").expect("writable");
+        let config = Config { data: scratch.path().into(), ..Config::default() };
+        let error = DataFolder::open(&config).err().expect("foreign").to_string();
+        assert!(error.contains("thesis.tex"), "{error}");
+        assert_eq!(std::fs::read_dir(scratch.path()).expect("readable").count(), 1);
+    }
+
+    #[test]
+    fn the_number_of_shards_is_fixed() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let mut config = config(scratch.path());
+        drop(DataFolder::open(&config).expect("new"));
+        config.cluster.shards = 8;
+        let error = DataFolder::open(&config).err().expect("fixed").to_string();
+        assert!(error.contains("32") && error.contains('8'), "{error}");
+    }
+}

@@ -1,0 +1,168 @@
+//! The admin HTTP: health, metrics, queries, status.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use bridge::{QueryError, QueryRequest, Telemetry};
+use runtime::Clock;
+
+use crate::counters::{Counters, metric};
+use crate::shard::Shards;
+
+/// Rows that one answer holds at most.
+const ROWS_MAX: usize = 10_000;
+
+/// What the handlers read.
+pub(crate) struct AdminState {
+    pub(crate) ready: AtomicBool,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) counters: Vec<Arc<Counters>>,
+    pub(crate) shards: Shards,
+    pub(crate) telemetry: Option<Arc<Telemetry>>,
+    pub(crate) node: admin::node::NodeInfo,
+}
+
+/// The routes of the admin API.
+pub(crate) fn router(state: Arc<AdminState>) -> Router {
+    Router::new()
+        .route("/health/live", get(async || "live\n"))
+        .route("/health/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/v1/node", get(node))
+        .route("/v1/tsdb", get(tsdb))
+        .route("/v1/query/{device}", get(query))
+        .with_state(state)
+}
+
+async fn ready(State(state): State<Arc<AdminState>>) -> Response {
+    if state.ready.load(Ordering::Acquire) {
+        (StatusCode::OK, "ready\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    }
+}
+
+async fn node(State(state): State<Arc<AdminState>>) -> Json<admin::node::NodeInfo> {
+    Json(state.node.clone())
+}
+
+fn failed(status: StatusCode, error: impl ToString) -> Response {
+    (status, Json(admin::Failure { error: error.to_string() })).into_response()
+}
+
+fn no_telemetry() -> Response {
+    failed(StatusCode::NOT_FOUND, "this node serves without telemetry (no_telemetry = true)")
+}
+
+async fn tsdb(State(state): State<Arc<AdminState>>) -> Response {
+    let Some(telemetry) = &state.telemetry else { return no_telemetry() };
+    Json(admin::tsdb::Status { store: telemetry.tsdb_status(), pipeline: telemetry.status() })
+        .into_response()
+}
+
+async fn query(
+    State(state): State<Arc<AdminState>>,
+    Path(device): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let Some(telemetry) = &state.telemetry else { return no_telemetry() };
+    let asked = admin::question::Question::parse(query.as_deref().unwrap_or(""));
+    let asked = match asked.and_then(|asked| asked.resolve(state.clock.wall_ms())) {
+        Ok(asked) => asked,
+        Err(error) => return failed(StatusCode::BAD_REQUEST, error),
+    };
+    let request = QueryRequest {
+        device,
+        metrics: asked.metrics.clone(),
+        from_ms: asked.from_ms,
+        to_ms: asked.to_ms,
+        step_ms: asked.step_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
+        limit: asked.limit.min(ROWS_MAX),
+    };
+    match telemetry.query().query(request).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => failed(status_of(&error), error),
+    }
+}
+
+fn status_of(error: &QueryError) -> StatusCode {
+    match error {
+        QueryError::Device(_) => StatusCode::BAD_REQUEST,
+        QueryError::Busy { .. } | QueryError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
+    let mut text = String::new();
+    Counters::write_sum(&state.counters, &mut text);
+    session_metrics(&state.shards, &mut text);
+    if let Some(telemetry) = &state.telemetry {
+        telemetry_metrics(telemetry, &mut text);
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+fn session_metrics(shards: &Shards, out: &mut String) {
+    let (counters, sessions) = shards.counters();
+    let counter = |out: &mut String, name: &str, help: &str, value| {
+        metric(out, &format!("tidewire_session_{name}"), help, "counter", value);
+    };
+    counter(out, "queued_total", "Messages put into session queues.", counters.queued);
+    counter(out, "dropped_full_total", "Messages dropped by full queues.", counters.dropped_full);
+    counter(
+        out,
+        "dropped_expired_total",
+        "Messages that expired in a queue.",
+        counters.dropped_expired,
+    );
+    counter(out, "repeats_total", "Repeats that were refused.", counters.repeats);
+    counter(
+        out,
+        "retained_full_total",
+        "Retained messages that did not fit.",
+        counters.retained_full,
+    );
+    let gauge = |out: &mut String, name: &str, help: &str, value| {
+        metric(out, &format!("tidewire_session_{name}"), help, "gauge", value);
+    };
+    gauge(out, "sessions", "Sessions held.", sessions as u64);
+    gauge(out, "queue_messages", "Messages in session queues.", counters.queue_messages);
+    gauge(out, "queue_bytes", "Bytes in session queues.", counters.queue_bytes);
+    gauge(out, "retained_bytes", "Bytes of retained messages.", counters.retained_bytes);
+}
+
+fn telemetry_metrics(telemetry: &Telemetry, out: &mut String) {
+    let status = telemetry.status();
+    let counter = |out: &mut String, name: &str, help: &str, value| {
+        metric(out, &format!("tidewire_telemetry_{name}"), help, "counter", value);
+    };
+    counter(
+        out,
+        "accepted_messages_total",
+        "Messages made durable in the log.",
+        status.accepted_messages,
+    );
+    counter(out, "processed_messages_total", "Messages processed.", status.processed_messages);
+    counter(out, "stored_points_total", "Points counted as new.", status.stored_points);
+    counter(out, "duplicate_points_total", "Points that came again.", status.duplicate_points);
+    counter(out, "seals_total", "Seals of the head.", status.seals);
+    counter(out, "merges_total", "Merges of segments.", status.merges);
+    counter(out, "writer_restarts_total", "Restarts of the writer.", status.writer_restarts);
+    let dead: u64 = status.dead_letters.values().sum();
+    counter(out, "dead_letters_total", "Messages in the dead-letter log.", dead);
+    metric(
+        out,
+        "tidewire_telemetry_log_bytes",
+        "Bytes of the log on disk.",
+        "gauge",
+        status.log_bytes,
+    );
+    let lag: u64 = status.lag.values().sum();
+    metric(out, "tidewire_telemetry_lag_messages", "Messages not yet processed.", "gauge", lag);
+}

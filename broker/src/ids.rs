@@ -1,0 +1,73 @@
+//! Which io thread and slot a connection id names.
+
+use session::ConnectionId;
+
+/// Most connections of one io thread.
+pub(crate) const SLOTS_MAX: usize = 1 << 24;
+/// Most io threads of a node.
+pub(crate) const THREADS_MAX: usize = 1 << 8;
+
+/// Where a connection lives: io thread, slot there, and the slot's generation, so that a late
+/// message for an ended connection reaches nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) thread: usize,
+    pub(crate) slot: usize,
+    pub(crate) generation: u32,
+}
+
+impl Place {
+    /// Packs the place into 8 bits of thread, 24 of slot and 32 of generation.
+    pub(crate) fn id(self) -> ConnectionId {
+        debug_assert!(self.thread < THREADS_MAX && self.slot < SLOTS_MAX);
+        ConnectionId(
+            (self.thread as u64) << 56 | (self.slot as u64) << 32 | u64::from(self.generation),
+        )
+    }
+
+    pub(crate) fn of(id: ConnectionId) -> Self {
+        Self {
+            thread: (id.0 >> 56) as usize,
+            slot: (id.0 >> 32) as usize & (SLOTS_MAX - 1),
+            generation: id.0 as u32,
+        }
+    }
+}
+
+/// Who waits for an obligation to be settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Owed {
+    /// A PUBLISH, SUBSCRIBE or command of a connection.
+    Connection(ConnectionId, session::Token),
+    /// A will from the outbox of a shard.
+    Will { shard: u16, id: session::WillId },
+}
+
+impl Owed {
+    /// The io thread that keeps the account.
+    pub(crate) fn thread(self, wills: usize) -> usize {
+        match self {
+            Self::Connection(id, _) => Place::of(id).thread,
+            Self::Will { .. } => wills,
+        }
+    }
+}
+
+/// The partition of `key` among `parts`: the same function places session shards and telemetry
+/// buckets (DESIGN §6).
+pub(crate) fn shard_of(key: &str, shards: std::num::NonZeroU32) -> u16 {
+    telemetry::bucket_of(key.as_bytes(), shards.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_survives_packing() {
+        for (thread, slot, generation) in [(0, 0, 0), (255, SLOTS_MAX - 1, u32::MAX), (3, 77, 9)] {
+            let place = Place { thread, slot, generation };
+            assert_eq!(Place::of(place.id()), place);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Carries the effects of a connection's `Live` out.
+
+use mqtt::{AckKind, Packet, PublishRef, ReasonCode, encode_ack, encode_publish, encode_within};
+use session::{
+    Ack, Admitted, Close, Closed, Command, Credentials, Effect, Epoch, Identity, Outgoing, Stamp,
+    Token,
+};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::super::fanout::FannedOut;
+use super::{Connection, Gathering};
+use crate::ids::{Owed, shard_of};
+use crate::routes::{Delta, Destination};
+use crate::shard::ShardItem;
+
+impl Connection {
+    /// Does everything that `Live` asks for.
+    pub(super) fn drain_effects(&mut self) {
+        while let Some(effect) = self.live.poll_effect() {
+            match effect {
+                Effect::Send(packet) => self.send(&packet),
+                Effect::Ack(ack) => self.ack(ack),
+                Effect::Deliver(outgoing) => self.deliver(&outgoing),
+                Effect::Authenticate(credentials) => self.authenticate(&credentials),
+                Effect::Open(open) => {
+                    self.extra().open = Some(open);
+                    self.propose_open();
+                }
+                Effect::Publish(inbound) => self.publish(*inbound),
+                Effect::Propose { token, command } => self.propose(token, command),
+                Effect::Acked(seq) => self.extra().acked.push(seq),
+                Effect::Subscribe { token, subscriptions } => self.subscribe(token, subscriptions),
+                Effect::Unsubscribe { token, filters } => self.unsubscribe(token, filters),
+                Effect::Retained { token, filters, limit } => {
+                    self.ask_retained(token, filters, limit);
+                }
+                Effect::Close(closed) => self.close(*closed),
+            }
+        }
+    }
+
+    fn send(&mut self, packet: &Packet) {
+        let (version, bytes_max) = (self.live.version(), self.live.packet_bytes_max());
+        let out = &mut self.io.write_buffer.borrow_mut();
+        if let Err(error) = encode_within(packet, version, bytes_max, out) {
+            tracing::debug!(%error, "a packet was not sent");
+        }
+    }
+
+    fn ack(&mut self, ack: Ack) {
+        let counters = &self.io.counters;
+        let kind = match ack.kind {
+            session::AckKind::PubAck => {
+                counters.puback_sent_total.add(1);
+                AckKind::PubAck
+            }
+            session::AckKind::PubRec => {
+                counters.pubrec_sent_total.add(1);
+                AckKind::PubRec
+            }
+            session::AckKind::PubRel => AckKind::PubRel,
+            session::AckKind::PubComp => AckKind::PubComp,
+        };
+        if ack.reason == ReasonCode::Success {
+            encode_ack(kind, ack.packet_id, &mut self.io.write_buffer.borrow_mut());
+        } else {
+            self.send(&ack.to_packet());
+        }
+    }
+
+    fn deliver(&mut self, outgoing: &Outgoing) {
+        self.io.counters.publish_sent_total.add(1);
+        let message = &outgoing.message;
+        let publish = PublishRef {
+            dup: outgoing.dup,
+            qos: outgoing.qos,
+            retain: outgoing.retain,
+            topic: &message.topic,
+            packet_id: outgoing.packet_id,
+            payload: &message.payload,
+            topic_alias: None,
+            subscription_ids: &outgoing.subscription_ids,
+            properties: message.properties.as_deref(),
+            message_expiry_s: outgoing.expiry_s,
+        };
+        let version = self.live.version();
+        encode_publish(&publish, version, &mut self.io.write_buffer.borrow_mut());
+    }
+
+    /// Anonymous access: the identity is the client id (SEMANTICS, Identity).
+    fn authenticate(&mut self, credentials: &Credentials) {
+        let client = match &credentials.client {
+            Some(client) => client.detach(),
+            None => self.assign_client_id(),
+        };
+        let identity = Identity(client.text().clone());
+        self.live.handle_admitted(Admitted { identity, client }, self.io.now());
+    }
+
+    fn assign_client_id(&self) -> mqtt::ClientId {
+        let shared = &self.io.shared;
+        let number = shared.assigned_ids.fetch_add(1, Ordering::Relaxed);
+        let id = format!("auto-{:016x}-{number}", shared.assigned_salt);
+        mqtt::ClientId::try_from(id.as_str()).expect("hex digits are a client id")
+    }
+
+    fn propose_open(&mut self) {
+        let Some(open) = self.extra().open.clone() else { return };
+        let shard = shard_of(&open.client, self.io.shared.shard_count);
+        let item = ShardItem::Open { connection: self.id, command: Box::new(Command::Open(open)) };
+        self.io.outbound.borrow_mut().to_shard(shard, item);
+    }
+
+    /// Proposes the `Open` again, expecting the ownership that the shard named.
+    pub(super) fn open_again(&mut self, current: Option<Epoch>) {
+        if self.live.is_closed() {
+            return;
+        }
+        if let Some(open) = &mut self.extra().open {
+            open.expected_epoch = current;
+            self.propose_open();
+        }
+    }
+
+    fn publish(&mut self, inbound: session::Inbound) {
+        let token = inbound.token;
+        let (live, io) = (&self.live, &self.io);
+        let stamp =
+            |seq| Stamp { publisher: live.client().cloned(), epoch: live.epoch(), seq };
+        let fanned_out = io.publish(self.id, inbound, stamp);
+        let Some(token) = token else { return };
+        let outcome = match fanned_out {
+            FannedOut::Owed(0) => ReasonCode::Success,
+            FannedOut::Owed(open) => {
+                self.extra().obligations.push((token, open));
+                return;
+            }
+            FannedOut::NoMatch => ReasonCode::NoMatchingSubscribers,
+            FannedOut::TooCostly => ReasonCode::QuotaExceeded,
+        };
+        self.live.handle_settled(token, outcome, self.io.now());
+    }
+
+    fn propose(&mut self, token: Token, command: Box<Command>) {
+        let Some(shard) = self.shard() else { return };
+        let item = ShardItem::Propose { connection: self.id, token, command };
+        self.io.outbound.borrow_mut().to_shard(shard, item);
+    }
+
+    /// The shard of the client's session.
+    fn shard(&self) -> Option<u16> {
+        Some(shard_of(self.live.client()?, self.io.shared.shard_count))
+    }
+
+    /// Gives the acknowledged sequences of this turn to the shard's next batch.
+    pub(super) fn flush_acked(&mut self) {
+        let Some(extra) = &mut self.extra else { return };
+        if extra.acked.is_empty() {
+            return;
+        }
+        let acks = self.live.acks(std::mem::take(&mut extra.acked));
+        if let (Some(acks), Some(shard)) = (acks, self.shard()) {
+            self.io.outbound.borrow_mut().acked(shard, acks);
+        }
+    }
+
+    fn subscribe(&mut self, token: Token, all: Vec<(mqtt::Filter, session::Subscription)>) {
+        let destination = Destination::Connection(self.id);
+        for (filter, _) in &all {
+            let filters = &mut self.extra().filters;
+            if !filters.contains(filter) {
+                filters.push(filter.clone());
+            }
+        }
+        let deltas = all.into_iter().map(|(filter, subscription)| Delta {
+            filter,
+            destination,
+            subscription: Some(subscription),
+        });
+        let owed = Owed::Connection(self.id, token);
+        self.io.outbound.borrow_mut().reroute(deltas, Some(owed));
+    }
+
+    fn unsubscribe(&mut self, token: Token, filters: Vec<mqtt::Filter>) {
+        self.extra().filters.retain(|filter| !filters.contains(filter));
+        let owed = Owed::Connection(self.id, token);
+        self.drop_routes(filters, Some(owed));
+    }
+
+    pub(super) fn drop_routes(&self, filters: Vec<mqtt::Filter>, owed: Option<Owed>) {
+        let destination = Destination::Connection(self.id);
+        let deltas =
+            filters.into_iter().map(|filter| Delta { filter, destination, subscription: None });
+        self.io.outbound.borrow_mut().reroute(deltas, owed);
+    }
+
+    fn ask_retained(&mut self, token: Token, filters: Vec<mqtt::Filter>, limit: usize) {
+        let shards = self.io.shared.shards.len();
+        let rows = filters.iter().map(|_| Vec::new()).collect();
+        self.extra().retained.push(Gathering { token, shards, rows });
+        let filters: Arc<[mqtt::Filter]> = filters.into();
+        let mut outbound = self.io.outbound.borrow_mut();
+        for shard in 0..shards {
+            let filters = Arc::clone(&filters);
+            let item = ShardItem::Retained { connection: self.id, token, filters, limit };
+            outbound.to_shard(shard, item);
+        }
+    }
+
+    /// Adds one shard's retained messages; the last shard's complete the answer.
+    pub(super) fn retained(&mut self, token: Token, rows: Vec<Vec<Arc<session::Message>>>) {
+        let gatherings = &mut self.extra().retained;
+        let Some(at) = gatherings.iter().position(|one| one.token == token) else { return };
+        let gathering = &mut gatherings[at];
+        for (all, some) in gathering.rows.iter_mut().zip(rows) {
+            all.extend(some);
+        }
+        gathering.shards -= 1;
+        if gathering.shards > 0 {
+            return;
+        }
+        let mut rows = gatherings.swap_remove(at).rows;
+        for of_filter in &mut rows {
+            of_filter.sort_by(|a, b| a.topic.cmp(&b.topic));
+        }
+        self.live.handle_retained(token, rows, self.io.now());
+    }
+
+    fn close(&mut self, closed: Closed) {
+        self.flush_acked();
+        if let Some(command) = closed.command {
+            self.commit_close(command);
+        }
+        let filters = std::mem::take(&mut self.extra().filters);
+        if !filters.is_empty() {
+            self.drop_routes(filters, None);
+        }
+        self.extra = None;
+    }
+
+    pub(super) fn commit_close(&mut self, close: Close) {
+        let shard = shard_of(&close.client, self.io.shared.shard_count);
+        let item = ShardItem::Oblige { owed: None, command: Box::new(Command::Close(close)) };
+        self.io.outbound.borrow_mut().to_shard(shard, item);
+    }
+}

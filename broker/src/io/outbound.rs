@@ -1,0 +1,243 @@
+//! What an io thread owes others, gathered over a round of its connections into batches.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bridge::{Batch, Ingest, Outcome, Refused};
+use ractor::ActorRef;
+use runtime::ractor;
+use session::{Acks, Command, Match, Message};
+
+use super::{CrossMessage, IoMessage, Threads};
+use crate::counters::Counters;
+use crate::ids::{Owed, Place};
+use crate::routes::{Delta, RoutesMessage};
+use crate::shard::{ShardItem, ShardMessage, Shards};
+
+/// Bytes of QoS 0 messages that may wait for another io thread; beyond it they are dropped and
+/// counted. What is owed to somebody is bounded by the publishers' windows instead.
+const THREAD_QOS0_BYTES_LIMIT: usize = 4 << 20;
+
+/// Batches of one io thread on their way to everybody else.
+pub(crate) struct Outbound {
+    thread: usize,
+    threads: Threads,
+    shards: Shards,
+    routes: ActorRef<RoutesMessage>,
+    telemetry: Option<Telemetry>,
+    to_threads: Vec<ToThread>,
+    to_shards: Vec<Vec<ShardItem>>,
+    acks: Vec<Vec<Acks>>,
+    deltas: Vec<Delta>,
+    waiting: Vec<Owed>,
+    /// Shards with something to send, so that a flush does not look at all of them.
+    touched: Vec<u16>,
+    dirty: bool,
+}
+
+#[derive(Default)]
+struct ToThread {
+    messages: Vec<CrossMessage>,
+    bytes: usize,
+    /// Batches that a full inbox gave back, oldest first.
+    held: VecDeque<IoMessage>,
+}
+
+struct Telemetry {
+    ingest: Ingest,
+    batch: Batch,
+    owed: Vec<Owed>,
+    /// What the log gave back, with its completion; at most one, since nothing is submitted
+    /// while it waits.
+    held: Option<Refused>,
+}
+
+impl Outbound {
+    pub(crate) fn new(
+        thread: usize,
+        threads: Threads,
+        shards: Shards,
+        routes: ActorRef<RoutesMessage>,
+        ingest: Option<Ingest>,
+    ) -> Self {
+        let count = usize::from(shards.len());
+        Self {
+            thread,
+            to_threads: std::iter::repeat_with(ToThread::default).take(threads.len()).collect(),
+            threads,
+            to_shards: std::iter::repeat_with(Vec::new).take(count).collect(),
+            acks: std::iter::repeat_with(Vec::new).take(count).collect(),
+            shards,
+            routes,
+            telemetry: ingest.map(|ingest| Telemetry {
+                batch: ingest.batch(),
+                ingest,
+                owed: Vec::new(),
+                held: None,
+            }),
+            deltas: Vec::new(),
+            waiting: Vec::new(),
+            touched: Vec::new(),
+            dirty: false,
+        }
+    }
+
+    /// Whether something waits for a flush.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Puts an item on its way to a shard.
+    pub(crate) fn to_shard(&mut self, shard: u16, item: ShardItem) {
+        self.dirty = true;
+        let items = &mut self.to_shards[usize::from(shard)];
+        if items.is_empty() && self.acks[usize::from(shard)].is_empty() {
+            self.touched.push(shard);
+        }
+        items.push(item);
+    }
+
+    /// Puts a QoS 0 message on its way to a shard; false when it was dropped.
+    pub(crate) fn qos0_to_shard(&mut self, shard: u16, message: &Arc<Message>) -> bool {
+        let admitted = self.shards.admit_qos0(shard, message.bytes() as u64);
+        if admitted {
+            self.to_shard(shard, ShardItem::QoS0(Arc::clone(message)));
+        }
+        admitted
+    }
+
+    /// Adds acknowledged sequences to the shard's next batch of them.
+    pub(crate) fn acked(&mut self, shard: u16, acks: Acks) {
+        self.dirty = true;
+        let waiting = &mut self.acks[usize::from(shard)];
+        if waiting.is_empty() && self.to_shards[usize::from(shard)].is_empty() {
+            self.touched.push(shard);
+        }
+        waiting.push(acks);
+    }
+
+    /// Puts a message on its way to connections of another thread; false when it was dropped.
+    pub(crate) fn to_thread(
+        &mut self,
+        thread: usize,
+        message: &Arc<Message>,
+        targets: Vec<(session::ConnectionId, Match)>,
+    ) -> bool {
+        self.dirty = true;
+        let to = &mut self.to_threads[thread];
+        let droppable = message.qos == mqtt::QoS::AtMostOnce;
+        if droppable && !to.held.is_empty() && to.bytes > THREAD_QOS0_BYTES_LIMIT {
+            return false;
+        }
+        to.bytes += message.bytes();
+        to.messages.push(CrossMessage { message: Arc::clone(message), targets });
+        true
+    }
+
+    /// Puts changes of the routes on their way; `owed` is settled once every reader sees them.
+    pub(crate) fn reroute(&mut self, deltas: impl IntoIterator<Item = Delta>, owed: Option<Owed>) {
+        self.dirty = true;
+        self.deltas.extend(deltas);
+        self.waiting.extend(owed);
+    }
+
+    /// Puts a telemetry message on its way into the log; `owed` is settled once it is durable.
+    /// False when it was dropped, which only what is owed to nobody can be.
+    pub(crate) fn telemetry(&mut self, message: &bridge::Message<'_>, owed: Option<Owed>) -> bool {
+        let telemetry = self.telemetry.as_mut().expect("a stream matched, so there is a log");
+        if owed.is_none() && telemetry.held.is_some() {
+            return false;
+        }
+        self.dirty = true;
+        telemetry.batch.push(message);
+        telemetry.owed.extend(owed);
+        true
+    }
+
+    /// Sends everything that can be sent now. Never waits.
+    pub(crate) fn flush(&mut self, counters: &Counters) {
+        self.dirty = false;
+        for shard in std::mem::take(&mut self.touched) {
+            let mut items = std::mem::take(&mut self.to_shards[usize::from(shard)]);
+            let acks = std::mem::take(&mut self.acks[usize::from(shard)]);
+            if !acks.is_empty() {
+                let command = Box::new(Command::Ack(acks));
+                items.push(ShardItem::Oblige { owed: None, command });
+            }
+            self.shards.tell(shard, ShardMessage::Batch(items));
+        }
+        if !self.deltas.is_empty() || !self.waiting.is_empty() {
+            let deltas = std::mem::take(&mut self.deltas);
+            let waiting = std::mem::take(&mut self.waiting);
+            if self.routes.cast(RoutesMessage::Connections { deltas, waiting }).is_err() {
+                tracing::debug!("the routes have ended: the node is stopping");
+            }
+        }
+        for thread in 0..self.to_threads.len() {
+            self.flush_thread(thread);
+        }
+        self.flush_telemetry(counters);
+    }
+
+    fn flush_thread(&mut self, thread: usize) {
+        let to = &mut self.to_threads[thread];
+        if !to.messages.is_empty() {
+            to.held.push_back(IoMessage::Messages(std::mem::take(&mut to.messages)));
+        }
+        while let Some(batch) = to.held.pop_front() {
+            if let Some(batch) = self.threads.try_send(thread, batch) {
+                to.held.push_front(batch);
+                // Tried again at the next round; the thread's tick makes one if nothing else does.
+                self.dirty = true;
+                return;
+            }
+        }
+        to.bytes = 0;
+    }
+
+    fn flush_telemetry(&mut self, _counters: &Counters) {
+        let Some(telemetry) = &mut self.telemetry else { return };
+        if let Some(Refused { batch, done, .. }) = telemetry.held.take()
+            && let Err(refused) = telemetry.ingest.submit(batch, done)
+        {
+            self.hold(refused);
+            return;
+        }
+        let telemetry = self.telemetry.as_mut().expect("looked at above");
+        if telemetry.batch.is_empty() {
+            return;
+        }
+        let batch = std::mem::replace(&mut telemetry.batch, telemetry.ingest.batch());
+        let owed = std::mem::take(&mut telemetry.owed);
+        let (threads, thread) = (self.threads.clone(), self.thread);
+        let done = Box::new(move |outcome| {
+            if owed.is_empty() {
+                return;
+            }
+            let message = match outcome {
+                Outcome::Durable => IoMessage::Settled(owed),
+                Outcome::NotDurable => IoMessage::Unsettled(owed),
+            };
+            threads.blocking_send(thread, message);
+        });
+        if let Err(refused) = telemetry.ingest.submit(batch, done) {
+            self.hold(refused);
+        }
+    }
+
+    fn hold(&mut self, refused: Refused) {
+        let telemetry = self.telemetry.as_mut().expect("only telemetry is refused");
+        tracing::debug!(reason = %refused.reason, "telemetry waits for the log");
+        telemetry.held = Some(refused);
+        let (threads, thread) = (self.threads.clone(), self.thread);
+        telemetry.ingest.notify_ready(Box::new(move || {
+            // A full inbox means that the thread is about to make a round in any case.
+            drop(threads.try_send(thread, IoMessage::TelemetryReady));
+        }));
+    }
+}
+
+/// The io thread of a connection.
+pub(crate) fn thread_of(id: session::ConnectionId) -> usize {
+    Place::of(id).thread
+}

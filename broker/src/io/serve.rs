@@ -1,0 +1,306 @@
+//! The loop of an io thread: its inbox, its timer wheel, its batches.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bridge::{Ingest, Streams};
+use bytes::BytesMut;
+use ractor::ActorRef;
+use runtime::{Clock, Exit, Mailbox, TimerKey, Wheel, guarded, ractor};
+use session::{MonoMs, NodeEpoch, Now, Opened, WallMs, WillId};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc};
+
+use super::connection::Connection;
+use super::outbound::Outbound;
+use super::slots::{ConnectionMessage, Slots};
+use super::{IoMessage, ShardEvent, Threads};
+use crate::counters::Counters;
+use crate::ids::{Owed, Place};
+use crate::routes::{RouteTrie, RoutesMessage, Snapshot};
+use crate::shard::Shards;
+
+/// Length of a tick of the timer wheel in milliseconds: how late a deadline may be noticed.
+const TICK_MS: u64 = 100;
+/// Ticks of one turn of the wheel.
+const WHEEL_TICKS: usize = 1_024;
+/// Size of the buffers that a thread's connections share for reading and writing, in bytes.
+pub(super) const BUFFER_BYTES: usize = 64 << 10;
+/// Control messages that may wait in a connection's mailbox: more than a receive window, the
+/// messages sent ahead and the requests of a connection together.
+const CONTROL_LIMIT: usize = 1 << 17;
+
+/// What all io threads of a node share.
+pub(crate) struct Shared {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) session: Arc<session::Config>,
+    pub(crate) limits: mqtt::Limits,
+    pub(crate) node_epoch: NodeEpoch,
+    pub(crate) shard_count: NonZeroU32,
+    pub(crate) streams: Streams,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) threads: Threads,
+    pub(crate) shards: Shards,
+    pub(crate) routes: ActorRef<RoutesMessage>,
+    pub(crate) ingest: Option<Ingest>,
+    /// By which clean sessions of this node are spared repeats of QoS 2 messages and wills; one
+    /// for each shard of publishers. Only messages with an origin, never QoS 0 or 1, come here.
+    pub(crate) origins: Box<[Mutex<session::Origins>]>,
+    /// Bytes of messages that a connection's mailbox takes.
+    pub(crate) mailbox_bytes_limit: usize,
+    /// Bytes of packets behind a held PUBLISH before the socket is not read any more.
+    pub(crate) stash_bytes_limit: usize,
+    /// Set once the node stops: new sockets are closed at once.
+    pub(crate) stopping: AtomicBool,
+    /// Number of client ids that this node has assigned, and a part that differs by process.
+    pub(crate) assigned_ids: std::sync::atomic::AtomicU64,
+    pub(crate) assigned_salt: u64,
+}
+
+/// What the connections of one io thread share. Nothing here leaves the thread.
+pub(crate) struct Io {
+    pub(crate) thread: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) slots: RefCell<Slots>,
+    pub(crate) outbound: RefCell<Outbound>,
+    pub(crate) routes: RefCell<RoutesReader>,
+    pub(crate) wills: RefCell<HashMap<(u16, WillId), u32>>,
+    pub(super) read_buffer: RefCell<BytesMut>,
+    pub(super) write_buffer: RefCell<BytesMut>,
+    wheel: RefCell<Wheel>,
+    now: Cell<Now>,
+    flush: Notify,
+}
+
+/// One thread's view of the routes.
+pub(crate) struct RoutesReader(arc_swap::Cache<Snapshot, Arc<RouteTrie>>);
+
+impl RoutesReader {
+    /// The snapshot in force: one atomic load when it has not changed.
+    pub(crate) fn load(&mut self) -> &RouteTrie {
+        self.0.load()
+    }
+}
+
+impl Io {
+    /// Both clocks as of the current turn.
+    pub(crate) fn now(&self) -> Now {
+        self.now.get()
+    }
+
+    /// Reads the clocks; once a turn.
+    pub(super) fn tick(&self) -> Now {
+        let clock = &self.shared.clock;
+        let now = Now { mono: MonoMs(clock.mono_ms()), wall: WallMs(clock.wall_ms()) };
+        self.now.set(now);
+        now
+    }
+
+    /// Sets a timer of a connection.
+    pub(super) fn set_timer(&self, id: session::ConnectionId, at: MonoMs) {
+        let place = Place::of(id);
+        let key = TimerKey { slot: place.slot as u32, generation: place.generation };
+        self.wheel.borrow_mut().set(key, at.0);
+    }
+
+    /// Has the batches flushed once the connections that are ready now have had their turns: the
+    /// flushing task queues behind them.
+    pub(super) fn wake_flush(&self) {
+        if self.outbound.borrow().is_dirty() {
+            self.flush.notify_one();
+        }
+    }
+
+    fn fire_timers(&self) {
+        let now = self.tick();
+        let mut due = Vec::new();
+        self.wheel.borrow_mut().advance(now.mono.0, |key| due.push(key));
+        for TimerKey { slot, generation } in due {
+            let place = Place { thread: self.thread, slot: slot as usize, generation };
+            self.tell(place.id(), ConnectionMessage::Timer);
+        }
+    }
+
+    fn handle(&self, message: IoMessage) -> bool {
+        match message {
+            IoMessage::Begin | IoMessage::Accepted(..) => unreachable!("taken before"),
+            IoMessage::Messages(batch) => {
+                for cross in batch {
+                    for (id, matched) in cross.targets {
+                        if !matched.is_empty() {
+                            self.hand_over(id, &cross.message, matched);
+                        }
+                    }
+                }
+            }
+            IoMessage::Shard(events) => events.into_iter().for_each(|event| self.shard(event)),
+            IoMessage::Settled(owed) => owed.into_iter().for_each(|owed| self.settle(owed)),
+            IoMessage::Unsettled(owed) => owed.into_iter().for_each(|owed| {
+                if let Owed::Connection(id, _) = owed {
+                    self.tell(id, ConnectionMessage::Unsettled);
+                }
+            }),
+            IoMessage::TelemetryReady => self.flush.notify_one(),
+            IoMessage::Kick { reason, count } => {
+                for mailbox in self.slots.borrow().iter().take(count) {
+                    let kick = ConnectionMessage::Kick(reason);
+                    if mailbox.push(runtime::Priority::Control, 0, kick).is_err() {
+                        tracing::debug!("the connection has just ended");
+                    }
+                }
+            }
+            IoMessage::End => return false,
+        }
+        true
+    }
+
+    fn shard(&self, event: ShardEvent) {
+        match event {
+            ShardEvent::Opened { connection, answer } => {
+                self.tell(connection, opened(answer));
+            }
+            ShardEvent::Answer { connection, token, answer } => {
+                self.tell(connection, ConnectionMessage::Answer(token, answer));
+            }
+            ShardEvent::Settled(owed) => self.settle(owed),
+            ShardEvent::Delivery(delivery) => {
+                self.tell(delivery.connection, ConnectionMessage::Delivery(delivery));
+            }
+            ShardEvent::Message { connection, message, matched } => {
+                self.hand_over(connection, &message, matched);
+            }
+            ShardEvent::Retained { connection, token, rows } => {
+                self.tell(connection, ConnectionMessage::Retained(token, rows));
+            }
+            ShardEvent::TakenOver { connection } => {
+                let reason = mqtt::ReasonCode::SessionTakenOver;
+                self.tell(connection, ConnectionMessage::Kick(reason));
+            }
+            ShardEvent::WillDue { shard, will } => self.will_due(shard, &will),
+        }
+    }
+}
+
+fn opened(answer: session::Answer) -> ConnectionMessage {
+    use session::Answer;
+    match answer {
+        Answer::Opened { epoch, incarnation, session_present } => {
+            ConnectionMessage::Opened(Opened::Yes { epoch, incarnation, session_present })
+        }
+        Answer::WrongEpoch { current } => ConnectionMessage::WrongEpoch(current),
+        Answer::OtherIdentity => {
+            ConnectionMessage::Opened(Opened::No(mqtt::ReasonCode::ClientIdentifierNotValid))
+        }
+        Answer::Refused(reason) => ConnectionMessage::Opened(Opened::No(reason)),
+        other => unreachable!("an Open is not answered with {other:?}"),
+    }
+}
+
+/// Runs an io thread until it is told to end.
+pub(crate) async fn serve(
+    thread: usize,
+    shared: Arc<OnceLock<Arc<Shared>>>,
+    counters: Arc<Counters>,
+    mut inbox: mpsc::Receiver<IoMessage>,
+) {
+    let Some(IoMessage::Begin) = inbox.recv().await else { return };
+    let shared = Arc::clone(shared.get().expect("set before the threads begin"));
+    let outbound = Outbound::new(
+        thread,
+        shared.threads.clone(),
+        shared.shards.clone(),
+        shared.routes.clone(),
+        shared.ingest.clone(),
+    );
+    let now_ms = shared.clock.mono_ms();
+    let io = Rc::new(Io {
+        thread,
+        routes: RefCell::new(RoutesReader(arc_swap::Cache::new(Arc::clone(&shared.snapshot)))),
+        counters,
+        slots: RefCell::new(Slots::new(thread)),
+        outbound: RefCell::new(outbound),
+        wills: RefCell::default(),
+        read_buffer: RefCell::new(BytesMut::with_capacity(BUFFER_BYTES)),
+        write_buffer: RefCell::new(BytesMut::with_capacity(BUFFER_BYTES)),
+        wheel: RefCell::new(Wheel::new(TICK_MS, WHEEL_TICKS, now_ms)),
+        now: Cell::default(),
+        flush: Notify::new(),
+        shared,
+    });
+    let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            message = inbox.recv() => {
+                io.tick();
+                match message {
+                    Some(IoMessage::Accepted(socket, peer)) => accepted(&io, socket, peer),
+                    Some(message) => if !io.handle(message) { break },
+                    None => break,
+                }
+            }
+            () = io.flush.notified() => io.outbound.borrow_mut().flush(&io.counters),
+            _ = ticks.tick() => {
+                io.fire_timers();
+                if io.outbound.borrow().is_dirty() {
+                    io.outbound.borrow_mut().flush(&io.counters);
+                }
+            }
+        }
+    }
+}
+
+/// Starts the actor of an accepted socket.
+fn accepted(io: &Rc<Io>, socket: std::net::TcpStream, peer: SocketAddr) {
+    io.counters.connections_accepted_total.add(1);
+    if io.shared.stopping.load(Ordering::Relaxed) {
+        return;
+    }
+    let socket = match TcpStream::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::warn!(%peer, %error, "an accepted socket cannot be polled");
+            return;
+        }
+    };
+    let mailbox = Mailbox::new(io.shared.mailbox_bytes_limit, CONTROL_LIMIT);
+    let Some(id) = io.slots.borrow_mut().insert(mailbox.clone()) else {
+        tracing::warn!(%peer, "all connection slots are taken");
+        return;
+    };
+    io.counters.connections_open.add(1);
+    let io = Rc::clone(io);
+    tokio::task::spawn_local(async move {
+        let connection = Connection::new(Rc::clone(&io), id, socket, mailbox.clone());
+        let exit = guarded(connection.run()).await;
+        mailbox.close();
+        io.slots.borrow_mut().remove(id);
+        io.counters.connections_open.sub(1);
+        report(&io, peer, &exit);
+        io.wake_flush();
+    });
+}
+
+/// Tells the counters and the log how a connection ended.
+fn report(io: &Io, peer: SocketAddr, exit: &Exit) {
+    match exit {
+        Exit::ProtocolError(rule) => {
+            io.counters.protocol_errors_total.add(1);
+            tracing::debug!(%peer, rule, "the client broke the protocol");
+        }
+        Exit::Panicked(panic) => {
+            io.counters.panics_total.add(1);
+            tracing::error!(%peer, panic, "a connection actor panicked");
+        }
+        Exit::TimedOut => io.counters.timeouts_total.add(1),
+        Exit::Normal | Exit::Kicked | Exit::Io(_) => {}
+    }
+}

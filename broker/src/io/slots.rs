@@ -1,0 +1,106 @@
+//! The connections of an io thread, by slot.
+
+use runtime::Mailbox;
+use session::{Answer, ConnectionId, Delivery, Match, Message, Opened, Token};
+use std::sync::Arc;
+
+use mqtt::ReasonCode;
+
+use crate::ids::{Place, SLOTS_MAX};
+
+/// What a connection actor is told.
+#[derive(Debug)]
+pub(crate) enum ConnectionMessage {
+    Opened(Opened),
+    /// The session has another ownership: propose again, expecting it.
+    WrongEpoch(Option<session::Epoch>),
+    Answer(Token, Answer),
+    Settled(Token),
+    /// What the token stands for will not be settled.
+    Unsettled,
+    Delivery(Box<Delivery>),
+    Message(Arc<Message>, Match),
+    Retained(Token, Vec<Vec<Arc<Message>>>),
+    Kick(ReasonCode),
+    Timer,
+}
+
+/// The mailboxes of an io thread's connections.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    thread: usize,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    mailbox: Option<Mailbox<ConnectionMessage>>,
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+impl Slots {
+    pub(crate) fn new(thread: usize) -> Self {
+        Self { thread, ..Self::default() }
+    }
+
+    /// Gives a connection a slot; `None` when all are taken.
+    pub(crate) fn insert(&mut self, mailbox: Mailbox<ConnectionMessage>) -> Option<ConnectionId> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot as usize,
+            None if self.slots.len() < SLOTS_MAX => {
+                self.slots.push(Slot::default());
+                self.slots.len() - 1
+            }
+            None => return None,
+        };
+        let at = &mut self.slots[slot];
+        at.generation = at.generation.wrapping_add(1);
+        at.mailbox = Some(mailbox);
+        Some(Place { thread: self.thread, slot, generation: at.generation }.id())
+    }
+
+    /// Takes a connection out.
+    pub(crate) fn remove(&mut self, id: ConnectionId) {
+        let place = Place::of(id);
+        if self.get(id).is_some() {
+            self.slots[place.slot].mailbox = None;
+            self.free.push(place.slot as u32);
+        }
+    }
+
+    /// The mailbox of a connection that has not ended.
+    pub(crate) fn get(&self, id: ConnectionId) -> Option<&Mailbox<ConnectionMessage>> {
+        let place = Place::of(id);
+        let slot = self.slots.get(place.slot)?;
+        slot.mailbox.as_ref().filter(|_| slot.generation == place.generation)
+    }
+
+    /// The mailboxes of all connections.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Mailbox<ConnectionMessage>> {
+        self.slots.iter().filter_map(|slot| slot.mailbox.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_used_again_does_not_answer_to_its_old_id() {
+        let mut slots = Slots::new(1);
+        let first = slots.insert(Mailbox::new(1, 1)).expect("a slot");
+        slots.remove(first);
+        slots.remove(first);
+        let second = slots.insert(Mailbox::new(1, 1)).expect("a slot");
+        assert_eq!(Place::of(first).slot, Place::of(second).slot);
+        assert!(slots.get(first).is_none() && slots.get(second).is_some());
+        assert_eq!(slots.iter().count(), 1);
+    }
+}

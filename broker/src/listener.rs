@@ -1,0 +1,86 @@
+//! The accepting actor: deals each socket once, to the io thread with the fewest connections.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use runtime::ractor;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+
+use crate::counters::Counters;
+use crate::io::{IoMessage, Threads};
+
+/// How long accepting pauses when the process has no descriptor left.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts connections of one address.
+pub(crate) struct Listener {
+    pub(crate) socket: Arc<TcpListener>,
+    pub(crate) threads: Threads,
+    pub(crate) counters: Vec<Arc<Counters>>,
+}
+
+/// Binds an address.
+///
+/// # Errors
+/// What the operating system says, for instance that the port is taken.
+pub(crate) fn bind(address: SocketAddr, backlog: u32) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A node that was killed and starts again must get its port back at once.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    TcpListener::from_std(socket.into())
+}
+
+impl Actor for Listener {
+    /// Accept the next one; the actor tells it itself, so that a stop comes between two.
+    type Msg = ();
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, me: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        me.cast(())?;
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<()>,
+        (): (),
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        match self.socket.accept().await {
+            Ok((socket, peer)) => self.deal(socket, peer).await,
+            Err(error) => {
+                // Usually EMFILE: the connection waits in the backlog meanwhile.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        me.cast(())?;
+        Ok(())
+    }
+}
+
+impl Listener {
+    async fn deal(&self, socket: tokio::net::TcpStream, peer: SocketAddr) {
+        // Small packets must not wait for each other's acknowledgements.
+        let prepared = socket.set_nodelay(true).and_then(|()| socket.into_std());
+        let socket = match prepared {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "the connection ended before it began");
+                return;
+            }
+        };
+        let open = |counters: &Arc<Counters>| counters.connections_open.get();
+        let thread = (0..self.threads.len())
+            .min_by_key(|thread| open(&self.counters[*thread]))
+            .expect("a node has an io thread");
+        self.threads.send(thread, IoMessage::Accepted(socket, peer)).await;
+    }
+}

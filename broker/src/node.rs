@@ -1,0 +1,414 @@
+//! One node: starts everything in order, wires it, stops it in the reverse order.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bridge::{Streams, Telemetry};
+use mqtt::ReasonCode;
+use ractor::{Actor, ActorCell, ActorRef};
+use runtime::{
+    ChildSpec, Clock, IoThread, Random, Restart, Supervisor, SupervisorMessage, SystemClock,
+    ractor, usable_cores,
+};
+use session::NodeEpoch;
+use storage::fs::RealFs;
+use tokio::net::TcpListener;
+
+use crate::counters::Counters;
+use crate::data_folder::{DataFolder, FolderError};
+use crate::http::{AdminState, router};
+use crate::io::{INBOX_BATCHES_LIMIT, IoMessage, Shared, Threads, serve};
+use crate::listener::{self, Listener};
+use crate::routes::{RouteTrie, Routes};
+use crate::shard::{ShardHost, ShardMessage, Shards, TICK_MS};
+use crate::{Config, ConfigError};
+
+/// How often a stop disconnects another share of the clients.
+const STOP_STEP: Duration = Duration::from_millis(20);
+
+/// Why a node did not start. Nothing of it runs.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data folder is refused.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The telemetry line cannot be opened.
+    #[error(transparent)]
+    Telemetry(#[from] bridge::OpenError),
+    /// An address cannot be bound.
+    #[error("{key} = {address}: {error}; is another program listening there? choose another with {flag}")]
+    Bind {
+        /// Key of the configuration.
+        key: &'static str,
+        /// Its flag.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
+    /// The machine gives no thread or actor.
+    #[error("cannot start {what}: {error}")]
+    Spawn {
+        /// What.
+        what: &'static str,
+        /// Why.
+        error: String,
+    },
+}
+
+impl StartError {
+    /// Whether it is a matter of usage or configuration, found before anything was started.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Config(_) => true,
+            Self::Folder(error) => {
+                matches!(error, FolderError::Foreign { .. } | FolderError::Differs { .. })
+            }
+            Self::Telemetry(error) => matches!(error, bridge::OpenError::Config(_)),
+            Self::Bind { .. } | Self::Spawn { .. } => false,
+        }
+    }
+}
+
+/// A running node.
+pub struct Node {
+    /// Where MQTT clients connect.
+    pub mqtt: SocketAddr,
+    /// Where the admin API answers.
+    pub admin: SocketAddr,
+    /// Node number.
+    pub number: u32,
+    config: Config,
+    state: Arc<AdminState>,
+    shared: Arc<Shared>,
+    threads: Vec<IoThread<IoMessage>>,
+    root: ActorRef<SupervisorMessage>,
+    listeners: ActorRef<SupervisorMessage>,
+    http: tokio::task::JoinHandle<()>,
+    ticks: tokio::task::JoinHandle<()>,
+    telemetry: Option<Arc<Telemetry>>,
+    _folder: DataFolder,
+}
+
+impl Node {
+    /// Starts a node: folder, telemetry line, io threads, shards, listeners. Must be called
+    /// within a multi-thread tokio runtime. Once it returns the node serves.
+    ///
+    /// # Errors
+    /// Nothing runs after one.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        config.validate()?;
+        let streams = streams(&config)?;
+        let folder = DataFolder::open(&config)?;
+        let mqtt = bind("mqtt.listen", "--mqtt", config.mqtt.listen, config.mqtt.backlog)?;
+        let admin = bind("admin.listen", "--admin", config.admin.listen, 128)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let number = folder.identity.node;
+        let telemetry = match streams.is_empty() {
+            true => None,
+            false => Some(Arc::new(open_telemetry(&config, number, &clock).await?)),
+        };
+
+        let shards = Shards::new(config.cluster.shards);
+        let count = if config.io_threads == 0 { usable_cores() } else { config.io_threads };
+        let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
+        let snapshot = Arc::new(ArcSwap::from_pointee(RouteTrie::new()));
+        let shared_slot: Arc<OnceLock<Arc<Shared>>> = Arc::default();
+        let threads = start_threads(&counters, &shared_slot)?;
+        let handles = Threads::new(threads.iter().map(IoThread::handle).collect());
+
+        let root = supervisor("root", Vec::new(), None).await?;
+        let routes_slot = Arc::new(OnceLock::new());
+        let children = state_children(&config, &clock, &handles, &shards, &snapshot, &routes_slot);
+        supervisor("state", children, Some(root.get_cell())).await?;
+
+        let shared = Arc::new(Shared {
+            session: Arc::new(config.session()),
+            limits: config.codec(),
+            node_epoch: NodeEpoch(clock.wall_ms()),
+            shard_count: NonZeroU32::new(u32::from(config.cluster.shards)).expect("validated"),
+            streams,
+            snapshot,
+            threads: handles.clone(),
+            shards: shards.clone(),
+            routes: routes_slot.get().expect("the routes have started").clone(),
+            ingest: telemetry.as_ref().map(|line| line.ingest()),
+            origins: origins(&config),
+            mailbox_bytes_limit: config.mqtt.queue_bytes_limit,
+            stash_bytes_limit: config.mqtt.stash_bytes_limit,
+            stopping: AtomicBool::new(false),
+            assigned_ids: AtomicU64::new(0),
+            assigned_salt: Random::from_os().next_u64(),
+            clock: Arc::clone(&clock),
+        });
+        if shared_slot.set(Arc::clone(&shared)).is_err() {
+            unreachable!("set once, here");
+        }
+        for thread in 0..handles.len() {
+            handles.send(thread, IoMessage::Begin).await;
+        }
+
+        let addresses = (address(&mqtt), address(&admin));
+        let state = Arc::new(AdminState {
+            ready: AtomicBool::new(false),
+            clock,
+            counters: counters.clone(),
+            shards: shards.clone(),
+            telemetry: telemetry.clone(),
+            node: admin::node::NodeInfo {
+                node: number,
+                version: env!("CARGO_PKG_VERSION").into(),
+                mqtt: addresses.0.to_string(),
+                admin: addresses.1.to_string(),
+                shards: config.cluster.shards,
+                buckets: config.telemetry.buckets,
+                telemetry: telemetry.is_some(),
+            },
+        });
+        let listeners =
+            supervisor("listeners", vec![listener(mqtt, &handles, &counters)], Some(root.get_cell()))
+                .await?;
+        let http = tokio::spawn(serve_http(admin, Arc::clone(&state)));
+        let ticks = tokio::spawn(tick_shards(shards));
+        state.ready.store(true, Ordering::Release);
+        Ok(Self {
+            mqtt: addresses.0,
+            admin: addresses.1,
+            number,
+            config,
+            state,
+            shared,
+            threads,
+            root,
+            listeners,
+            http,
+            ticks,
+            telemetry,
+            _folder: folder,
+        })
+    }
+
+    /// Whether topics are telemetry here.
+    pub fn telemetry(&self) -> bool {
+        self.telemetry.is_some()
+    }
+
+    /// Stops in order (DESIGN §8): not ready, no new connections, clients disconnected at a rate
+    /// with 0x8B, the log made durable. What has not ended by `stop_deadline` is cut.
+    pub async fn stop(self) {
+        self.state.ready.store(false, Ordering::Release);
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.listeners.stop(None);
+        if tokio::time::timeout(self.config.stop_deadline, self.disconnect_all()).await.is_err() {
+            tracing::warn!("clients were cut at the stop deadline");
+        }
+        for thread in 0..self.threads.len() {
+            self.shared.threads.send(thread, IoMessage::End).await;
+        }
+        let threads = self.threads;
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("an io thread had panicked");
+                }
+            }
+        });
+        if joined.await.is_err() {
+            tracing::error!("waiting for the io threads failed");
+        }
+        self.ticks.abort();
+        self.root.stop(None);
+        self.http.abort();
+        drop(self.state);
+        drop(self.shared);
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.shutdown().await;
+        }
+    }
+
+    async fn disconnect_all(&self) {
+        let steps_per_s = 1_000 / STOP_STEP.as_millis() as usize;
+        let share = self.config.stop_disconnects_per_s as usize / steps_per_s;
+        let per_thread = share.div_ceil(self.shared.threads.len()).max(1);
+        let open = || self.state.counters.iter().any(|one| one.connections_open.get() > 0);
+        while open() {
+            for thread in 0..self.shared.threads.len() {
+                let reason = ReasonCode::ServerShuttingDown;
+                let kick = IoMessage::Kick { reason, count: per_thread };
+                self.shared.threads.send(thread, kick).await;
+            }
+            tokio::time::sleep(STOP_STEP).await;
+        }
+    }
+}
+
+fn streams(config: &Config) -> Result<Streams, ConfigError> {
+    if config.no_telemetry {
+        return Ok(Streams::none());
+    }
+    Streams::new(config.telemetry.streams.clone())
+        .map_err(|error| ConfigError::Value(format!("telemetry.streams: {error}")))
+}
+
+fn origins(config: &Config) -> Box<[Mutex<session::Origins>]> {
+    let limits = config.shard();
+    let rows = limits.origins / usize::from(config.cluster.shards);
+    let one = || Mutex::new(session::Origins::new(rows, limits.origin_s));
+    std::iter::repeat_with(one).take(usize::from(config.cluster.shards)).collect()
+}
+
+fn bind(
+    key: &'static str,
+    flag: &'static str,
+    address: SocketAddr,
+    backlog: u32,
+) -> Result<TcpListener, StartError> {
+    listener::bind(address, backlog)
+        .map_err(|error| StartError::Bind { key, flag, address, error })
+}
+
+fn address(listener: &TcpListener) -> SocketAddr {
+    listener.local_addr().expect("a bound socket has an address")
+}
+
+async fn open_telemetry(
+    config: &Config,
+    number: u32,
+    clock: &Arc<dyn Clock>,
+) -> Result<Telemetry, bridge::OpenError> {
+    let on_fatal = Arc::new(|fatal: bridge::Fatal| {
+        // Nothing may be acknowledged any more, and nothing that is in memory can be trusted
+        // (SEMANTICS, Damage): the process ends here and now.
+        tracing::error!(%fatal, "the process ends");
+        std::process::abort();
+    });
+    let line = config.line(number);
+    Telemetry::open(&config.data, Arc::new(RealFs), Arc::clone(clock), line, on_fatal).await
+}
+
+fn start_threads(
+    counters: &[Arc<Counters>],
+    shared: &Arc<OnceLock<Arc<Shared>>>,
+) -> Result<Vec<IoThread<IoMessage>>, StartError> {
+    let start = |(index, counters): (usize, &Arc<Counters>)| {
+        let (shared, counters) = (Arc::clone(shared), Arc::clone(counters));
+        IoThread::start(index, INBOX_BATCHES_LIMIT, move |inbox| {
+            serve(index, shared, counters, inbox)
+        })
+        .map_err(|error| StartError::Spawn { what: "an io thread", error: error.to_string() })
+    };
+    counters.iter().enumerate().map(start).collect()
+}
+
+async fn supervisor(
+    name: &'static str,
+    children: Vec<ChildSpec>,
+    parent: Option<ActorCell>,
+) -> Result<ActorRef<SupervisorMessage>, StartError> {
+    let supervisor = Supervisor { name, restarts_max: 10, window_ms: 60_000 };
+    let spawned = match parent {
+        Some(parent) => Actor::spawn_linked(None, supervisor, children, parent).await,
+        None => Actor::spawn(None, supervisor, children).await,
+    };
+    let (supervisor, _) = spawned
+        .map_err(|error| StartError::Spawn { what: "a supervisor", error: error.to_string() })?;
+    Ok(supervisor)
+}
+
+/// The actors that hold state: none of them can be started again without losing what was
+/// promised, so the end of one is the end of the process.
+fn state_children(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    threads: &Threads,
+    shards: &Shards,
+    snapshot: &crate::routes::Snapshot,
+    routes: &Arc<OnceLock<ActorRef<crate::routes::RoutesMessage>>>,
+) -> Vec<ChildSpec> {
+    let mut children = vec![routes_spec(threads, shards, snapshot, routes)];
+    for shard in 0..config.cluster.shards {
+        let (limits, clock) = (config.shard(), Arc::clone(clock));
+        let (threads, shards, routes) = (threads.clone(), shards.clone(), Arc::clone(routes));
+        let spawn = move |parent| {
+            let host = ShardHost {
+                shard,
+                limits: limits.clone(),
+                clock: Arc::clone(&clock),
+                threads: threads.clone(),
+                shards: shards.clone(),
+                routes: Arc::clone(&routes),
+            };
+            spawn_linked(host, parent)
+        };
+        let name = format!("shard-{shard}");
+        children.push(ChildSpec { name, restart: Restart::EndProcess, spawn: Box::new(spawn) });
+    }
+    children
+}
+
+fn routes_spec(
+    threads: &Threads,
+    shards: &Shards,
+    snapshot: &crate::routes::Snapshot,
+    slot: &Arc<OnceLock<ActorRef<crate::routes::RoutesMessage>>>,
+) -> ChildSpec {
+    let (threads, shards) = (threads.clone(), shards.clone());
+    let (snapshot, slot) = (Arc::clone(snapshot), Arc::clone(slot));
+    let spawn = move |parent| {
+        let routes = Routes {
+            snapshot: Arc::clone(&snapshot),
+            threads: threads.clone(),
+            shards: shards.clone(),
+            me: Arc::clone(&slot),
+        };
+        spawn_linked(routes, parent)
+    };
+    ChildSpec { name: "routes".into(), restart: Restart::EndProcess, spawn: Box::new(spawn) }
+}
+
+type Spawning =
+    std::pin::Pin<Box<dyn Future<Output = Result<ActorCell, ractor::SpawnErr>> + Send>>;
+
+fn spawn_linked<A: Actor<Arguments = ()>>(actor: A, parent: ActorCell) -> Spawning {
+    Box::pin(async move {
+        let (actor, _) = Actor::spawn_linked(None, actor, (), parent).await?;
+        Ok(actor.get_cell())
+    })
+}
+
+fn listener(socket: TcpListener, threads: &Threads, counters: &[Arc<Counters>]) -> ChildSpec {
+    let (socket, threads, counters) = (Arc::new(socket), threads.clone(), counters.to_vec());
+    let spawn = move |parent| {
+        let listener = Listener {
+            socket: Arc::clone(&socket),
+            threads: threads.clone(),
+            counters: counters.clone(),
+        };
+        spawn_linked(listener, parent)
+    };
+    ChildSpec { name: "mqtt-listener".into(), restart: Restart::Always, spawn: Box::new(spawn) }
+}
+
+async fn serve_http(listener: TcpListener, state: Arc<AdminState>) {
+    if let Err(error) = axum::serve(listener, router(state)).await {
+        tracing::error!(%error, "the admin API has ended");
+    }
+}
+
+async fn tick_shards(shards: Shards) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
+    loop {
+        ticks.tick().await;
+        for shard in 0..shards.len() {
+            shards.tell(shard, ShardMessage::Tick);
+        }
+    }
+}

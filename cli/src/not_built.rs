@@ -1,0 +1,14 @@
+//! Commands of the contract that are not built yet.
+
+/// Names of nouns of `ctl` that are planned.
+pub(crate) const NOUNS: [&str; 18] = [
+    "cluster", "shard", "client", "session", "sub", "retained", "listener", "trace", "acl", "user",
+    "bridge", "shadow", "rollout", "backup", "config", "alarm", "doctor", "lb",
+];
+
+/// Says that a command is not built yet: exit code 2.
+pub(crate) fn refuse(command: &str, words: &[String]) -> u8 {
+    let asked = words.join(" ");
+    let error = format!("{command} {asked}: not built yet; nothing was done");
+    crate::fail(crate::exit::USAGE, &error)
+}
