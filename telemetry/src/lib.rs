@@ -19,6 +19,8 @@ pub mod schemas;
 
 pub mod query;
 
+pub mod sample;
+
 pub use bucket::bucket_of;
 pub use device::DeviceId;
 pub use head::{Head, Merge, Stamp};

@@ -150,6 +150,3 @@ pub enum PayloadError {
     #[error("more than 256 metrics")]
     TooManyMetrics,
 }
-
-#[cfg(test)]
-mod json_test;
