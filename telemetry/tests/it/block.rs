@@ -233,3 +233,41 @@ fn unrounded_32_bit_floats_cost_at_most_4_bytes() {
     let bytes = block::encode(&rows, &mut Schemas::new()).expect("valid rows");
     assert!(bytes.len() <= 4 * 1000 + 32, "{} bytes", bytes.len());
 }
+
+#[test]
+fn more_cells_than_the_bound_are_refused_before_memory_is_taken() {
+    let row = |ts_ms| Row::from_pairs(ts_ms, [(name("a"), 1.0)]).expect("distinct");
+    let rows: Vec<Row> = (0..block::ROWS_MAX as i64).map(row).collect();
+    let bytes = block::encode(&rows, &mut Schemas::new()).expect("valid rows");
+    let mut foreign = Schemas::new();
+    let names = (0..Schemas::NAMES_MAX).map(|i| name(&format!("m{i}")));
+    foreign
+        .intern(&tidewire_telemetry::Schema::new(names.collect()))
+        .expect("room");
+    assert_eq!(
+        block::decode(&bytes, &foreign),
+        Err(BlockError::Damaged("more rows than a block may have"))
+    );
+}
+
+#[test]
+fn each_packing_of_version_1_has_these_bytes() {
+    let noise = [3, -2, 5, 0, -4, 1, 6, -3, 2, -1, 4, -5];
+    let row = |i: i64| {
+        let walk = 1_000 + noise[i as usize % 12] + if i == 20 { 1_000_000_000 } else { 0 };
+        let pairs = [
+            (name("counter"), (i * 7) as f64),
+            (name("noise_with_a_spike"), walk as f64 / 100.0),
+            (name("state"), if (9..31).contains(&i) { 4.0 } else { 1.0 }),
+            (name("uniform"), ((i * 37) % 64) as f64),
+        ];
+        Row::from_pairs(i * i * 1_000, pairs).expect("distinct")
+    };
+    let rows: Vec<Row> = (0..40).map(row).collect();
+    let mut schemas = Schemas::new();
+    let bytes = block::encode(&rows, &mut schemas).expect("valid rows");
+    assert_eq!(block::decode(&bytes, &schemas), Ok(rows));
+    assert_eq!(hex(&bytes), GOLDEN_PACKINGS);
+}
+
+const GOLDEN_PACKINGS: &str = "0100c30154a05780010100078700c2c27a3cc830800d0100009000008018000080000000b0000000080000c00000000000000007000000010000140000000100009000008018000080000000b0000000080000e0ff37405973000000c0010000400000000500004000000024000020060000200000002c00000002000030000000000000c001000040000000050000400000002400000040a0600304080056010068432d0470f0cf3ffff9e79ffffcf3cf7ffef9cf3ffffce79f7ffe";
