@@ -175,26 +175,31 @@ fn gaps(differences: &[i64], centre: i64) -> impl Iterator<Item = u64> + Clone {
 
 /// Finds the number of low bits that makes Rice's code shortest, and its length in bits.
 fn best_rice(numbers: &(impl Iterator<Item = u64> + Clone)) -> (u32, u64) {
-    let (mut count, mut sum) = (0_u64, 0_u128);
+    let (mut count, mut sum, mut lengths) = (0_u64, 0_u128, 0_u64);
     for number in numbers.clone() {
         count += 1;
         sum += u128::from(number);
+        lengths += u64::from(bit_length(number));
     }
     if count == 0 {
         return (0, 0);
     }
-    // The best is near the logarithm of the mean; outliers draw the mean upwards only.
-    let mean = (sum / u128::from(count)) as u64;
-    let guess = 64 - mean.leading_zeros();
-    let mut best = (0, u64::MAX);
-    for low in (0..=(guess + 1).min(63)).rev() {
-        let bits = numbers.clone().map(|number| rice_len(number, low)).sum();
-        if bits >= best.1 {
-            break;
-        }
-        best = (low, bits);
-    }
-    best
+    // The best is just below the logarithm of the mean; a few outliers draw that far up, but
+    // hardly the mean of the lengths.
+    let by_mean = bit_length((sum / u128::from(count)) as u64);
+    let by_length = (lengths / count) as u32;
+    let candidates = (by_length.saturating_sub(2)..=by_length + 1)
+        .chain(by_mean.saturating_sub(2)..=by_mean)
+        .filter(|&low| low < 64);
+    candidates
+        .map(|low| (low, numbers.clone().map(|n| rice_len(n, low)).sum()))
+        .min_by_key(|&(_, bits)| bits)
+        .expect("a mean of lengths, less 2, is below 64")
+}
+
+/// 0 for 0, 64 for the highest numbers.
+fn bit_length(number: u64) -> u32 {
+    64 - number.leading_zeros()
 }
 
 fn rice_len(number: u64, low: u32) -> u64 {
