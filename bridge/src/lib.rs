@@ -36,8 +36,8 @@ pub use ingest::{
 #[doc(hidden)]
 pub use line::Defects;
 pub use line::{Fatal, OnFatal, OpenError, Telemetry};
-pub use stopped::{StoppedError, StoppedNode};
 pub use query::{QueryError, QueryRequest, QueryService};
+pub use stopped::{StoppedError, StoppedNode};
 pub use stream::{
     DEVICE_ID_BYTES_MAX, Mode, RuleError, STREAM_NAME_BYTES_MAX, STREAM_RULES_MAX, StreamId,
     StreamRule, Streams,

@@ -353,6 +353,7 @@ impl Telemetry {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .close();
+            context.tsdb.close();
         });
         if let Err(error) = closed.await {
             tracing::error!(%error, "closing the dead letters failed");

@@ -173,10 +173,17 @@ pub(crate) fn read(
         metrics: &request.metrics,
         from_ms: request.from_ms,
         to_ms: request.to_ms,
-        limit: if request.step_ms.is_some() { STEP_ROWS_MAX } else { request.limit },
+        limit: if request.step_ms.is_some() {
+            STEP_ROWS_MAX
+        } else {
+            request.limit
+        },
     })?;
     let Some(step_ms) = request.step_ms else {
-        return Ok(QueryAnswer { rows: rows.iter().map(answer_row).collect(), partial: false });
+        return Ok(QueryAnswer {
+            rows: rows.iter().map(answer_row).collect(),
+            partial: false,
+        });
     };
     let partial = rows.len() >= STEP_ROWS_MAX;
     let mut steps: Vec<QueryRow> = Steps::new(rows, step_ms).map(step_row).collect();
@@ -184,7 +191,10 @@ pub(crate) fn read(
         steps.pop();
     }
     steps.truncate(request.limit);
-    Ok(QueryAnswer { rows: steps, partial })
+    Ok(QueryAnswer {
+        rows: steps,
+        partial,
+    })
 }
 
 /// Puts a step into the form of the admin API.
@@ -200,7 +210,10 @@ fn step_row(step: StepRow) -> QueryRow {
         ];
         parts.map(|(part, value)| (format!("{}.{part}", name.as_str()), MetricValue(value)))
     };
-    QueryRow { ts: step.ts_ms, metrics: step.metrics.into_iter().flat_map(of).collect() }
+    QueryRow {
+        ts: step.ts_ms,
+        metrics: step.metrics.into_iter().flat_map(of).collect(),
+    }
 }
 
 /// Puts a row into the form of the admin API.

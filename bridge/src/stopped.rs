@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use admin::query::QueryAnswer;
 use serde::Deserialize;
-use storage::fs::{Fs, FolderLock, RealFs};
+use storage::fs::{FolderLock, Fs, RealFs};
 use storage::log::{self, EmbeddedLog, Incarnation, Start, StoredRecord};
 use storage::tsdb::{self, Tsdb};
 use telemetry::payload::Decoder;
@@ -31,7 +31,10 @@ pub struct StoppedError {
 
 impl StoppedError {
     fn new(path: &Path, what: impl ToString) -> Self {
-        Self { path: path.to_owned(), what: what.to_string() }
+        Self {
+            path: path.to_owned(),
+            what: what.to_string(),
+        }
     }
 }
 
@@ -66,10 +69,15 @@ impl StoppedNode {
             serde_json::from_str(&text).map_err(|error| StoppedError::new(&identity, error))?;
         let path = data.join("tsdb");
         if !path.is_dir() {
-            return Err(StoppedError::new(data, "the node has no store: tsdb is missing"));
+            return Err(StoppedError::new(
+                data,
+                "the node has no store: tsdb is missing",
+            ));
         }
         let fs: Arc<dyn Fs> = Arc::new(RealFs);
-        let lock = fs.lock(data).map_err(|error| StoppedError::new(data, error))?;
+        let lock = fs
+            .lock(data)
+            .map_err(|error| StoppedError::new(data, error))?;
         // Neither merges nor seals happen here, so their sizes do not matter.
         let config = tsdb::Config {
             buckets,
@@ -77,7 +85,12 @@ impl StoppedNode {
         };
         let tsdb = Tsdb::open(Arc::clone(&fs), &path, config)
             .map_err(|error| StoppedError::new(data, error))?;
-        let store = Self { tsdb, path, buckets, _lock: lock };
+        let store = Self {
+            tsdb,
+            path,
+            buckets,
+            _lock: lock,
+        };
         let log = data.join("log");
         if log.is_dir() {
             store.replay(fs, &log, buckets)?;

@@ -12,18 +12,35 @@ use crate::harness::{FOLDER, Line, NOW_MS, message, row, small};
 
 /// Reads the dead-letter log of a stopped line.
 fn letters(fs: &FaultFs) -> Vec<DeadLetter> {
-    let config = Config { partitions: small().buckets, ..Config::default() };
+    let config = Config {
+        partitions: small().buckets,
+        ..Config::default()
+    };
     let folder = Path::new(FOLDER).join("dlq");
-    let log = EmbeddedLog::open(Arc::new(fs.clone()), &folder, config, |fatal| panic!("{fatal}"))
-        .expect("the log opens");
-    let start = |partition| Start { partition, offset: log.start(partition), incarnation: None };
+    let log = EmbeddedLog::open(Arc::new(fs.clone()), &folder, config, |fatal| {
+        panic!("{fatal}")
+    })
+    .expect("the log opens");
+    let start = |partition| Start {
+        partition,
+        offset: log.start(partition),
+        incarnation: None,
+    };
     let mut consumer = log.consumer();
-    consumer.assign((0..small().buckets).map(start).collect()).expect("all is there");
+    consumer
+        .assign((0..small().buckets).map(start).collect())
+        .expect("all is there");
     let mut letters = Vec::new();
     let records: u64 = log.ends().iter().sum();
     while (letters.len() as u64) < records {
-        let polled = consumer.poll(1 << 20, Duration::from_secs(1)).expect("the log is whole");
-        letters.extend(polled.iter().map(|r| DeadLetter::decode(&r.record).expect("decodes")));
+        let polled = consumer
+            .poll(1 << 20, Duration::from_secs(1))
+            .expect("the log is whole");
+        letters.extend(
+            polled
+                .iter()
+                .map(|r| DeadLetter::decode(&r.record).expect("decodes")),
+        );
     }
     letters
 }
@@ -36,12 +53,18 @@ async fn a_payload_that_is_no_json_is_kept_whole() {
     assert_eq!(line.send("car", "not json").await, Outcome::Durable);
 
     assert_eq!(line.rows("car").await, []);
-    assert_eq!(line.telemetry.status().dead_letters.get("unparsable"), Some(&1));
+    assert_eq!(
+        line.telemetry.status().dead_letters.get("unparsable"),
+        Some(&1)
+    );
     line.telemetry.shutdown().await;
     let letters = letters(&fs);
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].reason, DeadLetterReason::Unparsable);
-    assert_eq!((&letters[0].device[..], &letters[0].payload[..]), (&b"car"[..], &b"not json"[..]));
+    assert_eq!(
+        (&letters[0].device[..], &letters[0].payload[..]),
+        (&b"car"[..], &b"not json"[..])
+    );
 }
 
 #[tokio::test]
@@ -64,7 +87,8 @@ async fn a_metric_that_is_no_number_is_named_and_the_others_are_stored() {
 async fn a_time_in_seconds_is_never_stored() {
     let line = Line::open(&FaultFs::new(3), small()).await;
 
-    line.send("car", &message(NOW_MS / 1000, &[("a", 1.0)])).await;
+    line.send("car", &message(NOW_MS / 1000, &[("a", 1.0)]))
+        .await;
     line.send("car", "{\"metrics\":{\"a\":1}}").await;
 
     assert_eq!(line.rows("car").await, []);
@@ -87,7 +111,10 @@ async fn a_replay_keeps_no_letter_twice() {
     assert_eq!(line.telemetry.status().processed_messages, 3);
     line.telemetry.shutdown().await;
 
-    let kept: Vec<_> = letters(&fs).into_iter().map(|letter| letter.payload).collect();
+    let kept: Vec<_> = letters(&fs)
+        .into_iter()
+        .map(|letter| letter.payload)
+        .collect();
 
     assert_eq!(kept, ["one", "two", "three"]);
 }

@@ -24,7 +24,11 @@ pub(crate) fn small() -> Config {
         head_age_max: Duration::from_secs(60),
         block_rows: 8,
         merge_fan_in: 2,
-        log: LogConfig { segment_bytes: 16 << 10, read_retention_bytes: 0, ..LogConfig::default() },
+        log: LogConfig {
+            segment_bytes: 16 << 10,
+            read_retention_bytes: 0,
+            ..LogConfig::default()
+        },
         ..Config::default()
     }
 }
@@ -37,11 +41,21 @@ pub(crate) struct Line {
 
 impl Line {
     pub(crate) async fn open(fs: &FaultFs, config: Config) -> Self {
-        Self::try_open(fs, config, Defects::default()).await.expect("the line opens")
+        Self::try_open(fs, config, Defects::default())
+            .await
+            .expect("the line opens")
     }
 
     pub(crate) async fn try_open(
         fs: &FaultFs,
+        config: Config,
+        defects: Defects,
+    ) -> Result<Self, OpenError> {
+        Self::open_on(Arc::new(fs.clone()), config, defects).await
+    }
+
+    pub(crate) async fn open_on(
+        fs: Arc<dyn Fs>,
         config: Config,
         defects: Defects,
     ) -> Result<Self, OpenError> {
@@ -50,19 +64,26 @@ impl Line {
         let on_fatal: OnFatal = {
             let fatal = Arc::clone(&fatal);
             Arc::new(move |why| {
-                fatal.lock().expect("nobody panics with it").get_or_insert(why);
+                fatal
+                    .lock()
+                    .expect("nobody panics with it")
+                    .get_or_insert(why);
             })
         };
         let telemetry = Telemetry::open_sabotaged(
             Path::new(FOLDER),
-            Arc::new(fs.clone()) as Arc<dyn Fs>,
+            fs,
             Arc::new(clock.clone()),
             config,
             on_fatal,
             defects,
         )
         .await?;
-        Ok(Self { telemetry, clock, fatal })
+        Ok(Self {
+            telemetry,
+            clock,
+            fatal,
+        })
     }
 
     /// Waits until no level has segments enough for a merge.
@@ -106,9 +127,15 @@ impl Line {
             metrics: Vec::new(),
             from_ms: i64::MIN,
             to_ms: i64::MAX,
+            step_ms: None,
             limit: usize::MAX,
         };
-        let answer = self.telemetry.query().query(request).await.expect("the store answers");
+        let answer = self
+            .telemetry
+            .query()
+            .query(request)
+            .await
+            .expect("the store answers");
         assert!(!answer.partial, "the writer passed the log's end");
         let row = |row: admin::query::QueryRow| {
             let metrics = row.metrics.into_iter().map(|(name, value)| (name, value.0));
@@ -119,11 +146,19 @@ impl Line {
 }
 
 pub(crate) fn message(ts: i64, metrics: &[(&str, f64)]) -> String {
-    let metrics: Vec<String> =
-        metrics.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    let metrics: Vec<String> = metrics
+        .iter()
+        .map(|(name, value)| format!("\"{name}\":{value}"))
+        .collect();
     format!("{{\"ts\":{ts},\"metrics\":{{{}}}}}", metrics.join(","))
 }
 
 pub(crate) fn row(ts: i64, metrics: &[(&str, f64)]) -> (i64, BTreeMap<String, f64>) {
-    (ts, metrics.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect())
+    (
+        ts,
+        metrics
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), *value))
+            .collect(),
+    )
 }

@@ -9,10 +9,15 @@ use crate::harness::{Line, NOW_MS, message, row, small};
 async fn a_durable_message_is_read_back_at_once() {
     let line = Line::open(&FaultFs::new(1), small()).await;
 
-    let outcome = line.send("car42", &message(NOW_MS, &[("battery", 81.5)])).await;
+    let outcome = line
+        .send("car42", &message(NOW_MS, &[("battery", 81.5)]))
+        .await;
 
     assert_eq!(outcome, Outcome::Durable);
-    assert_eq!(line.rows("car42").await, [row(NOW_MS, &[("battery", 81.5)])]);
+    assert_eq!(
+        line.rows("car42").await,
+        [row(NOW_MS, &[("battery", 81.5)])]
+    );
     assert_eq!(line.rows("car43").await, []);
 }
 
@@ -38,7 +43,10 @@ async fn rows_survive_a_seal_a_merge_and_a_restart() {
     assert_eq!(line.rows("car").await, expected);
     let store = line.telemetry.tsdb_status();
     assert_eq!(store.levels.iter().map(|level| level.rows).sum::<u64>(), 80);
-    assert!(store.levels.iter().any(|level| level.level > 0), "{store:?}");
+    assert!(
+        store.levels.iter().any(|level| level.level > 0),
+        "{store:?}"
+    );
     assert!(store.merged_bytes_per_point.is_some());
 }
 
@@ -50,9 +58,13 @@ async fn what_comes_again_is_counted_and_stored_once() {
     line.send("car", &sent).await;
     line.telemetry.seal().await;
     line.send("car", &sent).await;
-    line.send("car", &message(NOW_MS, &[("a", 1.0), ("c", 3.0)])).await;
+    line.send("car", &message(NOW_MS, &[("a", 1.0), ("c", 3.0)]))
+        .await;
 
-    assert_eq!(line.rows("car").await, [row(NOW_MS, &[("a", 1.0), ("b", 2.0), ("c", 3.0)])]);
+    assert_eq!(
+        line.rows("car").await,
+        [row(NOW_MS, &[("a", 1.0), ("b", 2.0), ("c", 3.0)])]
+    );
 
     let status = line.telemetry.status();
     assert_eq!((status.stored_points, status.duplicate_points), (3, 5));
@@ -62,15 +74,21 @@ async fn what_comes_again_is_counted_and_stored_once() {
 #[tokio::test]
 async fn of_two_values_the_higher_stamp_wins_until_it_is_sealed() {
     let line = Line::open(&FaultFs::new(4), small()).await;
-    line.send_at("car", &message(NOW_MS, &[("a", 2.0)]), NOW_MS + 5).await;
-    line.send_at("car", &message(NOW_MS, &[("a", 1.0)]), NOW_MS).await;
+    line.send_at("car", &message(NOW_MS, &[("a", 2.0)]), NOW_MS + 5)
+        .await;
+    line.send_at("car", &message(NOW_MS, &[("a", 1.0)]), NOW_MS)
+        .await;
     assert_eq!(line.rows("car").await, [row(NOW_MS, &[("a", 2.0)])]);
     line.telemetry.seal().await;
 
-    line.send_at("car", &message(NOW_MS, &[("a", 3.0)]), NOW_MS + 9).await;
+    line.send_at("car", &message(NOW_MS, &[("a", 3.0)]), NOW_MS + 9)
+        .await;
 
     assert_eq!(line.rows("car").await, [row(NOW_MS, &[("a", 2.0)])]);
-    assert_eq!(line.telemetry.status().dead_letters.get("conflict"), Some(&1));
+    assert_eq!(
+        line.telemetry.status().dead_letters.get("conflict"),
+        Some(&1)
+    );
 }
 
 #[tokio::test]
@@ -90,19 +108,38 @@ async fn the_head_is_sealed_when_it_is_old() {
 
 #[tokio::test]
 async fn the_head_is_sealed_when_it_is_large() {
-    let line = Line::open(&FaultFs::new(6), Config { head_bytes_limit: 2_000, ..small() }).await;
+    let line = Line::open(
+        &FaultFs::new(6),
+        Config {
+            head_bytes_limit: 2_000,
+            ..small()
+        },
+    )
+    .await;
     for n in 0..200 {
-        line.send("car", &message(NOW_MS + n, &[("a", n as f64)])).await;
+        line.send("car", &message(NOW_MS + n, &[("a", n as f64)]))
+            .await;
     }
 
     assert_eq!(line.rows("car").await.len(), 200);
-    assert!(line.telemetry.status().seals >= 2, "{:?}", line.telemetry.status());
+    assert!(
+        line.telemetry.status().seals >= 2,
+        "{:?}",
+        line.telemetry.status()
+    );
 }
 
 #[tokio::test]
 async fn a_batch_beyond_the_limit_in_flight_comes_back_and_room_is_announced() {
     let fs = FaultFs::new(7);
-    let line = Line::open(&fs, Config { inflight_bytes_limit: 1, ..small() }).await;
+    let line = Line::open(
+        &fs,
+        Config {
+            inflight_bytes_limit: 1,
+            ..small()
+        },
+    )
+    .await;
     let ingest = line.telemetry.ingest();
     let fill = |count: usize| {
         let mut batch = ingest.batch();
@@ -124,22 +161,36 @@ async fn a_batch_beyond_the_limit_in_flight_comes_back_and_room_is_announced() {
     // The log's thread is held in the first completion, so the first batch stays in flight.
     let (hold, held) = std::sync::mpsc::sync_channel::<()>(0);
     let (told, first) = tokio::sync::oneshot::channel();
-    ingest.submit(fill(1), Box::new(move |outcome| {
-        held.recv().expect("the test lets go");
-        told.send(outcome).expect("the test waits");
-    })).expect("an empty line has room");
+    ingest
+        .submit(
+            fill(1),
+            Box::new(move |outcome| {
+                held.recv().expect("the test lets go");
+                told.send(outcome).expect("the test waits");
+            }),
+        )
+        .expect("an empty line has room");
     let (told, second) = tokio::sync::oneshot::channel();
-    ingest.submit(fill(3), Box::new(|outcome| told.send(outcome).expect("the test waits")))
-        .map_or_else(|refused| {
-            // As a connection does: hold it, and submit it when there is room.
-            let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
-            let _unused = &is_ready;
-            ingest.notify_ready(Box::new(move || ready.send(()).expect("the test waits")));
-            hold.send(()).expect("the log's thread waits");
-            is_ready.recv().expect("room is announced");
-            assert_eq!(refused.batch.len(), 3);
-            ingest.submit(refused.batch, refused.done).expect("there is room now");
-        }, |()| hold.send(()).expect("the log's thread waits"));
+    ingest
+        .submit(
+            fill(3),
+            Box::new(|outcome| told.send(outcome).expect("the test waits")),
+        )
+        .map_or_else(
+            |refused| {
+                // As a connection does: hold it, and submit it when there is room.
+                let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+                let _unused = &is_ready;
+                ingest.notify_ready(Box::new(move || ready.send(()).expect("the test waits")));
+                hold.send(()).expect("the log's thread waits");
+                is_ready.recv().expect("room is announced");
+                assert_eq!(refused.batch.len(), 3);
+                ingest
+                    .submit(refused.batch, refused.done)
+                    .expect("there is room now");
+            },
+            |()| hold.send(()).expect("the log's thread waits"),
+        );
 
     assert_eq!(first.await, Ok(Outcome::Durable));
     assert_eq!(second.await, Ok(Outcome::Durable));
@@ -151,7 +202,15 @@ async fn another_number_of_buckets_is_refused_by_name() {
     let fs = FaultFs::new(8);
     Line::open(&fs, small()).await.telemetry.shutdown().await;
 
-    let refused = Line::try_open(&fs, Config { buckets: 5, ..small() }, Default::default()).await;
+    let refused = Line::try_open(
+        &fs,
+        Config {
+            buckets: 5,
+            ..small()
+        },
+        Default::default(),
+    )
+    .await;
 
     let text = refused.err().expect("refused").to_string();
     assert!(text.contains("4 buckets, not 5"), "{text}");
@@ -174,7 +233,9 @@ async fn after_a_shutdown_nothing_is_taken() {
         retransmit: false,
     });
 
-    let refused = ingest.submit(batch, Box::new(|_| panic!("never called"))).expect_err("closed");
+    let refused = ingest
+        .submit(batch, Box::new(|_| panic!("never called")))
+        .expect_err("closed");
 
     assert_eq!(refused.reason, tidewire_bridge::RefusedReason::Stopped);
 }

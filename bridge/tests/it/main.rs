@@ -3,5 +3,6 @@
 mod crash;
 mod dead_letters;
 mod harness;
+mod lazy_fs;
 mod line;
 mod log_conformance;

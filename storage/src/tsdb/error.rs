@@ -58,6 +58,12 @@ pub enum Error {
         /// Buckets asked for.
         asked: u16,
     },
+    /// The store was closed; nothing was changed.
+    #[error("the hot store in {} is closed", path.display())]
+    Closed {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The manifest's database failed.
     #[error("manifest {}: {what}", path.display())]
     Manifest {

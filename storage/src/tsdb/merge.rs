@@ -37,7 +37,7 @@ impl Tsdb {
             remove: &removed,
             offsets: &[],
         };
-        self.shared.manifest().commit(&change)?;
+        self.shared.with_manifest(|manifest| manifest.commit(&change))?;
         self.shared
             .state()
             .replace(&removed.into_iter().collect::<HashSet<_>>(), opened);

@@ -67,7 +67,8 @@ pub(super) struct Shared {
     pub(super) folder: PathBuf,
     pub(super) config: Config,
     pub(super) defects: Defects,
-    pub(super) manifest: Mutex<Manifest>,
+    /// `None` once the store is closed.
+    owned: Mutex<Option<Owned>>,
     pub(super) state: Mutex<State>,
     pub(super) next_id: AtomicU64,
     pub(super) pages: Cache<Vec<BlockEntry>>,
@@ -75,6 +76,12 @@ pub(super) struct Shared {
     newest: Mutex<HashMap<DeviceId, i64>>,
     pub(super) seals: AtomicU64,
     pub(super) merges: AtomicU64,
+}
+
+/// What makes this the one process that may change the folder.
+#[derive(Debug)]
+struct Owned {
+    manifest: Manifest,
     _lock: Box<dyn FolderLock>,
 }
 
@@ -223,7 +230,7 @@ impl Tsdb {
                 folder: folder.to_owned(),
                 config,
                 defects,
-                manifest: Mutex::new(manifest),
+                owned: Mutex::new(Some(Owned { manifest, _lock: lock })),
                 state: Mutex::new(state),
                 next_id: AtomicU64::new(next_id),
                 pages: Cache::new(PAGE_CACHE_BYTES),
@@ -231,7 +238,6 @@ impl Tsdb {
                 newest: Mutex::new(HashMap::new()),
                 seals: AtomicU64::new(0),
                 merges: AtomicU64::new(0),
-                _lock: lock,
             }),
         })
     }
@@ -241,7 +247,7 @@ impl Tsdb {
     /// # Errors
     /// When the manifest cannot be read.
     pub fn replay_offsets(&self) -> Result<Vec<ReplayOffset>, Error> {
-        self.shared.manifest().offsets()
+        self.shared.with_manifest(Manifest::offsets)
     }
 
     /// Unites a row with the store. What a segment holds already is not taken again: an equal
@@ -358,10 +364,11 @@ impl Tsdb {
             head
         };
         if self.shared.defects.offsets_before_segment {
-            self.shared.manifest().commit(&Change {
+            let offsets_only = Change {
                 offsets,
                 ..Change::default()
-            })?;
+            };
+            self.shared.with_manifest(|manifest| manifest.commit(&offsets_only))?;
         }
         let sealed = self.write_head(&head)?;
         let change = Change {
@@ -369,7 +376,7 @@ impl Tsdb {
             remove: &[],
             offsets,
         };
-        self.shared.manifest().commit(&change)?;
+        self.shared.with_manifest(|manifest| manifest.commit(&change))?;
         let opened = self.shared.open_all(&sealed)?;
         {
             let mut newest = self.shared.newest();
@@ -429,6 +436,12 @@ impl Tsdb {
         }
     }
 
+    /// Lets the folder go, so that another may open it, whoever still holds a handle. The files
+    /// stay readable here until they are merged away; changes are refused.
+    pub fn close(&self) {
+        *self.shared.owned() = None;
+    }
+
     /// Forgets the rows not yet sealed, before they are replayed from the log.
     pub fn clear_head(&self) {
         let mut state = self.shared.state();
@@ -462,8 +475,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn manifest(&self) -> MutexGuard<'_, Manifest> {
-        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn owned(&self) -> MutexGuard<'_, Option<Owned>> {
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn with_manifest<T>(
+        &self,
+        call: impl FnOnce(&Manifest) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        match &*self.owned() {
+            Some(owned) => call(&owned.manifest),
+            None => Err(Error::Closed { path: self.folder.clone() }),
+        }
     }
 
     fn newest(&self) -> MutexGuard<'_, HashMap<DeviceId, i64>> {
