@@ -24,7 +24,10 @@ pub struct IoHandle<M> {
 
 impl<M> Clone for IoHandle<M> {
     fn clone(&self) -> Self {
-        Self { index: self.index, inbox: self.inbox.clone() }
+        Self {
+            index: self.index,
+            inbox: self.inbox.clone(),
+        }
     }
 }
 
@@ -50,7 +53,10 @@ impl<M> IoHandle<M> {
     /// # Errors
     /// Gives the batch back when the thread has ended.
     pub async fn send(&self, batch: M) -> Result<(), SendRefused<M>> {
-        self.inbox.send(batch).await.map_err(|error| SendRefused::Ended(error.0))
+        self.inbox
+            .send(batch)
+            .await
+            .map_err(|error| SendRefused::Ended(error.0))
     }
 
     /// Hands a batch over from a thread outside tokio and blocks until there is room. The io
@@ -59,7 +65,9 @@ impl<M> IoHandle<M> {
     /// # Errors
     /// Gives the batch back when the thread has ended.
     pub fn blocking_send(&self, batch: M) -> Result<(), SendRefused<M>> {
-        self.inbox.blocking_send(batch).map_err(|error| SendRefused::Ended(error.0))
+        self.inbox
+            .blocking_send(batch)
+            .map_err(|error| SendRefused::Ended(error.0))
     }
 }
 
@@ -82,11 +90,21 @@ impl<M: Send + 'static> IoThread<M> {
         F: Future<Output = ()> + 'static,
     {
         let (sender, receiver) = mpsc::channel(inbox_batches_limit);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new().name(format!("io-{index}")).spawn(move || {
-            LocalSet::new().block_on(&runtime, async move { serve(receiver).await });
-        })?;
-        Ok(Self { handle: IoHandle { index, inbox: sender }, thread })
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = std::thread::Builder::new()
+            .name(format!("io-{index}"))
+            .spawn(move || {
+                LocalSet::new().block_on(&runtime, async move { serve(receiver).await });
+            })?;
+        Ok(Self {
+            handle: IoHandle {
+                index,
+                inbox: sender,
+            },
+            thread,
+        })
     }
 
     /// The sending end of the thread's inbox.

@@ -14,13 +14,22 @@ pub struct DescriptorLimit {
 /// Reads the limit of open descriptors from `/proc/self/limits`; `None` where there is none.
 pub fn descriptor_limit() -> Option<DescriptorLimit> {
     let text = std::fs::read_to_string("/proc/self/limits").ok()?;
-    let line = text.lines().find(|line| line.starts_with("Max open files"))?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("Max open files"))?;
     let mut numbers = line.split_whitespace().skip(3);
     let mut limit = || {
         let word = numbers.next()?;
-        if word == "unlimited" { Some(u64::MAX) } else { word.parse().ok() }
+        if word == "unlimited" {
+            Some(u64::MAX)
+        } else {
+            word.parse().ok()
+        }
     };
-    Some(DescriptorLimit { soft: limit()?, hard: limit()? })
+    Some(DescriptorLimit {
+        soft: limit()?,
+        hard: limit()?,
+    })
 }
 
 /// Number of processors this process may use, at least 1.

@@ -38,7 +38,9 @@ pub struct Mailbox<T> {
 
 impl<T> Clone for Mailbox<T> {
     fn clone(&self) -> Self {
-        Self { queues: Rc::clone(&self.queues) }
+        Self {
+            queues: Rc::clone(&self.queues),
+        }
     }
 }
 
@@ -55,7 +57,9 @@ impl<T> Mailbox<T> {
             waker: None,
             closed: false,
         };
-        Self { queues: Rc::new(RefCell::new(queues)) }
+        Self {
+            queues: Rc::new(RefCell::new(queues)),
+        }
     }
 
     /// Puts a message of `bytes` bytes in and wakes the owner.
@@ -113,7 +117,11 @@ impl<T> Mailbox<T> {
         if !queues.control.is_empty() || !queues.data.is_empty() {
             return Poll::Ready(());
         }
-        if !queues.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+        if !queues
+            .waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(context.waker()))
+        {
             queues.waker = Some(context.waker().clone());
         }
         Poll::Pending
@@ -123,7 +131,10 @@ impl<T> Mailbox<T> {
     pub fn close(&self) {
         let mut queues = self.queues.borrow_mut();
         queues.closed = true;
-        let waiting = (std::mem::take(&mut queues.control), std::mem::take(&mut queues.data));
+        let waiting = (
+            std::mem::take(&mut queues.control),
+            std::mem::take(&mut queues.data),
+        );
         queues.data_bytes = 0;
         drop(queues);
         drop(waiting);
@@ -157,7 +168,10 @@ mod tests {
         assert_eq!(mailbox.push(Priority::Data, 2, 2), Err(Refused(2)));
         mailbox.push(Priority::Control, 0, 3).expect("room");
         assert_eq!(mailbox.push(Priority::Control, 0, 4), Err(Refused(4)));
-        assert_eq!(std::iter::from_fn(|| mailbox.pop()).collect::<Vec<_>>(), [3, 1]);
+        assert_eq!(
+            std::iter::from_fn(|| mailbox.pop()).collect::<Vec<_>>(),
+            [3, 1]
+        );
         assert_eq!(mailbox.data_bytes(), 0);
     }
 

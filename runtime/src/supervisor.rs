@@ -31,7 +31,9 @@ pub struct ChildSpec {
 
 impl std::fmt::Debug for ChildSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ChildSpec").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("ChildSpec")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,7 +86,9 @@ impl Supervisor {
         child: ActorId,
         failure: Option<String>,
     ) -> Result<(), ActorProcessingErr> {
-        let Some(spec) = children.running.remove(&child) else { return Ok(()) };
+        let Some(spec) = children.running.remove(&child) else {
+            return Ok(());
+        };
         let again = spec.restart == Restart::Always
             || (spec.restart == Restart::OnFailure && failure.is_some());
         let reason = failure.as_deref().unwrap_or("normal");
@@ -92,12 +96,20 @@ impl Supervisor {
             return Ok(());
         }
         if spec.restart == Restart::EndProcess {
-            tracing::error!(child = spec.name, reason, "a broken invariant ends the process");
+            tracing::error!(
+                child = spec.name,
+                reason,
+                "a broken invariant ends the process"
+            );
             std::process::abort();
         }
         let now_ms = crate::Clock::mono_ms(&children.clock);
         children.restarted_at_ms.push_back(now_ms);
-        while children.restarted_at_ms.front().is_some_and(|at| at + self.window_ms < now_ms) {
+        while children
+            .restarted_at_ms
+            .front()
+            .is_some_and(|at| at + self.window_ms < now_ms)
+        {
             children.restarted_at_ms.pop_front();
         }
         if children.restarted_at_ms.len() > self.restarts_max {
@@ -159,7 +171,8 @@ impl Actor for Supervisor {
                 self.ended(&me, children, child.get_id(), None).await
             }
             SupervisionEvent::ActorFailed(child, error) => {
-                self.ended(&me, children, child.get_id(), Some(error.to_string())).await
+                self.ended(&me, children, child.get_id(), Some(error.to_string()))
+                    .await
             }
             _ => Ok(()),
         }
@@ -216,7 +229,10 @@ mod tests {
             name: "fragile".into(),
             restart: Restart::OnFailure,
             spawn: Box::new(move |parent| {
-                let actor = Fragile { starts: Arc::clone(&starts), started: Arc::clone(&started) };
+                let actor = Fragile {
+                    starts: Arc::clone(&starts),
+                    started: Arc::clone(&started),
+                };
                 Box::pin(async move {
                     let (actor, _) = Actor::spawn_linked(None, actor, (), parent).await?;
                     Ok(actor.get_cell())
@@ -228,9 +244,14 @@ mod tests {
     #[tokio::test]
     async fn a_child_that_panics_is_started_again() {
         let (starts, started) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-        let root = Supervisor { name: "root", restarts_max: 5, window_ms: 60_000 };
-        let (root, _task) =
-            Actor::spawn(None, root, vec![fragile(&starts, &started)]).await.expect("spawns");
+        let root = Supervisor {
+            name: "root",
+            restarts_max: 5,
+            window_ms: 60_000,
+        };
+        let (root, _task) = Actor::spawn(None, root, vec![fragile(&starts, &started)])
+            .await
+            .expect("spawns");
         while starts.load(Ordering::SeqCst) < 3 {
             started.notified().await;
         }
@@ -240,9 +261,14 @@ mod tests {
     #[tokio::test]
     async fn too_many_restarts_fail_the_supervisor() {
         let (starts, started) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-        let root = Supervisor { name: "root", restarts_max: 1, window_ms: 60_000 };
-        let (_root, task) =
-            Actor::spawn(None, root, vec![fragile(&starts, &started)]).await.expect("spawns");
+        let root = Supervisor {
+            name: "root",
+            restarts_max: 1,
+            window_ms: 60_000,
+        };
+        let (_root, task) = Actor::spawn(None, root, vec![fragile(&starts, &started)])
+            .await
+            .expect("spawns");
         task.await.expect("the supervisor's task ends");
         assert_eq!(starts.load(Ordering::SeqCst), 2);
     }

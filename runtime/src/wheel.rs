@@ -33,7 +33,11 @@ impl Wheel {
     pub fn new(tick_ms: u64, ticks: usize, now_ms: u64) -> Self {
         assert!(tick_ms > 0 && ticks > 0, "a wheel needs ticks");
         let slots = std::iter::repeat_with(Vec::new).take(ticks).collect();
-        Self { tick_ms, slots, now_tick: now_ms / tick_ms }
+        Self {
+            tick_ms,
+            slots,
+            now_tick: now_ms / tick_ms,
+        }
     }
 
     /// Length of a tick in milliseconds.
@@ -58,7 +62,11 @@ impl Wheel {
             let due = self.slots.pop_front().unwrap_or_default();
             self.slots.push_back(Vec::new());
             for (key, at_ms) in due {
-                if at_ms <= now_ms { fire(key) } else { self.set(key, at_ms) }
+                if at_ms <= now_ms {
+                    fire(key)
+                } else {
+                    self.set(key, at_ms)
+                }
             }
         }
     }
@@ -69,7 +77,10 @@ mod tests {
     use super::*;
 
     fn key(slot: u32) -> TimerKey {
-        TimerKey { slot, generation: 0 }
+        TimerKey {
+            slot,
+            generation: 0,
+        }
     }
 
     fn fired(wheel: &mut Wheel, now_ms: u64) -> Vec<u32> {
