@@ -57,7 +57,10 @@ impl Client {
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
             .build();
-        Self { url: format!("{scheme}{}", url.trim_end_matches('/')), agent: config.into() }
+        Self {
+            url: format!("{scheme}{}", url.trim_end_matches('/')),
+            agent: config.into(),
+        }
     }
 
     /// What the node says about itself.
@@ -81,13 +84,19 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn query(&self, device: &str, question: &Question) -> Result<QueryAnswer, ClientError> {
-        self.get(&format!("/v1/query/{}?{}", encode(device), question.to_query()))
+        self.get(&format!(
+            "/v1/query/{}?{}",
+            encode(device),
+            question.to_query()
+        ))
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let url = format!("{}{path}", self.url);
-        let unreachable =
-            |error: ureq::Error| ClientError::Unreachable { url: self.url.clone(), error: error.to_string() };
+        let unreachable = |error: ureq::Error| ClientError::Unreachable {
+            url: self.url.clone(),
+            error: error.to_string(),
+        };
         let mut response = self.agent.get(&url).call().map_err(unreachable)?;
         let status = response.status().as_u16();
         let body = response.body_mut().read_to_string().map_err(unreachable)?;
@@ -96,7 +105,9 @@ impl Client {
             let error = failure.map_or_else(|_| format!("HTTP {status}: {body}"), |one| one.error);
             return Err(ClientError::Refused { status, error });
         }
-        serde_json::from_str(&body)
-            .map_err(|error| ClientError::Answer { url, error: error.to_string() })
+        serde_json::from_str(&body).map_err(|error| ClientError::Answer {
+            url,
+            error: error.to_string(),
+        })
     }
 }

@@ -95,10 +95,19 @@ impl Question {
     pub fn to_query(&self) -> String {
         let limit = self.limit.map(|limit| limit.to_string());
         let metrics = self.metrics.iter().map(|metric| ("metric", metric));
-        let others = [("from", &self.from), ("to", &self.to), ("step", &self.step), ("limit", &limit)];
-        let others = others.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
-        let pairs: Vec<_> =
-            metrics.chain(others).map(|(name, value)| format!("{name}={}", encode(value))).collect();
+        let others = [
+            ("from", &self.from),
+            ("to", &self.to),
+            ("step", &self.step),
+            ("limit", &limit),
+        ];
+        let others = others
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        let pairs: Vec<_> = metrics
+            .chain(others)
+            .map(|(name, value)| format!("{name}={}", encode(value)))
+            .collect();
         pairs.join("&")
     }
 
@@ -110,10 +119,19 @@ impl Question {
         let time = |text: &Option<String>| text.as_deref().map(|text| parse_time(text, now_ms));
         let to_ms = time(&self.to).transpose()?.unwrap_or(now_ms as i64);
         // Devices may be up to a minute ahead: without an end their newest rows are wanted too.
-        let to_ms = if self.to.is_none() { to_ms.saturating_add(60_000) } else { to_ms };
-        let from_ms = time(&self.from).transpose()?.unwrap_or(to_ms.saturating_sub(3_660_000));
+        let to_ms = if self.to.is_none() {
+            to_ms.saturating_add(60_000)
+        } else {
+            to_ms
+        };
+        let from_ms = time(&self.from)
+            .transpose()?
+            .unwrap_or(to_ms.saturating_sub(3_660_000));
         if from_ms > to_ms {
-            let (from, to) = (crate::time::format_time(from_ms), crate::time::format_time(to_ms));
+            let (from, to) = (
+                crate::time::format_time(from_ms),
+                crate::time::format_time(to_ms),
+            );
             return Err(QuestionError::Range { from, to });
         }
         let step_ms = self.step.as_deref().map(parse_duration_ms).transpose()?;
@@ -121,7 +139,13 @@ impl Question {
             return Err(QuestionError::StepZero);
         }
         let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
-        Ok(Resolved { metrics: self.metrics.clone(), from_ms, to_ms, step_ms, limit })
+        Ok(Resolved {
+            metrics: self.metrics.clone(),
+            from_ms,
+            to_ms,
+            step_ms,
+            limit,
+        })
     }
 }
 
@@ -175,9 +199,18 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        assert_eq!(Question::parse("metrik=x"), Err(QuestionError::Unknown("metrik".into())));
-        assert_eq!(Question::parse("limit=x"), Err(QuestionError::Limit("x".into())));
-        assert_eq!(Question::parse("from=%zz"), Err(QuestionError::Encoding("%zz".into())));
+        assert_eq!(
+            Question::parse("metrik=x"),
+            Err(QuestionError::Unknown("metrik".into()))
+        );
+        assert_eq!(
+            Question::parse("limit=x"),
+            Err(QuestionError::Limit("x".into()))
+        );
+        assert_eq!(
+            Question::parse("from=%zz"),
+            Err(QuestionError::Encoding("%zz".into()))
+        );
         let backwards = Question::parse("from=5&to=4").expect("readable").resolve(9);
         assert!(matches!(backwards, Err(QuestionError::Range { .. })));
     }
@@ -185,6 +218,9 @@ mod tests {
     #[test]
     fn the_last_hour_is_meant_when_nothing_is_said() {
         let resolved = Question::default().resolve(10_000_000).expect("resolves");
-        assert_eq!((resolved.from_ms, resolved.to_ms), (10_000_000 - 3_600_000, 10_060_000));
+        assert_eq!(
+            (resolved.from_ms, resolved.to_ms),
+            (10_000_000 - 3_600_000, 10_060_000)
+        );
     }
 }

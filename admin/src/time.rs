@@ -33,7 +33,9 @@ pub fn parse_time(text: &str, now_ms: u64) -> Result<i64, TimeError> {
     if text == "now" {
         return Ok(now_ms as i64);
     }
-    Timestamp::from_str(text).map(|time| time.as_millisecond()).map_err(|_| error())
+    Timestamp::from_str(text)
+        .map(|time| time.as_millisecond())
+        .map_err(|_| error())
 }
 
 /// Reads a duration in milliseconds: a whole number with one of the units ms, s, m, h, d.
@@ -52,7 +54,11 @@ pub fn parse_duration_ms(text: &str) -> Result<u64, DurationError> {
         "d" => 86_400_000,
         _ => return Err(error()),
     };
-    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)).ok_or_else(error)
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit_ms))
+        .ok_or_else(error)
 }
 
 /// Writes a time as RFC 3339 in UTC with milliseconds; a time no calendar has as its number.
@@ -72,9 +78,18 @@ mod tests {
         let now_ms = 1_764_000_000_000;
         assert_eq!(parse_time("1764000000123", now_ms), Ok(1_764_000_000_123));
         assert_eq!(parse_time("-15m", now_ms), Ok(1_764_000_000_000 - 900_000));
-        assert_eq!(parse_time("2025-11-24T16:00:00Z", now_ms), Ok(1_764_000_000_000));
-        assert_eq!(parse_time("2025-11-24T17:00:00.5+01:00", now_ms), Ok(1_764_000_000_500));
-        assert_eq!(parse_time("yesterday", now_ms), Err(TimeError("yesterday".into())));
+        assert_eq!(
+            parse_time("2025-11-24T16:00:00Z", now_ms),
+            Ok(1_764_000_000_000)
+        );
+        assert_eq!(
+            parse_time("2025-11-24T17:00:00.5+01:00", now_ms),
+            Ok(1_764_000_000_500)
+        );
+        assert_eq!(
+            parse_time("yesterday", now_ms),
+            Err(TimeError("yesterday".into()))
+        );
     }
 
     #[test]

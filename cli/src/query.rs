@@ -63,7 +63,9 @@ fn from_folder(folder: &Path, device: &str, asked: &Resolved) -> Result<QueryAns
         metrics: asked.metrics.clone(),
         from_ms: asked.from_ms,
         to_ms: asked.to_ms,
-        step_ms: asked.step_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
+        step_ms: asked
+            .step_ms
+            .map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
         limit: asked.limit,
     };
     node.query(&request).map_err(|error| match error {
