@@ -6,9 +6,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Tidewire, an MQTT telemetry backend that loses nothing it acknowledged.
+/// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "tidewire", version, about, propagate_version = true)]
+#[command(
+    name = "tidewire",
+    version,
+    about = "An MQTT telemetry backend that loses nothing it acknowledged.",
+    propagate_version = true
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -141,8 +146,8 @@ pub(crate) struct Query {
     pub(crate) limit: Option<usize>,
     #[command(flatten)]
     pub(crate) target: Target,
-    /// Read the data folder of a stopped node instead of asking a running one.
-    #[arg(long, value_name = "DIR", conflicts_with = "admin")]
+    /// Read the data folder of a stopped node, whatever --admin says.
+    #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Form of the answer.
     #[arg(long, value_enum, default_value_t = Output::Table)]
