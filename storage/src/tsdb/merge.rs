@@ -37,7 +37,8 @@ impl Tsdb {
             remove: &removed,
             offsets: &[],
         };
-        self.shared.with_manifest(|manifest| manifest.commit(&change))?;
+        self.shared
+            .with_manifest(|manifest| manifest.commit(&change))?;
         self.shared
             .state()
             .replace(&removed.into_iter().collect::<HashSet<_>>(), opened);

@@ -22,8 +22,6 @@ pub use query::{Query, RawPoint};
 pub use store::{Config, Conflict, Defects, Inserted, LevelStats, Stats, Tsdb};
 
 #[cfg(test)]
-mod crash_test;
-#[cfg(test)]
 mod golden_test;
 #[cfg(test)]
 mod model_test;

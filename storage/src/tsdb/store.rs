@@ -73,7 +73,8 @@ pub(super) struct Shared {
     pub(super) next_id: AtomicU64,
     pub(super) pages: Cache<Vec<BlockEntry>>,
     blocks: Cache<Vec<Row>>,
-    newest: Mutex<HashMap<DeviceId, i64>>,
+    /// Newest sealed time by device; `None` for a device without sealed rows.
+    newest: Mutex<HashMap<DeviceId, Option<i64>>>,
     pub(super) seals: AtomicU64,
     pub(super) merges: AtomicU64,
 }
@@ -209,6 +210,7 @@ impl Tsdb {
             "a merge takes at least two segments"
         );
         fs.create_dir_all(folder)?;
+        refuse_foreign(&*fs, folder)?;
         let lock = fs.lock(folder)?;
         let manifest = open_manifest(&*fs, folder, &config)?;
         let named = manifest.segments()?;
@@ -230,7 +232,10 @@ impl Tsdb {
                 folder: folder.to_owned(),
                 config,
                 defects,
-                owned: Mutex::new(Some(Owned { manifest, _lock: lock })),
+                owned: Mutex::new(Some(Owned {
+                    manifest,
+                    _lock: lock,
+                })),
                 state: Mutex::new(state),
                 next_id: AtomicU64::new(next_id),
                 pages: Cache::new(PAGE_CACHE_BYTES),
@@ -300,9 +305,8 @@ impl Tsdb {
 
     /// The newest sealed time of a device.
     fn newest_sealed(&self, bucket: u16, device: &DeviceId) -> Result<Option<i64>, Error> {
-        const NEVER: i64 = i64::MIN;
         if let Some(&newest) = self.shared.newest().get(device) {
-            return Ok((newest != NEVER).then_some(newest));
+            return Ok(newest);
         }
         let live = Arc::clone(&self.shared.state().live);
         let mut newest = None;
@@ -314,7 +318,7 @@ impl Tsdb {
         if known.len() >= NEWEST_DEVICES_MAX {
             known.clear();
         }
-        known.insert(device.clone(), newest.unwrap_or(NEVER));
+        known.insert(device.clone(), newest);
         Ok(newest)
     }
 
@@ -368,7 +372,8 @@ impl Tsdb {
                 offsets,
                 ..Change::default()
             };
-            self.shared.with_manifest(|manifest| manifest.commit(&offsets_only))?;
+            self.shared
+                .with_manifest(|manifest| manifest.commit(&offsets_only))?;
         }
         let sealed = self.write_head(&head)?;
         let change = Change {
@@ -376,13 +381,14 @@ impl Tsdb {
             remove: &[],
             offsets,
         };
-        self.shared.with_manifest(|manifest| manifest.commit(&change))?;
+        self.shared
+            .with_manifest(|manifest| manifest.commit(&change))?;
         let opened = self.shared.open_all(&sealed)?;
         {
             let mut newest = self.shared.newest();
             for (_, device, rows) in head.iter() {
                 if let (Some(known), Some(row)) = (newest.get_mut(device), rows.last()) {
-                    *known = (*known).max(row.ts_ms);
+                    *known = (*known).max(Some(row.ts_ms));
                 }
             }
         }
@@ -485,11 +491,13 @@ impl Shared {
     ) -> Result<T, Error> {
         match &*self.owned() {
             Some(owned) => call(&owned.manifest),
-            None => Err(Error::Closed { path: self.folder.clone() }),
+            None => Err(Error::Closed {
+                path: self.folder.clone(),
+            }),
         }
     }
 
-    fn newest(&self) -> MutexGuard<'_, HashMap<DeviceId, i64>> {
+    fn newest(&self) -> MutexGuard<'_, HashMap<DeviceId, Option<i64>>> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -586,19 +594,27 @@ impl<'a> Output<'a> {
     }
 }
 
+/// Looks before the lock is taken, so that nothing is written into a folder of somebody else.
+fn refuse_foreign(fs: &dyn Fs, folder: &Path) -> Result<(), Error> {
+    let own = [LOCK_FILE, manifest::FILE, manifest::FILE_NEW];
+    let foreign = fs
+        .list(folder)?
+        .into_iter()
+        .find(|name| !own.contains(&&**name) && !is_file_name(name));
+    match foreign {
+        None => Ok(()),
+        Some(name) => {
+            let what = format!("it holds {name:?}; use another folder");
+            Err(Error::Foreign {
+                path: folder.to_owned(),
+                what,
+            })
+        }
+    }
+}
+
 fn open_manifest(fs: &dyn Fs, folder: &Path, config: &Config) -> Result<Manifest, Error> {
     let names = fs.list(folder)?;
-    let foreign = names.iter().find(|name| {
-        let own = [LOCK_FILE, manifest::FILE, manifest::FILE_NEW];
-        !own.contains(&name.as_str()) && !is_file_name(name)
-    });
-    if let Some(name) = foreign {
-        let what = format!("it holds {name:?}; use another folder");
-        return Err(Error::Foreign {
-            path: folder.to_owned(),
-            what,
-        });
-    }
     if !names.iter().any(|name| name == manifest::FILE) {
         if let Some(name) = names.iter().find(|name| is_file_name(name)) {
             let what = format!("it holds {name} but no {}", manifest::FILE);
