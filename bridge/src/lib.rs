@@ -14,6 +14,8 @@ mod ingest;
 
 mod embedded;
 pub mod log;
+#[cfg(test)]
+mod log_conformance;
 
 mod counters;
 mod dead_letter;
@@ -22,6 +24,7 @@ mod processor;
 mod progress;
 mod writer;
 
+mod overlay;
 mod query;
 mod stopped;
 

@@ -13,6 +13,7 @@ use storage::tsdb::{self, Tsdb};
 use telemetry::payload::Decoder;
 use telemetry::{DeviceId, Stamp};
 
+use crate::overlay::Overlay;
 use crate::query::{self, QueryError, QueryRequest};
 
 /// Bytes of records taken from the log at once.
@@ -30,6 +31,7 @@ pub struct StoppedError {
 }
 
 impl StoppedError {
+    #[expect(clippy::needless_pass_by_value, reason = "errors come straight out of map_err")]
     fn new(path: &Path, what: impl ToString) -> Self {
         Self {
             path: path.to_owned(),
@@ -55,9 +57,9 @@ pub struct StoppedNode {
 }
 
 impl StoppedNode {
-    /// Opens the store and takes into its head, in memory, what only the log holds. As at a start
-    /// of the node, a torn tail of the log is cut, and files that no manifest names are deleted;
-    /// nothing is sealed or merged.
+    /// Opens the store and takes into its head, in memory, what only the log holds. Nothing on
+    /// disk is changed but the lock files; what a start of the node would recover is recovered in
+    /// memory.
     ///
     /// # Errors
     /// Not the folder of a node, a node serves from it, or its files cannot be read.
@@ -74,7 +76,8 @@ impl StoppedNode {
                 "the node has no store: tsdb is missing",
             ));
         }
-        let fs: Arc<dyn Fs> = Arc::new(RealFs);
+        // Recovery and replay change files; those changes are for this process alone.
+        let fs: Arc<dyn Fs> = Arc::new(Overlay::over(Arc::new(RealFs)));
         let lock = fs
             .lock(data)
             .map_err(|error| StoppedError::new(data, error))?;

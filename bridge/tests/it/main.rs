@@ -5,4 +5,4 @@ mod dead_letters;
 mod harness;
 mod lazy_fs;
 mod line;
-mod log_conformance;
+mod stopped;

@@ -52,11 +52,16 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![12 => insert, 2 => Just(Step::Seal), 1 => Just(Step::Merge), 1 => Just(Step::Reopen)]
 }
 
+/// Device and time.
+type Key = (usize, i64);
+/// By metric.
+type Values<V> = BTreeMap<&'static str, V>;
+
 /// Values by device and time and metric; those of the head with their stamps.
 #[derive(Default)]
 struct Model {
-    sealed: BTreeMap<(usize, i64), BTreeMap<&'static str, u64>>,
-    head: BTreeMap<(usize, i64), BTreeMap<&'static str, (Stamp, u64)>>,
+    sealed: BTreeMap<Key, Values<u64>>,
+    head: BTreeMap<Key, Values<(Stamp, u64)>>,
     conflicts: usize,
 }
 
