@@ -144,7 +144,9 @@ pub struct Admin {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+        }
     }
 }
 
@@ -163,7 +165,11 @@ pub struct Cluster {
 impl Default for Cluster {
     fn default() -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 7000));
-        Self { listen, join: Vec::new(), shards: 32 }
+        Self {
+            listen,
+            join: Vec::new(),
+            shards: 32,
+        }
     }
 }
 
@@ -276,10 +282,14 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Read`], [`ConfigError::Parse`].
     pub fn read(path: &std::path::Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Read { path: path.into(), error })?;
-        toml::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.into(), error: Box::new(error) })
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+            path: path.into(),
+            error,
+        })?;
+        toml::from_str(&text).map_err(|error| ConfigError::Parse {
+            path: path.into(),
+            error: Box::new(error),
+        })
     }
 
     /// The configuration as a TOML file that says the same.
@@ -298,10 +308,14 @@ impl Config {
         }
         let shards = self.cluster.shards;
         if shards == 0 || shards > SHARDS_MAX {
-            return refuse(format!("cluster.shards = {shards}: must be 1 to {SHARDS_MAX}"));
+            return refuse(format!(
+                "cluster.shards = {shards}: must be 1 to {SHARDS_MAX}"
+            ));
         }
         if let Some(address) = self.cluster.join.first() {
-            return refuse(format!("cluster.join = {address}: joining is not built yet"));
+            return refuse(format!(
+                "cluster.join = {address}: joining is not built yet"
+            ));
         }
         if let Some(bootstrap) = &self.kafka.bootstrap {
             return refuse(format!(
@@ -310,7 +324,10 @@ impl Config {
             ));
         }
         if self.io_threads > crate::ids::THREADS_MAX {
-            return refuse(format!("io_threads = {}: must be 0 to 256", self.io_threads));
+            return refuse(format!(
+                "io_threads = {}: must be 0 to 256",
+                self.io_threads
+            ));
         }
         if self.mqtt.receive_maximum == 0 {
             return refuse("mqtt.receive_maximum = 0: must be at least 1".into());
@@ -419,7 +436,9 @@ mod tests {
     fn an_address_beyond_loopback_needs_allow_anonymous() {
         let mut config = Config::default();
         config.mqtt.listen = SocketAddr::from(([0, 0, 0, 0], 1883));
-        let error = config.validate().expect_err("nobody would be authenticated");
+        let error = config
+            .validate()
+            .expect_err("nobody would be authenticated");
         assert!(error.to_string().contains("0.0.0.0:1883"), "{error}");
         config.allow_anonymous = true;
         config.validate().expect("said aloud");

@@ -66,11 +66,17 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     pub(crate) fn add(&self, by: u64) {
         // A single writer: no read-modify-write of a shared cache line is needed.
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(by),
+            Ordering::Relaxed,
+        );
     }
 
     pub(crate) fn sub(&self, by: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(by), Ordering::Relaxed);
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_sub(by),
+            Ordering::Relaxed,
+        );
     }
 
     pub(crate) fn get(&self) -> u64 {
@@ -80,7 +86,10 @@ impl Counter {
 
 /// Writes one metric in the Prometheus text format.
 pub(crate) fn metric(out: &mut String, name: &str, help: &str, kind: &str, value: u64) {
-    let written = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    let written = writeln!(
+        out,
+        "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
+    );
     written.expect("a String takes everything");
 }
 
@@ -96,7 +105,13 @@ mod tests {
         two.publish_received_total.add(4);
         let mut text = String::new();
         Counters::write_sum(&[one, two], &mut text);
-        assert!(text.contains("\ntidewire_broker_publish_received_total 7\n"), "{text}");
-        assert!(text.contains("# TYPE tidewire_broker_connections_open gauge"), "{text}");
+        assert!(
+            text.contains("\ntidewire_broker_publish_received_total 7\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# TYPE tidewire_broker_connections_open gauge"),
+            "{text}"
+        );
     }
 }

@@ -44,8 +44,10 @@ pub enum FolderError {
         error: String,
     },
     /// Another process has it.
-    #[error("data folder {folder}: another process serves from it ({held}); stop that one, or \
-             choose another --data")]
+    #[error(
+        "data folder {folder}: another process serves from it ({held}); stop that one, or \
+             choose another --data"
+    )]
     Held {
         /// The folder.
         folder: PathBuf,
@@ -53,8 +55,10 @@ pub enum FolderError {
         held: LockError,
     },
     /// It has files, and none of them says that it is ours.
-    #[error("data folder {folder} holds {file} and no {IDENTITY_FILE}: it is not a Tidewire data \
-             folder; choose an empty or a new one with --data")]
+    #[error(
+        "data folder {folder} holds {file} and no {IDENTITY_FILE}: it is not a Tidewire data \
+             folder; choose an empty or a new one with --data"
+    )]
     Foreign {
         /// The folder.
         folder: PathBuf,
@@ -83,10 +87,16 @@ impl DataFolder {
         let names = RealFs.list(folder).map_err(|error| io(&error))?;
         let is_new = !names.iter().any(|name| name == IDENTITY_FILE);
         if is_new && let Some(file) = names.into_iter().find(|name| name != LOCK_FILE) {
-            return Err(FolderError::Foreign { folder: folder.into(), file });
+            return Err(FolderError::Foreign {
+                folder: folder.into(),
+                file,
+            });
         }
         let lock = RealFs.lock(folder).map_err(|held| match held {
-            LockError::Held { .. } => FolderError::Held { folder: folder.into(), held },
+            LockError::Held { .. } => FolderError::Held {
+                folder: folder.into(),
+                held,
+            },
             other => io(&other),
         })?;
         let identity = if is_new {
@@ -94,7 +104,10 @@ impl DataFolder {
         } else {
             read(folder, config)?
         };
-        Ok(Self { identity, _lock: lock })
+        Ok(Self {
+            identity,
+            _lock: lock,
+        })
     }
 }
 
@@ -120,10 +133,16 @@ fn create(folder: &Path, config: &Config) -> Result<Identity, storage::fs::Error
 }
 
 fn read(folder: &Path, config: &Config) -> Result<Identity, FolderError> {
-    let differs = |text: String| FolderError::Differs { folder: folder.into(), text };
+    let differs = |text: String| FolderError::Differs {
+        folder: folder.into(),
+        text,
+    };
     let bytes = RealFs
         .read(&folder.join(IDENTITY_FILE))
-        .map_err(|error| FolderError::Io { folder: folder.into(), error: error.to_string() })?;
+        .map_err(|error| FolderError::Io {
+            folder: folder.into(),
+            error: error.to_string(),
+        })?;
     let identity: Identity = serde_json::from_slice(&bytes)
         .map_err(|error| differs(format!("{IDENTITY_FILE} cannot be read: {error}")))?;
     if identity.layout != LAYOUT {
@@ -142,7 +161,11 @@ fn read(folder: &Path, config: &Config) -> Result<Identity, FolderError> {
     }
     for (key, asked, fixed) in [
         ("cluster.shards", config.cluster.shards, identity.shards),
-        ("telemetry.buckets", config.telemetry.buckets, identity.buckets),
+        (
+            "telemetry.buckets",
+            config.telemetry.buckets,
+            identity.buckets,
+        ),
     ] {
         if asked != fixed {
             return Err(differs(format!(
@@ -158,7 +181,10 @@ mod tests {
     use super::*;
 
     fn config(folder: &Path) -> Config {
-        Config { data: folder.join("data"), ..Config::default() }
+        Config {
+            data: folder.join("data"),
+            ..Config::default()
+        }
     }
 
     #[test]
@@ -170,8 +196,14 @@ mod tests {
         config.node = None;
         assert_eq!(DataFolder::open(&config).expect("again").identity.node, 7);
         config.node = Some(8);
-        let error = DataFolder::open(&config).err().expect("another number").to_string();
-        assert!(error.contains("node 7") && error.contains("node 8"), "{error}");
+        let error = DataFolder::open(&config)
+            .err()
+            .expect("another number")
+            .to_string();
+        assert!(
+            error.contains("node 7") && error.contains("node 8"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -179,17 +211,29 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a folder");
         let config = config(scratch.path());
         let _first = DataFolder::open(&config).expect("free");
-        assert!(matches!(DataFolder::open(&config), Err(FolderError::Held { .. })));
+        assert!(matches!(
+            DataFolder::open(&config),
+            Err(FolderError::Held { .. })
+        ));
     }
 
     #[test]
     fn a_folder_with_foreign_files_is_left_alone() {
         let scratch = tempfile::tempdir().expect("a folder");
         std::fs::write(scratch.path().join("thesis.tex"), "x").expect("writable");
-        let config = Config { data: scratch.path().into(), ..Config::default() };
-        let error = DataFolder::open(&config).err().expect("foreign").to_string();
+        let config = Config {
+            data: scratch.path().into(),
+            ..Config::default()
+        };
+        let error = DataFolder::open(&config)
+            .err()
+            .expect("foreign")
+            .to_string();
         assert!(error.contains("thesis.tex"), "{error}");
-        assert_eq!(std::fs::read_dir(scratch.path()).expect("readable").count(), 1);
+        assert_eq!(
+            std::fs::read_dir(scratch.path()).expect("readable").count(),
+            1
+        );
     }
 
     #[test]

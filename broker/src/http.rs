@@ -51,18 +51,32 @@ async fn node(State(state): State<Arc<AdminState>>) -> Json<admin::node::NodeInf
     Json(state.node.clone())
 }
 
-fn failed(status: StatusCode, error: impl ToString) -> Response {
-    (status, Json(admin::Failure { error: error.to_string() })).into_response()
+fn failed(status: StatusCode, error: &dyn std::fmt::Display) -> Response {
+    (
+        status,
+        Json(admin::Failure {
+            error: error.to_string(),
+        }),
+    )
+        .into_response()
 }
 
 fn no_telemetry() -> Response {
-    failed(StatusCode::NOT_FOUND, "this node serves without telemetry (no_telemetry = true)")
+    failed(
+        StatusCode::NOT_FOUND,
+        &"this node serves without telemetry (no_telemetry = true)",
+    )
 }
 
 async fn tsdb(State(state): State<Arc<AdminState>>) -> Response {
-    let Some(telemetry) = &state.telemetry else { return no_telemetry() };
-    Json(admin::tsdb::Status { store: telemetry.tsdb_status(), pipeline: telemetry.status() })
-        .into_response()
+    let Some(telemetry) = &state.telemetry else {
+        return no_telemetry();
+    };
+    Json(admin::tsdb::Status {
+        store: telemetry.tsdb_status(),
+        pipeline: telemetry.status(),
+    })
+    .into_response()
 }
 
 async fn query(
@@ -70,23 +84,27 @@ async fn query(
     Path(device): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let Some(telemetry) = &state.telemetry else { return no_telemetry() };
+    let Some(telemetry) = &state.telemetry else {
+        return no_telemetry();
+    };
     let asked = admin::question::Question::parse(query.as_deref().unwrap_or(""));
     let asked = match asked.and_then(|asked| asked.resolve(state.clock.wall_ms())) {
         Ok(asked) => asked,
-        Err(error) => return failed(StatusCode::BAD_REQUEST, error),
+        Err(error) => return failed(StatusCode::BAD_REQUEST, &error),
     };
     let request = QueryRequest {
         device,
         metrics: asked.metrics.clone(),
         from_ms: asked.from_ms,
         to_ms: asked.to_ms,
-        step_ms: asked.step_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
+        step_ms: asked
+            .step_ms
+            .map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
         limit: asked.limit.min(ROWS_MAX),
     };
     match telemetry.query().query(request).await {
         Ok(answer) => Json(answer).into_response(),
-        Err(error) => failed(status_of(&error), error),
+        Err(error) => failed(status_of(&error), &error),
     }
 }
 
@@ -111,17 +129,38 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
 fn session_metrics(shards: &Shards, out: &mut String) {
     let (counters, sessions) = shards.counters();
     let counter = |out: &mut String, name: &str, help: &str, value| {
-        metric(out, &format!("tidewire_session_{name}"), help, "counter", value);
+        metric(
+            out,
+            &format!("tidewire_session_{name}"),
+            help,
+            "counter",
+            value,
+        );
     };
-    counter(out, "queued_total", "Messages put into session queues.", counters.queued);
-    counter(out, "dropped_full_total", "Messages dropped by full queues.", counters.dropped_full);
+    counter(
+        out,
+        "queued_total",
+        "Messages put into session queues.",
+        counters.queued,
+    );
+    counter(
+        out,
+        "dropped_full_total",
+        "Messages dropped by full queues.",
+        counters.dropped_full,
+    );
     counter(
         out,
         "dropped_expired_total",
         "Messages that expired in a queue.",
         counters.dropped_expired,
     );
-    counter(out, "repeats_total", "Repeats that were refused.", counters.repeats);
+    counter(
+        out,
+        "repeats_total",
+        "Repeats that were refused.",
+        counters.repeats,
+    );
     counter(
         out,
         "retained_full_total",
@@ -129,18 +168,45 @@ fn session_metrics(shards: &Shards, out: &mut String) {
         counters.retained_full,
     );
     let gauge = |out: &mut String, name: &str, help: &str, value| {
-        metric(out, &format!("tidewire_session_{name}"), help, "gauge", value);
+        metric(
+            out,
+            &format!("tidewire_session_{name}"),
+            help,
+            "gauge",
+            value,
+        );
     };
     gauge(out, "sessions", "Sessions held.", sessions as u64);
-    gauge(out, "queue_messages", "Messages in session queues.", counters.queue_messages);
-    gauge(out, "queue_bytes", "Bytes in session queues.", counters.queue_bytes);
-    gauge(out, "retained_bytes", "Bytes of retained messages.", counters.retained_bytes);
+    gauge(
+        out,
+        "queue_messages",
+        "Messages in session queues.",
+        counters.queue_messages,
+    );
+    gauge(
+        out,
+        "queue_bytes",
+        "Bytes in session queues.",
+        counters.queue_bytes,
+    );
+    gauge(
+        out,
+        "retained_bytes",
+        "Bytes of retained messages.",
+        counters.retained_bytes,
+    );
 }
 
 fn telemetry_metrics(telemetry: &Telemetry, out: &mut String) {
     let status = telemetry.status();
     let counter = |out: &mut String, name: &str, help: &str, value| {
-        metric(out, &format!("tidewire_telemetry_{name}"), help, "counter", value);
+        metric(
+            out,
+            &format!("tidewire_telemetry_{name}"),
+            help,
+            "counter",
+            value,
+        );
     };
     counter(
         out,
@@ -148,14 +214,39 @@ fn telemetry_metrics(telemetry: &Telemetry, out: &mut String) {
         "Messages made durable in the log.",
         status.accepted_messages,
     );
-    counter(out, "processed_messages_total", "Messages processed.", status.processed_messages);
-    counter(out, "stored_points_total", "Points counted as new.", status.stored_points);
-    counter(out, "duplicate_points_total", "Points that came again.", status.duplicate_points);
+    counter(
+        out,
+        "processed_messages_total",
+        "Messages processed.",
+        status.processed_messages,
+    );
+    counter(
+        out,
+        "stored_points_total",
+        "Points counted as new.",
+        status.stored_points,
+    );
+    counter(
+        out,
+        "duplicate_points_total",
+        "Points that came again.",
+        status.duplicate_points,
+    );
     counter(out, "seals_total", "Seals of the head.", status.seals);
     counter(out, "merges_total", "Merges of segments.", status.merges);
-    counter(out, "writer_restarts_total", "Restarts of the writer.", status.writer_restarts);
+    counter(
+        out,
+        "writer_restarts_total",
+        "Restarts of the writer.",
+        status.writer_restarts,
+    );
     let dead: u64 = status.dead_letters.values().sum();
-    counter(out, "dead_letters_total", "Messages in the dead-letter log.", dead);
+    counter(
+        out,
+        "dead_letters_total",
+        "Messages in the dead-letter log.",
+        dead,
+    );
     metric(
         out,
         "tidewire_telemetry_log_bytes",
@@ -164,5 +255,11 @@ fn telemetry_metrics(telemetry: &Telemetry, out: &mut String) {
         status.log_bytes,
     );
     let lag: u64 = status.lag.values().sum();
-    metric(out, "tidewire_telemetry_lag_messages", "Messages not yet processed.", "gauge", lag);
+    metric(
+        out,
+        "tidewire_telemetry_lag_messages",
+        "Messages not yet processed.",
+        "gauge",
+        lag,
+    );
 }

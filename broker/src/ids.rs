@@ -66,7 +66,11 @@ mod tests {
     #[test]
     fn a_place_survives_packing() {
         for (thread, slot, generation) in [(0, 0, 0), (255, SLOTS_MAX - 1, u32::MAX), (3, 77, 9)] {
-            let place = Place { thread, slot, generation };
+            let place = Place {
+                thread,
+                slot,
+                generation,
+            };
             assert_eq!(Place::of(place.id()), place);
         }
     }

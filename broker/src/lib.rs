@@ -8,6 +8,7 @@
 pub mod config;
 mod counters;
 mod data_folder;
+mod exits;
 mod http;
 mod ids;
 mod io;

@@ -27,7 +27,11 @@ pub(crate) struct Listener {
 /// # Errors
 /// What the operating system says, for instance that the port is taken.
 pub(crate) fn bind(address: SocketAddr, backlog: u32) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // A node that was killed and starts again must get its port back at once.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -81,6 +85,8 @@ impl Listener {
         let thread = (0..self.threads.len())
             .min_by_key(|thread| open(&self.counters[*thread]))
             .expect("a node has an io thread");
-        self.threads.send(thread, IoMessage::Accepted(socket, peer)).await;
+        self.threads
+            .send(thread, IoMessage::Accepted(socket, peer))
+            .await;
     }
 }

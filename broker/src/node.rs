@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 
 use crate::counters::Counters;
 use crate::data_folder::{DataFolder, FolderError};
+use crate::exits::{ConnectionSupervisor, Seat};
 use crate::http::{AdminState, router};
 use crate::io::{INBOX_BATCHES_LIMIT, IoMessage, Shared, Threads, serve};
 use crate::listener::{self, Listener};
@@ -43,7 +44,9 @@ pub enum StartError {
     #[error(transparent)]
     Telemetry(#[from] bridge::OpenError),
     /// An address cannot be bound.
-    #[error("{key} = {address}: {error}; is another program listening there? choose another with {flag}")]
+    #[error(
+        "{key} = {address}: {error}; is another program listening there? choose another with {flag}"
+    )]
     Bind {
         /// Key of the configuration.
         key: &'static str,
@@ -70,7 +73,10 @@ impl StartError {
         match self {
             Self::Config(_) => true,
             Self::Folder(error) => {
-                matches!(error, FolderError::Foreign { .. } | FolderError::Differs { .. })
+                matches!(
+                    error,
+                    FolderError::Foreign { .. } | FolderError::Differs { .. }
+                )
             }
             Self::Telemetry(error) => matches!(error, bridge::OpenError::Config(_)),
             Self::Bind { .. } | Self::Spawn { .. } => false,
@@ -108,7 +114,12 @@ impl Node {
         config.validate()?;
         let streams = streams(&config)?;
         let folder = DataFolder::open(&config)?;
-        let mqtt = bind("mqtt.listen", "--mqtt", config.mqtt.listen, config.mqtt.backlog)?;
+        let mqtt = bind(
+            "mqtt.listen",
+            "--mqtt",
+            config.mqtt.listen,
+            config.mqtt.backlog,
+        )?;
         let admin = bind("admin.listen", "--admin", config.admin.listen, 128)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let number = folder.identity.node;
@@ -118,7 +129,11 @@ impl Node {
         };
 
         let shards = Shards::new(config.cluster.shards);
-        let count = if config.io_threads == 0 { usable_cores() } else { config.io_threads };
+        let count = if config.io_threads == 0 {
+            usable_cores()
+        } else {
+            config.io_threads
+        };
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         let snapshot = Arc::new(ArcSwap::from_pointee(RouteTrie::new()));
         let shared_slot: Arc<OnceLock<Arc<Shared>>> = Arc::default();
@@ -130,6 +145,8 @@ impl Node {
         let children = state_children(&config, &clock, &handles, &shards, &snapshot, &routes_slot);
         supervisor("state", children, Some(root.get_cell())).await?;
 
+        let (seats, children) = connection_supervisors(&counters);
+        supervisor("connections", children, Some(root.get_cell())).await?;
         let shared = Arc::new(Shared {
             session: Arc::new(config.session()),
             limits: config.codec(),
@@ -141,6 +158,7 @@ impl Node {
             shards: shards.clone(),
             routes: routes_slot.get().expect("the routes have started").clone(),
             ingest: telemetry.as_ref().map(|line| line.ingest()),
+            supervisors: seats,
             origins: origins(&config),
             mailbox_bytes_limit: config.mqtt.queue_bytes_limit,
             stash_bytes_limit: config.mqtt.stash_bytes_limit,
@@ -173,9 +191,12 @@ impl Node {
                 telemetry: telemetry.is_some(),
             },
         });
-        let listeners =
-            supervisor("listeners", vec![listener(mqtt, &handles, &counters)], Some(root.get_cell()))
-                .await?;
+        let listeners = supervisor(
+            "listeners",
+            vec![listener(mqtt, &handles, &counters)],
+            Some(root.get_cell()),
+        )
+        .await?;
         let http = tokio::spawn(serve_http(admin, Arc::clone(&state)));
         let ticks = tokio::spawn(tick_shards(shards));
         state.ready.store(true, Ordering::Release);
@@ -207,7 +228,10 @@ impl Node {
         self.state.ready.store(false, Ordering::Release);
         self.shared.stopping.store(true, Ordering::Relaxed);
         self.listeners.stop(None);
-        if tokio::time::timeout(self.config.stop_deadline, self.disconnect_all()).await.is_err() {
+        if tokio::time::timeout(self.config.stop_deadline, self.disconnect_all())
+            .await
+            .is_err()
+        {
             tracing::warn!("clients were cut at the stop deadline");
         }
         for thread in 0..self.threads.len() {
@@ -238,11 +262,19 @@ impl Node {
         let steps_per_s = 1_000 / STOP_STEP.as_millis() as usize;
         let share = self.config.stop_disconnects_per_s as usize / steps_per_s;
         let per_thread = share.div_ceil(self.shared.threads.len()).max(1);
-        let open = || self.state.counters.iter().any(|one| one.connections_open.get() > 0);
+        let open = || {
+            self.state
+                .counters
+                .iter()
+                .any(|one| one.connections_open.get() > 0)
+        };
         while open() {
             for thread in 0..self.shared.threads.len() {
                 let reason = ReasonCode::ServerShuttingDown;
-                let kick = IoMessage::Kick { reason, count: per_thread };
+                let kick = IoMessage::Kick {
+                    reason,
+                    count: per_thread,
+                };
                 self.shared.threads.send(thread, kick).await;
             }
             tokio::time::sleep(STOP_STEP).await;
@@ -262,7 +294,9 @@ fn origins(config: &Config) -> Box<[Mutex<session::Origins>]> {
     let limits = config.shard();
     let rows = limits.origins / usize::from(config.cluster.shards);
     let one = || Mutex::new(session::Origins::new(rows, limits.origin_s));
-    std::iter::repeat_with(one).take(usize::from(config.cluster.shards)).collect()
+    std::iter::repeat_with(one)
+        .take(usize::from(config.cluster.shards))
+        .collect()
 }
 
 fn bind(
@@ -271,12 +305,18 @@ fn bind(
     address: SocketAddr,
     backlog: u32,
 ) -> Result<TcpListener, StartError> {
-    listener::bind(address, backlog)
-        .map_err(|error| StartError::Bind { key, flag, address, error })
+    listener::bind(address, backlog).map_err(|error| StartError::Bind {
+        key,
+        flag,
+        address,
+        error,
+    })
 }
 
 fn address(listener: &TcpListener) -> SocketAddr {
-    listener.local_addr().expect("a bound socket has an address")
+    listener
+        .local_addr()
+        .expect("a bound socket has an address")
 }
 
 async fn open_telemetry(
@@ -291,7 +331,14 @@ async fn open_telemetry(
         std::process::abort();
     });
     let line = config.line(number);
-    Telemetry::open(&config.data, Arc::new(RealFs), Arc::clone(clock), line, on_fatal).await
+    Telemetry::open(
+        &config.data,
+        Arc::new(RealFs),
+        Arc::clone(clock),
+        line,
+        on_fatal,
+    )
+    .await
 }
 
 fn start_threads(
@@ -303,7 +350,10 @@ fn start_threads(
         IoThread::start(index, INBOX_BATCHES_LIMIT, move |inbox| {
             serve(index, shared, counters, inbox)
         })
-        .map_err(|error| StartError::Spawn { what: "an io thread", error: error.to_string() })
+        .map_err(|error| StartError::Spawn {
+            what: "an io thread",
+            error: error.to_string(),
+        })
     };
     counters.iter().enumerate().map(start).collect()
 }
@@ -313,13 +363,19 @@ async fn supervisor(
     children: Vec<ChildSpec>,
     parent: Option<ActorCell>,
 ) -> Result<ActorRef<SupervisorMessage>, StartError> {
-    let supervisor = Supervisor { name, restarts_max: 10, window_ms: 60_000 };
+    let supervisor = Supervisor {
+        name,
+        restarts_max: 10,
+        window_ms: 60_000,
+    };
     let spawned = match parent {
         Some(parent) => Actor::spawn_linked(None, supervisor, children, parent).await,
         None => Actor::spawn(None, supervisor, children).await,
     };
-    let (supervisor, _) = spawned
-        .map_err(|error| StartError::Spawn { what: "a supervisor", error: error.to_string() })?;
+    let (supervisor, _) = spawned.map_err(|error| StartError::Spawn {
+        what: "a supervisor",
+        error: error.to_string(),
+    })?;
     Ok(supervisor)
 }
 
@@ -340,7 +396,7 @@ fn state_children(
         let spawn = move |parent| {
             let host = ShardHost {
                 shard,
-                limits: limits.clone(),
+                limits,
                 clock: Arc::clone(&clock),
                 threads: threads.clone(),
                 shards: shards.clone(),
@@ -349,7 +405,11 @@ fn state_children(
             spawn_linked(host, parent)
         };
         let name = format!("shard-{shard}");
-        children.push(ChildSpec { name, restart: Restart::EndProcess, spawn: Box::new(spawn) });
+        children.push(ChildSpec {
+            name,
+            restart: Restart::EndProcess,
+            spawn: Box::new(spawn),
+        });
     }
     children
 }
@@ -371,17 +431,43 @@ fn routes_spec(
         };
         spawn_linked(routes, parent)
     };
-    ChildSpec { name: "routes".into(), restart: Restart::EndProcess, spawn: Box::new(spawn) }
+    ChildSpec {
+        name: "routes".into(),
+        restart: Restart::EndProcess,
+        spawn: Box::new(spawn),
+    }
 }
 
-type Spawning =
-    std::pin::Pin<Box<dyn Future<Output = Result<ActorCell, ractor::SpawnErr>> + Send>>;
+type Spawning = std::pin::Pin<Box<dyn Future<Output = Result<ActorCell, ractor::SpawnErr>> + Send>>;
 
 fn spawn_linked<A: Actor<Arguments = ()>>(actor: A, parent: ActorCell) -> Spawning {
     Box::pin(async move {
         let (actor, _) = Actor::spawn_linked(None, actor, (), parent).await?;
         Ok(actor.get_cell())
     })
+}
+
+/// A supervisor for the connections of each io thread, and where the thread finds it.
+fn connection_supervisors(counters: &[Arc<Counters>]) -> (Box<[Seat]>, Vec<ChildSpec>) {
+    let of = |(thread, counters): (usize, &Arc<Counters>)| {
+        let (seat, counters) = (Seat::default(), Arc::clone(counters));
+        let taken = Arc::clone(&seat);
+        let spawn = move |parent| {
+            let (counters, seat) = (Arc::clone(&counters), Arc::clone(&taken));
+            spawn_linked(ConnectionSupervisor { counters, seat }, parent)
+        };
+        let name = format!("connections-{thread}");
+        (
+            seat,
+            ChildSpec {
+                name,
+                restart: Restart::Always,
+                spawn: Box::new(spawn),
+            },
+        )
+    };
+    let (seats, children): (Vec<_>, Vec<_>) = counters.iter().enumerate().map(of).unzip();
+    (seats.into(), children)
 }
 
 fn listener(socket: TcpListener, threads: &Threads, counters: &[Arc<Counters>]) -> ChildSpec {
@@ -394,7 +480,11 @@ fn listener(socket: TcpListener, threads: &Threads, counters: &[Arc<Counters>]) 
         };
         spawn_linked(listener, parent)
     };
-    ChildSpec { name: "mqtt-listener".into(), restart: Restart::Always, spawn: Box::new(spawn) }
+    ChildSpec {
+        name: "mqtt-listener".into(),
+        restart: Restart::Always,
+        spawn: Box::new(spawn),
+    }
 }
 
 async fn serve_http(listener: TcpListener, state: Arc<AdminState>) {

@@ -42,9 +42,16 @@ pub(crate) struct Delta {
 #[derive(Debug)]
 pub(crate) enum RoutesMessage {
     /// Changes of clean sessions of one io thread; those who wait are told once readers see them.
-    Connections { deltas: Vec<Delta>, waiting: Vec<Owed> },
+    Connections {
+        deltas: Vec<Delta>,
+        waiting: Vec<Owed>,
+    },
     /// Changes of a shard in the order of their versions, the last of which is `version`.
-    Shard { shard: u16, version: u64, deltas: Vec<Delta> },
+    Shard {
+        shard: u16,
+        version: u64,
+        deltas: Vec<Delta>,
+    },
 }
 
 /// The only writer of the routes.
@@ -93,9 +100,14 @@ impl Actor for Routes {
                     }
                 }
             }
-            RoutesMessage::Shard { shard, version, deltas } => {
+            RoutesMessage::Shard {
+                shard,
+                version,
+                deltas,
+            } => {
                 self.apply(trie, deltas);
-                self.shards.tell(shard, ShardMessage::RoutesApplied { version });
+                self.shards
+                    .tell(shard, ShardMessage::RoutesApplied { version });
             }
         }
         Ok(())
@@ -104,7 +116,12 @@ impl Actor for Routes {
 
 impl Routes {
     fn apply(&self, trie: &mut RouteTrie, deltas: Vec<Delta>) {
-        for Delta { filter, destination, subscription } in deltas {
+        for Delta {
+            filter,
+            destination,
+            subscription,
+        } in deltas
+        {
             match subscription {
                 Some(subscription) => trie.insert(&filter, destination, subscription),
                 None => trie.remove(&filter, &destination),

@@ -30,15 +30,30 @@ pub(crate) const TICK_MS: u64 = 250;
 #[derive(Debug)]
 pub(crate) enum ShardItem {
     /// Apply; tell the connection the answer.
-    Propose { connection: ConnectionId, token: Token, command: Box<Command> },
+    Propose {
+        connection: ConnectionId,
+        token: Token,
+        command: Box<Command>,
+    },
     /// Apply an `Open`; tell the connection the answer.
-    Open { connection: ConnectionId, command: Box<Command> },
+    Open {
+        connection: ConnectionId,
+        command: Box<Command>,
+    },
     /// Apply; settle the obligation if somebody waits.
-    Oblige { owed: Option<Owed>, command: Box<Command> },
+    Oblige {
+        owed: Option<Owed>,
+        command: Box<Command>,
+    },
     /// Hand a QoS 0 message to connected subscribers, past the log.
     QoS0(Arc<Message>),
     /// Read retained messages, `limit` a filter.
-    Retained { connection: ConnectionId, token: Token, filters: Arc<[Filter]>, limit: usize },
+    Retained {
+        connection: ConnectionId,
+        token: Token,
+        filters: Arc<[Filter]>,
+        limit: usize,
+    },
 }
 
 /// What a shard's host is told.
@@ -72,7 +87,11 @@ impl Shards {
             qos0_bytes: AtomicU64::new(0),
             counters: arc_swap::ArcSwap::from_pointee((Counters::default(), 0)),
         };
-        Self { seats: std::iter::repeat_with(seat).take(usize::from(count)).collect() }
+        Self {
+            seats: std::iter::repeat_with(seat)
+                .take(usize::from(count))
+                .collect(),
+        }
     }
 
     pub(crate) fn len(&self) -> u16 {
@@ -150,11 +169,13 @@ impl Actor for ShardHost {
             return Err("a shard's host starts once: its state cannot be made again".into());
         }
         Ok(Hosted {
-            durable: Durable::new(self.limits.clone()),
+            durable: Durable::new(self.limits),
             index: 0,
             routes_applied: 0,
             waiting: VecDeque::new(),
-            out: std::iter::repeat_with(Vec::new).take(self.threads.len()).collect(),
+            out: std::iter::repeat_with(Vec::new)
+                .take(self.threads.len())
+                .collect(),
         })
     }
 
@@ -193,23 +214,38 @@ impl ShardHost {
 
     fn apply(&self, hosted: &mut Hosted, command: &Command) -> Answer {
         hosted.index += 1;
-        hosted.durable.apply(hosted.index, WallMs(self.clock.wall_ms()), command)
+        hosted
+            .durable
+            .apply(hosted.index, WallMs(self.clock.wall_ms()), command)
     }
 
     fn take(&self, hosted: &mut Hosted, item: ShardItem) {
         match item {
-            ShardItem::Propose { connection, token, command } => {
+            ShardItem::Propose {
+                connection,
+                token,
+                command,
+            } => {
                 let answer = self.apply(hosted, &command);
                 let version = awaited_version(&answer);
-                let event = ShardEvent::Answer { connection, token, answer };
+                let event = ShardEvent::Answer {
+                    connection,
+                    token,
+                    answer,
+                };
                 // Whatever else the answer made due goes first: the routes must be on their way.
                 if version > hosted.routes_applied {
-                    hosted.waiting.push_back((version, (Place::of(connection).thread, event)));
+                    hosted
+                        .waiting
+                        .push_back((version, (Place::of(connection).thread, event)));
                 } else {
                     hosted.out[Place::of(connection).thread].push(event);
                 }
             }
-            ShardItem::Open { connection, command } => {
+            ShardItem::Open {
+                connection,
+                command,
+            } => {
                 let answer = self.apply(hosted, &command);
                 let event = ShardEvent::Opened { connection, answer };
                 hosted.out[Place::of(connection).thread].push(event);
@@ -224,16 +260,27 @@ impl ShardHost {
                 }
             }
             ShardItem::QoS0(message) => {
-                self.seat().qos0_bytes.fetch_sub(message.bytes() as u64, Ordering::Relaxed);
+                self.seat()
+                    .qos0_bytes
+                    .fetch_sub(message.bytes() as u64, Ordering::Relaxed);
                 self.deliver_qos0(hosted, &message);
             }
-            ShardItem::Retained { connection, token, filters, limit } => {
+            ShardItem::Retained {
+                connection,
+                token,
+                filters,
+                limit,
+            } => {
                 let now = WallMs(self.clock.wall_ms());
                 let rows = filters
                     .iter()
                     .map(|filter| hosted.durable.retained_matching(filter, limit, now))
                     .collect();
-                let event = ShardEvent::Retained { connection, token, rows };
+                let event = ShardEvent::Retained {
+                    connection,
+                    token,
+                    rows,
+                };
                 hosted.out[Place::of(connection).thread].push(event);
             }
         }
@@ -242,7 +289,9 @@ impl ShardHost {
 
     fn deliver_qos0(&self, hosted: &mut Hosted, message: &Arc<Message>) {
         let publisher = message.publisher.as_ref();
-        let recipients = hosted.durable.qos0_recipients(&message.topic, message.qos, publisher);
+        let recipients = hosted
+            .durable
+            .qos0_recipients(&message.topic, message.qos, publisher);
         for recipient in recipients {
             let event = ShardEvent::Message {
                 connection: recipient.connection,
@@ -290,7 +339,10 @@ impl ShardHost {
                     });
                 }
                 DurableEffect::WillDue(will) => {
-                    let event = ShardEvent::WillDue { shard: self.shard, will: Box::new(will) };
+                    let event = ShardEvent::WillDue {
+                        shard: self.shard,
+                        will: Box::new(will),
+                    };
                     hosted.out[0].push(event);
                 }
             }
@@ -298,17 +350,29 @@ impl ShardHost {
         if deltas.is_empty() {
             return;
         }
-        let message = RoutesMessage::Shard { shard: self.shard, version, deltas };
-        let routes = self.routes.get().expect("the routes start before any connection");
+        let message = RoutesMessage::Shard {
+            shard: self.shard,
+            version,
+            deltas,
+        };
+        let routes = self
+            .routes
+            .get()
+            .expect("the routes start before any connection");
         if routes.cast(message).is_err() {
-            tracing::debug!(shard = self.shard, "the routes have ended: the node is stopping");
+            tracing::debug!(
+                shard = self.shard,
+                "the routes have ended: the node is stopping"
+            );
         }
     }
 
     async fn flush(&self, hosted: &mut Hosted) {
         for (thread, events) in hosted.out.iter_mut().enumerate() {
             if !events.is_empty() {
-                self.threads.send(thread, IoMessage::Shard(std::mem::take(events))).await;
+                self.threads
+                    .send(thread, IoMessage::Shard(std::mem::take(events)))
+                    .await;
             }
         }
     }
@@ -322,4 +386,3 @@ fn awaited_version(answer: &Answer) -> u64 {
         _ => 0,
     }
 }
-

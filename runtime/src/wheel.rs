@@ -63,9 +63,9 @@ impl Wheel {
             self.slots.push_back(Vec::new());
             for (key, at_ms) in due {
                 if at_ms <= now_ms {
-                    fire(key)
+                    fire(key);
                 } else {
-                    self.set(key, at_ms)
+                    self.set(key, at_ms);
                 }
             }
         }

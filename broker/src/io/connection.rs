@@ -139,14 +139,18 @@ impl Connection {
     /// An ended socket alone is not the end: an `Open` under way must be answered first, or the
     /// session would stay owned by a connection that is gone.
     fn is_over(&self) -> bool {
-        let given_up = self.linger_until.is_some_and(|until| until <= self.io.now().mono);
+        let given_up = self
+            .linger_until
+            .is_some_and(|until| until <= self.io.now().mono);
         self.live.is_closed() && (self.ended || self.unsent.is_empty() || given_up)
     }
 
     /// Takes what the mailbox holds; true when there is more.
     fn take_messages(&mut self) -> bool {
         for _ in 0..TURN_MESSAGES_MAX {
-            let Some(message) = self.mailbox.pop() else { return false };
+            let Some(message) = self.mailbox.pop() else {
+                return false;
+            };
             self.handle(message);
             self.drain_effects();
         }
@@ -178,7 +182,11 @@ impl Connection {
     fn timer_fired(&mut self) {
         self.timer = MonoMs(u64::MAX);
         let now = self.io.now();
-        if self.live.deadline().is_some_and(|deadline| deadline <= now.mono) {
+        if self
+            .live
+            .deadline()
+            .is_some_and(|deadline| deadline <= now.mono)
+        {
             self.live.handle_timeout(now);
             if self.live.is_closed() {
                 self.exit.get_or_insert(Exit::TimedOut);
@@ -205,7 +213,8 @@ impl Connection {
             }
             obligations.swap_remove(at);
         }
-        self.live.handle_settled(token, ReasonCode::Success, self.io.now());
+        self.live
+            .handle_settled(token, ReasonCode::Success, self.io.now());
     }
 
     /// Reads once and takes the packets that came; true when there may be more.
@@ -276,7 +285,8 @@ impl Connection {
                 Ok(Some(packet)) => self.take_packet(packet),
                 Ok(None) => return,
                 Err(error) => {
-                    self.exit.get_or_insert(Exit::ProtocolError(error.to_string()));
+                    self.exit
+                        .get_or_insert(Exit::ProtocolError(error.to_string()));
                     self.live.handle_malformed(error.reason, self.io.now());
                 }
             }
@@ -287,7 +297,10 @@ impl Connection {
     fn take_packet(&mut self, packet: Packet) {
         if let Packet::Publish(publish) = &packet {
             self.io.counters.publish_received_total.add(1);
-            let behind = self.extra.as_ref().is_some_and(|extra| !extra.stash.is_empty());
+            let behind = self
+                .extra
+                .as_ref()
+                .is_some_and(|extra| !extra.stash.is_empty());
             if publish.qos != QoS::AtMostOnce && (behind || self.live.is_paused()) {
                 self.stash(packet);
                 return;
@@ -343,7 +356,11 @@ impl Connection {
             self.unsent.extend_from_slice(&shared);
             shared.clear();
         }
-        let bytes = if was_blocked { &mut self.unsent } else { &mut *shared };
+        let bytes = if was_blocked {
+            &mut self.unsent
+        } else {
+            &mut *shared
+        };
         if self.ended {
             bytes.clear();
         }
@@ -409,9 +426,18 @@ impl Drop for Connection {
         }
         if let Some(client) = self.live.client().cloned() {
             let (epoch, will) = (self.live.epoch(), session::WillFate::Keep);
-            self.commit_close(session::Close { client, epoch, will, expiry_s: None });
+            self.commit_close(session::Close {
+                client,
+                epoch,
+                will,
+                expiry_s: None,
+            });
         }
-        let filters = self.extra.take().map(|extra| extra.filters).unwrap_or_default();
+        let filters = self
+            .extra
+            .take()
+            .map(|extra| extra.filters)
+            .unwrap_or_default();
         if !filters.is_empty() {
             self.drop_routes(filters, None);
         }

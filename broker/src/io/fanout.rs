@@ -56,13 +56,18 @@ impl Io {
         inbound: session::Inbound,
         stamp: impl FnOnce(u64) -> Stamp,
     ) -> FannedOut {
-        let owed = inbound.token.map(|token| Owed::Connection(connection, token));
+        let owed = inbound
+            .token
+            .map(|token| Owed::Connection(connection, token));
         let publish = inbound.publish;
         let mut open = 0;
         let mut matched = false;
         if let Some((stream, device)) = self.shared.streams.match_topic(&publish.topic) {
             matched = true;
-            let content_type = publish.properties.as_ref().and_then(|p| p.content_type.as_deref());
+            let content_type = publish
+                .properties
+                .as_ref()
+                .and_then(|p| p.content_type.as_deref());
             let message = bridge::Message {
                 stream,
                 device,
@@ -81,15 +86,28 @@ impl Io {
         }
         let Ok(destinations) = self.matching(&publish.topic) else {
             // The telemetry obligation stays open: what was sent stays sent.
-            return if open > 0 { FannedOut::Owed(open) } else { FannedOut::TooCostly };
+            return if open > 0 {
+                FannedOut::Owed(open)
+            } else {
+                FannedOut::TooCostly
+            };
         };
         if destinations.is_empty() && !publish.retain {
-            return if matched || open > 0 { FannedOut::Owed(open) } else { FannedOut::NoMatch };
+            return if matched || open > 0 {
+                FannedOut::Owed(open)
+            } else {
+                FannedOut::NoMatch
+            };
         }
         let stamp = stamp(inbound.seq);
         let publisher = stamp.publisher.clone();
         let message = Arc::new(Message::from_publish(publish, publisher, self.now().wall));
-        let source = Source { owed, connection: Some(connection), stamp, origin: inbound.origin };
+        let source = Source {
+            owed,
+            connection: Some(connection),
+            stamp,
+            origin: inbound.origin,
+        };
         FannedOut::Owed(open + self.send(&message, source, &destinations))
     }
 
@@ -111,25 +129,35 @@ impl Io {
             self.outbound.borrow_mut().telemetry(&message, owed);
             open += 1;
         }
-        let Ok(destinations) = self.matching(&will.message.topic) else { return open };
+        let Ok(destinations) = self.matching(&will.message.topic) else {
+            return open;
+        };
         let origin = (will.message.qos != QoS::AtMostOnce).then(|| Box::new(will.origin()));
-        let source = Source { owed, connection: None, stamp: will.stamp(), origin };
+        let source = Source {
+            owed,
+            connection: None,
+            stamp: will.stamp(),
+            origin,
+        };
         open + self.send(&will.message, source, &destinations)
     }
 
     fn matching(&self, topic: &Topic) -> Result<Destinations, mqtt::VisitLimit> {
         let mut destinations = Destinations::default();
         let routes = &mut *self.routes.borrow_mut();
-        let result = routes.load().matches(topic, VISITED_NODES_MAX, |destination, wanted| {
-            match *destination {
-                Destination::Shard(shard) => {
-                    if !destinations.shards.contains(&shard) {
-                        destinations.shards.push(shard);
+        let result =
+            routes.load().matches(
+                topic,
+                VISITED_NODES_MAX,
+                |destination, wanted| match *destination {
+                    Destination::Shard(shard) => {
+                        if !destinations.shards.contains(&shard) {
+                            destinations.shards.push(shard);
+                        }
                     }
-                }
-                Destination::Connection(id) => destinations.connections.push((id, *wanted)),
-            }
-        });
+                    Destination::Connection(id) => destinations.connections.push((id, *wanted)),
+                },
+            );
         if let Err(limit) = result {
             self.counters.match_limit_total.add(1);
             tracing::debug!(nodes_max = limit.nodes_max, "a topic matches too much");
@@ -139,13 +167,20 @@ impl Io {
     }
 
     fn send(&self, message: &Arc<Message>, source: Source, to: &Destinations) -> u32 {
-        let Source { owed, connection, stamp, origin } = source;
+        let Source {
+            owed,
+            connection,
+            stamp,
+            origin,
+        } = source;
         let is_repeat = !to.connections.is_empty() && self.is_repeat(origin.as_deref());
-        let mut open = self.send_to_shards(message, owed, origin, &to.shards);
+        let mut open = self.send_to_shards(message, owed, origin.as_deref(), &to.shards);
         if message.retain {
             let shard = shard_of(&message.topic, self.shared.shard_count);
             let command = Box::new(Command::Retain(Retain::of(message, stamp)));
-            self.outbound.borrow_mut().to_shard(shard, ShardItem::Oblige { owed, command });
+            self.outbound
+                .borrow_mut()
+                .push_to_shard(shard, ShardItem::Oblige { owed, command });
             open += u32::from(owed.is_some());
         }
         if !is_repeat {
@@ -159,8 +194,9 @@ impl Io {
     fn is_repeat(&self, origin: Option<&Origin>) -> bool {
         let Some(origin) = origin else { return false };
         let shard = usize::from(shard_of(&origin.client, self.shared.shard_count));
-        let mut origins =
-            self.shared.origins[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut origins = self.shared.origins[shard]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         !origins.admit(origin, self.now().wall)
     }
 
@@ -168,21 +204,24 @@ impl Io {
         &self,
         message: &Arc<Message>,
         owed: Option<Owed>,
-        origin: Option<Box<Origin>>,
+        origin: Option<&Origin>,
         shards: &[u16],
     ) -> u32 {
         let mut outbound = self.outbound.borrow_mut();
         let mut open = 0;
         for &shard in shards {
             if message.qos == QoS::AtMostOnce {
-                if !outbound.qos0_to_shard(shard, message) {
+                if !outbound.push_qos0_to_shard(shard, message) {
                     self.counters.shard_qos0_dropped_total.add(1);
                 }
                 continue;
             }
-            let enqueue = Enqueue { message: Arc::clone(message), origin: origin.clone() };
+            let enqueue = Enqueue {
+                message: Arc::clone(message),
+                origin: origin.cloned().map(Box::new),
+            };
             let command = Box::new(Command::Enqueue(enqueue));
-            outbound.to_shard(shard, ShardItem::Oblige { owed, command });
+            outbound.push_to_shard(shard, ShardItem::Oblige { owed, command });
             open += u32::from(owed.is_some());
         }
         open
@@ -215,9 +254,16 @@ impl Io {
                 continue;
             }
             batch.push((id, matched));
-            if rest.first().is_none_or(|(next, _)| thread_of(*next) != thread) {
+            if rest
+                .first()
+                .is_none_or(|(next, _)| thread_of(*next) != thread)
+            {
                 let targets = std::mem::take(&mut batch);
-                if !self.outbound.borrow_mut().to_thread(thread, message, targets) {
+                if !self
+                    .outbound
+                    .borrow_mut()
+                    .push_to_thread(thread, message, targets)
+                {
                     self.counters.thread_qos0_dropped_total.add(1);
                 }
             }
@@ -230,7 +276,10 @@ impl Io {
         let Some(mailbox) = slots.get(id) else { return };
         let bytes = u32::try_from(message.bytes()).unwrap_or(u32::MAX);
         let message = ConnectionMessage::Message(Arc::clone(message), matched);
-        if mailbox.push(runtime::Priority::Data, bytes, message).is_err() {
+        if mailbox
+            .push(runtime::Priority::Data, bytes, message)
+            .is_err()
+        {
             self.counters.mailbox_dropped_total.add(1);
         }
     }
@@ -246,7 +295,9 @@ impl Io {
     /// Counts a will's obligation as settled; the last one ends its outbox row.
     fn settle_will(&self, shard: u16, id: session::WillId) {
         let mut wills = self.wills.borrow_mut();
-        let Some(open) = wills.get_mut(&(shard, id)) else { return };
+        let Some(open) = wills.get_mut(&(shard, id)) else {
+            return;
+        };
         *open -= 1;
         if *open == 0 {
             wills.remove(&(shard, id));
@@ -266,8 +317,11 @@ impl Io {
 
     fn will_done(&self, shard: u16, id: session::WillId) {
         let command = Box::new(Command::WillDone { id });
-        let item = ShardItem::Oblige { owed: None, command };
-        self.outbound.borrow_mut().to_shard(shard, item);
+        let item = ShardItem::Oblige {
+            owed: None,
+            command,
+        };
+        self.outbound.borrow_mut().push_to_shard(shard, item);
         self.wake_flush();
     }
 
@@ -276,7 +330,10 @@ impl Io {
     pub(crate) fn tell(&self, id: ConnectionId, message: ConnectionMessage) {
         let slots = self.slots.borrow();
         let Some(mailbox) = slots.get(id) else { return };
-        if mailbox.push(runtime::Priority::Control, 0, message).is_err() {
+        if mailbox
+            .push(runtime::Priority::Control, 0, message)
+            .is_err()
+        {
             // The limit is far above what a connection can be owed: a bug of ours. What it misses
             // stays unsettled, and its settle deadline closes it.
             tracing::error!("a connection's control queue is full");

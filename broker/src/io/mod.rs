@@ -54,14 +54,34 @@ pub(crate) struct CrossMessage {
 /// What a shard's host tells a connection, or the thread that publishes wills.
 #[derive(Debug)]
 pub(crate) enum ShardEvent {
-    Opened { connection: ConnectionId, answer: Answer },
-    Answer { connection: ConnectionId, token: Token, answer: Answer },
+    Opened {
+        connection: ConnectionId,
+        answer: Answer,
+    },
+    Answer {
+        connection: ConnectionId,
+        token: Token,
+        answer: Answer,
+    },
     Settled(Owed),
     Delivery(Box<Delivery>),
-    Message { connection: ConnectionId, message: Arc<Message>, matched: Match },
-    Retained { connection: ConnectionId, token: Token, rows: Vec<Vec<Arc<Message>>> },
-    TakenOver { connection: ConnectionId },
-    WillDue { shard: u16, will: Box<WillRow> },
+    Message {
+        connection: ConnectionId,
+        message: Arc<Message>,
+        matched: Match,
+    },
+    Retained {
+        connection: ConnectionId,
+        token: Token,
+        rows: Vec<Vec<Arc<Message>>>,
+    },
+    TakenOver {
+        connection: ConnectionId,
+    },
+    WillDue {
+        shard: u16,
+        will: Box<WillRow>,
+    },
 }
 
 /// The inboxes of all io threads.

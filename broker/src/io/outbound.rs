@@ -63,7 +63,9 @@ impl Outbound {
         let count = usize::from(shards.len());
         Self {
             thread,
-            to_threads: std::iter::repeat_with(ToThread::default).take(threads.len()).collect(),
+            to_threads: std::iter::repeat_with(ToThread::default)
+                .take(threads.len())
+                .collect(),
             threads,
             to_shards: std::iter::repeat_with(Vec::new).take(count).collect(),
             acks: std::iter::repeat_with(Vec::new).take(count).collect(),
@@ -88,7 +90,7 @@ impl Outbound {
     }
 
     /// Puts an item on its way to a shard.
-    pub(crate) fn to_shard(&mut self, shard: u16, item: ShardItem) {
+    pub(crate) fn push_to_shard(&mut self, shard: u16, item: ShardItem) {
         self.dirty = true;
         let items = &mut self.to_shards[usize::from(shard)];
         if items.is_empty() && self.acks[usize::from(shard)].is_empty() {
@@ -98,10 +100,10 @@ impl Outbound {
     }
 
     /// Puts a QoS 0 message on its way to a shard; false when it was dropped.
-    pub(crate) fn qos0_to_shard(&mut self, shard: u16, message: &Arc<Message>) -> bool {
+    pub(crate) fn push_qos0_to_shard(&mut self, shard: u16, message: &Arc<Message>) -> bool {
         let admitted = self.shards.admit_qos0(shard, message.bytes() as u64);
         if admitted {
-            self.to_shard(shard, ShardItem::QoS0(Arc::clone(message)));
+            self.push_to_shard(shard, ShardItem::QoS0(Arc::clone(message)));
         }
         admitted
     }
@@ -117,7 +119,7 @@ impl Outbound {
     }
 
     /// Puts a message on its way to connections of another thread; false when it was dropped.
-    pub(crate) fn to_thread(
+    pub(crate) fn push_to_thread(
         &mut self,
         thread: usize,
         message: &Arc<Message>,
@@ -130,7 +132,10 @@ impl Outbound {
             return false;
         }
         to.bytes += message.bytes();
-        to.messages.push(CrossMessage { message: Arc::clone(message), targets });
+        to.messages.push(CrossMessage {
+            message: Arc::clone(message),
+            targets,
+        });
         true
     }
 
@@ -144,7 +149,10 @@ impl Outbound {
     /// Puts a telemetry message on its way into the log; `owed` is settled once it is durable.
     /// False when it was dropped, which only what is owed to nobody can be.
     pub(crate) fn telemetry(&mut self, message: &bridge::Message<'_>, owed: Option<Owed>) -> bool {
-        let telemetry = self.telemetry.as_mut().expect("a stream matched, so there is a log");
+        let telemetry = self
+            .telemetry
+            .as_mut()
+            .expect("a stream matched, so there is a log");
         if owed.is_none() && telemetry.held.is_some() {
             return false;
         }
@@ -162,14 +170,21 @@ impl Outbound {
             let acks = std::mem::take(&mut self.acks[usize::from(shard)]);
             if !acks.is_empty() {
                 let command = Box::new(Command::Ack(acks));
-                items.push(ShardItem::Oblige { owed: None, command });
+                items.push(ShardItem::Oblige {
+                    owed: None,
+                    command,
+                });
             }
             self.shards.tell(shard, ShardMessage::Batch(items));
         }
         if !self.deltas.is_empty() || !self.waiting.is_empty() {
             let deltas = std::mem::take(&mut self.deltas);
             let waiting = std::mem::take(&mut self.waiting);
-            if self.routes.cast(RoutesMessage::Connections { deltas, waiting }).is_err() {
+            if self
+                .routes
+                .cast(RoutesMessage::Connections { deltas, waiting })
+                .is_err()
+            {
                 tracing::debug!("the routes have ended: the node is stopping");
             }
         }
@@ -182,7 +197,8 @@ impl Outbound {
     fn flush_thread(&mut self, thread: usize) {
         let to = &mut self.to_threads[thread];
         if !to.messages.is_empty() {
-            to.held.push_back(IoMessage::Messages(std::mem::take(&mut to.messages)));
+            to.held
+                .push_back(IoMessage::Messages(std::mem::take(&mut to.messages)));
         }
         while let Some(batch) = to.held.pop_front() {
             if let Some(batch) = self.threads.try_send(thread, batch) {
@@ -196,7 +212,9 @@ impl Outbound {
     }
 
     fn flush_telemetry(&mut self, _counters: &Counters) {
-        let Some(telemetry) = &mut self.telemetry else { return };
+        let Some(telemetry) = &mut self.telemetry else {
+            return;
+        };
         if let Some(Refused { batch, done, .. }) = telemetry.held.take()
             && let Err(refused) = telemetry.ingest.submit(batch, done)
         {

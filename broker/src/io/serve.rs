@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bridge::{Ingest, Streams};
@@ -22,6 +22,7 @@ use super::outbound::Outbound;
 use super::slots::{ConnectionMessage, Slots};
 use super::{IoMessage, ShardEvent, Threads};
 use crate::counters::Counters;
+use crate::exits::{Exits, Seat};
 use crate::ids::{Owed, Place};
 use crate::routes::{RouteTrie, RoutesMessage, Snapshot};
 use crate::shard::Shards;
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) shards: Shards,
     pub(crate) routes: ActorRef<RoutesMessage>,
     pub(crate) ingest: Option<Ingest>,
+    /// The supervisor of each thread's connections.
+    pub(crate) supervisors: Box<[Seat]>,
     /// By which clean sessions of this node are spared repeats of QoS 2 messages and wills; one
     /// for each shard of publishers. Only messages with an origin, never QoS 0 or 1, come here.
     pub(crate) origins: Box<[Mutex<session::Origins>]>,
@@ -74,6 +77,8 @@ pub(crate) struct Io {
     pub(crate) wills: RefCell<HashMap<(u16, WillId), u32>>,
     pub(super) read_buffer: RefCell<BytesMut>,
     pub(super) write_buffer: RefCell<BytesMut>,
+    /// Connections that ended since the supervisor was told last.
+    exits: RefCell<Vec<(SocketAddr, Exit)>>,
     wheel: RefCell<Wheel>,
     now: Cell<Now>,
     flush: Notify,
@@ -98,7 +103,10 @@ impl Io {
     /// Reads the clocks; once a turn.
     pub(super) fn tick(&self) -> Now {
         let clock = &self.shared.clock;
-        let now = Now { mono: MonoMs(clock.mono_ms()), wall: WallMs(clock.wall_ms()) };
+        let now = Now {
+            mono: MonoMs(clock.mono_ms()),
+            wall: WallMs(clock.wall_ms()),
+        };
         self.now.set(now);
         now
     }
@@ -106,7 +114,10 @@ impl Io {
     /// Sets a timer of a connection.
     pub(super) fn set_timer(&self, id: session::ConnectionId, at: MonoMs) {
         let place = Place::of(id);
-        let key = TimerKey { slot: place.slot as u32, generation: place.generation };
+        let key = TimerKey {
+            slot: place.slot as u32,
+            generation: place.generation,
+        };
         self.wheel.borrow_mut().set(key, at.0);
     }
 
@@ -118,12 +129,30 @@ impl Io {
         }
     }
 
+    /// Tells the supervisor how connections ended.
+    fn report_exits(&self) {
+        let exits = std::mem::take(&mut *self.exits.borrow_mut());
+        let supervisor = self.shared.supervisors[self.thread].load();
+        if let Some(supervisor) = &*supervisor
+            && !exits.is_empty()
+            && supervisor.cast(Exits(exits)).is_err()
+        {
+            tracing::debug!("the connections' supervisor is being started again");
+        }
+    }
+
     fn fire_timers(&self) {
         let now = self.tick();
         let mut due = Vec::new();
-        self.wheel.borrow_mut().advance(now.mono.0, |key| due.push(key));
+        self.wheel
+            .borrow_mut()
+            .advance(now.mono.0, |key| due.push(key));
         for TimerKey { slot, generation } in due {
-            let place = Place { thread: self.thread, slot: slot as usize, generation };
+            let place = Place {
+                thread: self.thread,
+                slot: slot as usize,
+                generation,
+            };
             self.tell(place.id(), ConnectionMessage::Timer);
         }
     }
@@ -166,17 +195,29 @@ impl Io {
             ShardEvent::Opened { connection, answer } => {
                 self.tell(connection, opened(answer));
             }
-            ShardEvent::Answer { connection, token, answer } => {
+            ShardEvent::Answer {
+                connection,
+                token,
+                answer,
+            } => {
                 self.tell(connection, ConnectionMessage::Answer(token, answer));
             }
             ShardEvent::Settled(owed) => self.settle(owed),
             ShardEvent::Delivery(delivery) => {
                 self.tell(delivery.connection, ConnectionMessage::Delivery(delivery));
             }
-            ShardEvent::Message { connection, message, matched } => {
+            ShardEvent::Message {
+                connection,
+                message,
+                matched,
+            } => {
                 self.hand_over(connection, &message, matched);
             }
-            ShardEvent::Retained { connection, token, rows } => {
+            ShardEvent::Retained {
+                connection,
+                token,
+                rows,
+            } => {
                 self.tell(connection, ConnectionMessage::Retained(token, rows));
             }
             ShardEvent::TakenOver { connection } => {
@@ -191,9 +232,15 @@ impl Io {
 fn opened(answer: session::Answer) -> ConnectionMessage {
     use session::Answer;
     match answer {
-        Answer::Opened { epoch, incarnation, session_present } => {
-            ConnectionMessage::Opened(Opened::Yes { epoch, incarnation, session_present })
-        }
+        Answer::Opened {
+            epoch,
+            incarnation,
+            session_present,
+        } => ConnectionMessage::Opened(Opened::Yes {
+            epoch,
+            incarnation,
+            session_present,
+        }),
         Answer::WrongEpoch { current } => ConnectionMessage::WrongEpoch(current),
         Answer::OtherIdentity => {
             ConnectionMessage::Opened(Opened::No(mqtt::ReasonCode::ClientIdentifierNotValid))
@@ -210,7 +257,9 @@ pub(crate) async fn serve(
     counters: Arc<Counters>,
     mut inbox: mpsc::Receiver<IoMessage>,
 ) {
-    let Some(IoMessage::Begin) = inbox.recv().await else { return };
+    let Some(IoMessage::Begin) = inbox.recv().await else {
+        return;
+    };
     let shared = Arc::clone(shared.get().expect("set before the threads begin"));
     let outbound = Outbound::new(
         thread,
@@ -222,13 +271,16 @@ pub(crate) async fn serve(
     let now_ms = shared.clock.mono_ms();
     let io = Rc::new(Io {
         thread,
-        routes: RefCell::new(RoutesReader(arc_swap::Cache::new(Arc::clone(&shared.snapshot)))),
+        routes: RefCell::new(RoutesReader(arc_swap::Cache::new(Arc::clone(
+            &shared.snapshot,
+        )))),
         counters,
         slots: RefCell::new(Slots::new(thread)),
         outbound: RefCell::new(outbound),
         wills: RefCell::default(),
         read_buffer: RefCell::new(BytesMut::with_capacity(BUFFER_BYTES)),
         write_buffer: RefCell::new(BytesMut::with_capacity(BUFFER_BYTES)),
+        exits: RefCell::default(),
         wheel: RefCell::new(Wheel::new(TICK_MS, WHEEL_TICKS, now_ms)),
         now: Cell::default(),
         flush: Notify::new(),
@@ -250,6 +302,7 @@ pub(crate) async fn serve(
             () = io.flush.notified() => io.outbound.borrow_mut().flush(&io.counters),
             _ = ticks.tick() => {
                 io.fire_timers();
+                io.report_exits();
                 if io.outbound.borrow().is_dirty() {
                     io.outbound.borrow_mut().flush(&io.counters);
                 }
@@ -284,23 +337,7 @@ fn accepted(io: &Rc<Io>, socket: std::net::TcpStream, peer: SocketAddr) {
         mailbox.close();
         io.slots.borrow_mut().remove(id);
         io.counters.connections_open.sub(1);
-        report(&io, peer, &exit);
+        io.exits.borrow_mut().push((peer, exit));
         io.wake_flush();
     });
-}
-
-/// Tells the counters and the log how a connection ended.
-fn report(io: &Io, peer: SocketAddr, exit: &Exit) {
-    match exit {
-        Exit::ProtocolError(rule) => {
-            io.counters.protocol_errors_total.add(1);
-            tracing::debug!(%peer, rule, "the client broke the protocol");
-        }
-        Exit::Panicked(panic) => {
-            io.counters.panics_total.add(1);
-            tracing::error!(%peer, panic, "a connection actor panicked");
-        }
-        Exit::TimedOut => io.counters.timeouts_total.add(1),
-        Exit::Normal | Exit::Kicked | Exit::Io(_) => {}
-    }
 }

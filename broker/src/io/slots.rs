@@ -41,13 +41,18 @@ struct Slot {
 
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Slot").field("generation", &self.generation).finish_non_exhaustive()
+        f.debug_struct("Slot")
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
     }
 }
 
 impl Slots {
     pub(crate) fn new(thread: usize) -> Self {
-        Self { thread, ..Self::default() }
+        Self {
+            thread,
+            ..Self::default()
+        }
     }
 
     /// Gives a connection a slot; `None` when all are taken.
@@ -63,7 +68,14 @@ impl Slots {
         let at = &mut self.slots[slot];
         at.generation = at.generation.wrapping_add(1);
         at.mailbox = Some(mailbox);
-        Some(Place { thread: self.thread, slot, generation: at.generation }.id())
+        Some(
+            Place {
+                thread: self.thread,
+                slot,
+                generation: at.generation,
+            }
+            .id(),
+        )
     }
 
     /// Takes a connection out.
@@ -79,7 +91,9 @@ impl Slots {
     pub(crate) fn get(&self, id: ConnectionId) -> Option<&Mailbox<ConnectionMessage>> {
         let place = Place::of(id);
         let slot = self.slots.get(place.slot)?;
-        slot.mailbox.as_ref().filter(|_| slot.generation == place.generation)
+        slot.mailbox
+            .as_ref()
+            .filter(|_| slot.generation == place.generation)
     }
 
     /// The mailboxes of all connections.

@@ -30,9 +30,16 @@ impl Connection {
                 Effect::Publish(inbound) => self.publish(*inbound),
                 Effect::Propose { token, command } => self.propose(token, command),
                 Effect::Acked(seq) => self.extra().acked.push(seq),
-                Effect::Subscribe { token, subscriptions } => self.subscribe(token, subscriptions),
+                Effect::Subscribe {
+                    token,
+                    subscriptions,
+                } => self.subscribe(token, subscriptions),
                 Effect::Unsubscribe { token, filters } => self.unsubscribe(token, filters),
-                Effect::Retained { token, filters, limit } => {
+                Effect::Retained {
+                    token,
+                    filters,
+                    limit,
+                } => {
                     self.ask_retained(token, filters, limit);
                 }
                 Effect::Close(closed) => self.close(*closed),
@@ -95,7 +102,8 @@ impl Connection {
             None => self.assign_client_id(),
         };
         let identity = Identity(client.text().clone());
-        self.live.handle_admitted(Admitted { identity, client }, self.io.now());
+        self.live
+            .handle_admitted(Admitted { identity, client }, self.io.now());
     }
 
     fn assign_client_id(&self) -> mqtt::ClientId {
@@ -106,10 +114,15 @@ impl Connection {
     }
 
     fn propose_open(&mut self) {
-        let Some(open) = self.extra().open.clone() else { return };
+        let Some(open) = self.extra().open.clone() else {
+            return;
+        };
         let shard = shard_of(&open.client, self.io.shared.shard_count);
-        let item = ShardItem::Open { connection: self.id, command: Box::new(Command::Open(open)) };
-        self.io.outbound.borrow_mut().to_shard(shard, item);
+        let item = ShardItem::Open {
+            connection: self.id,
+            command: Box::new(Command::Open(open)),
+        };
+        self.io.outbound.borrow_mut().push_to_shard(shard, item);
     }
 
     /// Proposes the `Open` again, expecting the ownership that the shard named.
@@ -126,8 +139,11 @@ impl Connection {
     fn publish(&mut self, inbound: session::Inbound) {
         let token = inbound.token;
         let (live, io) = (&self.live, &self.io);
-        let stamp =
-            |seq| Stamp { publisher: live.client().cloned(), epoch: live.epoch(), seq };
+        let stamp = |seq| Stamp {
+            publisher: live.client().cloned(),
+            epoch: live.epoch(),
+            seq,
+        };
         let fanned_out = io.publish(self.id, inbound, stamp);
         let Some(token) = token else { return };
         let outcome = match fanned_out {
@@ -144,8 +160,12 @@ impl Connection {
 
     fn propose(&mut self, token: Token, command: Box<Command>) {
         let Some(shard) = self.shard() else { return };
-        let item = ShardItem::Propose { connection: self.id, token, command };
-        self.io.outbound.borrow_mut().to_shard(shard, item);
+        let item = ShardItem::Propose {
+            connection: self.id,
+            token,
+            command,
+        };
+        self.io.outbound.borrow_mut().push_to_shard(shard, item);
     }
 
     /// The shard of the client's session.
@@ -183,35 +203,51 @@ impl Connection {
     }
 
     fn unsubscribe(&mut self, token: Token, filters: Vec<mqtt::Filter>) {
-        self.extra().filters.retain(|filter| !filters.contains(filter));
+        self.extra()
+            .filters
+            .retain(|filter| !filters.contains(filter));
         let owed = Owed::Connection(self.id, token);
         self.drop_routes(filters, Some(owed));
     }
 
     pub(super) fn drop_routes(&self, filters: Vec<mqtt::Filter>, owed: Option<Owed>) {
         let destination = Destination::Connection(self.id);
-        let deltas =
-            filters.into_iter().map(|filter| Delta { filter, destination, subscription: None });
+        let deltas = filters.into_iter().map(|filter| Delta {
+            filter,
+            destination,
+            subscription: None,
+        });
         self.io.outbound.borrow_mut().reroute(deltas, owed);
     }
 
     fn ask_retained(&mut self, token: Token, filters: Vec<mqtt::Filter>, limit: usize) {
         let shards = self.io.shared.shards.len();
         let rows = filters.iter().map(|_| Vec::new()).collect();
-        self.extra().retained.push(Gathering { token, shards, rows });
+        self.extra().retained.push(Gathering {
+            token,
+            shards,
+            rows,
+        });
         let filters: Arc<[mqtt::Filter]> = filters.into();
         let mut outbound = self.io.outbound.borrow_mut();
         for shard in 0..shards {
             let filters = Arc::clone(&filters);
-            let item = ShardItem::Retained { connection: self.id, token, filters, limit };
-            outbound.to_shard(shard, item);
+            let item = ShardItem::Retained {
+                connection: self.id,
+                token,
+                filters,
+                limit,
+            };
+            outbound.push_to_shard(shard, item);
         }
     }
 
     /// Adds one shard's retained messages; the last shard's complete the answer.
     pub(super) fn retained(&mut self, token: Token, rows: Vec<Vec<Arc<session::Message>>>) {
         let gatherings = &mut self.extra().retained;
-        let Some(at) = gatherings.iter().position(|one| one.token == token) else { return };
+        let Some(at) = gatherings.iter().position(|one| one.token == token) else {
+            return;
+        };
         let gathering = &mut gatherings[at];
         for (all, some) in gathering.rows.iter_mut().zip(rows) {
             all.extend(some);
@@ -241,7 +277,10 @@ impl Connection {
 
     pub(super) fn commit_close(&mut self, close: Close) {
         let shard = shard_of(&close.client, self.io.shared.shard_count);
-        let item = ShardItem::Oblige { owed: None, command: Box::new(Command::Close(close)) };
-        self.io.outbound.borrow_mut().to_shard(shard, item);
+        let item = ShardItem::Oblige {
+            owed: None,
+            command: Box::new(Command::Close(close)),
+        };
+        self.io.outbound.borrow_mut().push_to_shard(shard, item);
     }
 }
