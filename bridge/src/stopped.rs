@@ -31,7 +31,10 @@ pub struct StoppedError {
 }
 
 impl StoppedError {
-    #[expect(clippy::needless_pass_by_value, reason = "errors come straight out of map_err")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "errors come straight out of map_err"
+    )]
     fn new(path: &Path, what: impl ToString) -> Self {
         Self {
             path: path.to_owned(),

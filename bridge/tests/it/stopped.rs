@@ -17,7 +17,10 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
         if path.is_dir() {
             files.extend(self::files(&path));
         } else if !path.ends_with("LOCK") {
-            files.push((path.display().to_string(), std::fs::read(&path).expect("reads")));
+            files.push((
+                path.display().to_string(),
+                std::fs::read(&path).expect("reads"),
+            ));
         }
     }
     files.sort();
@@ -44,7 +47,11 @@ async fn sealed_rows_and_those_only_in_the_log_are_answered_and_nothing_is_chang
     line.send("car", &message(NOW_MS + 1, &[("a", 2.0)])).await;
     line.telemetry.shutdown().await;
     std::fs::write(data.path().join("node.json"), r#"{"buckets":4}"#).expect("writes");
-    std::fs::write(data.path().join("tsdb/segment-00000000000000ff.tws"), "torn").expect("writes");
+    std::fs::write(
+        data.path().join("tsdb/segment-00000000000000ff.tws"),
+        "torn",
+    )
+    .expect("writes");
     let before = files(data.path());
 
     let request = QueryRequest {
