@@ -103,7 +103,7 @@ fn insert(store: &Tsdb, device: &str, ts: i64, metrics: &[(String, f64)]) {
     let pairs = metrics
         .iter()
         .map(|(name, value)| (MetricName::parse(name).expect("it was stored"), *value));
-    let row = telemetry::Row::from_pairs(ts, pairs.collect());
+    let row = telemetry::Row::from_pairs(ts, pairs).expect("a point is there once");
     let stamp = Stamp {
         received_ms: ts,
         node: 1,
