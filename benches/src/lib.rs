@@ -1,8 +1,9 @@
-//! The simulated fleet, the demo and its checker.
+//! The simulated fleet, the demo and its checker, and the measurements.
 //!
 //! Data meets the modules in this order: [`profile`] says what a device measures, [`fleet`] sends
 //! it over MQTT, [`ledger`] writes down what was sent and acknowledged, and [`demo`] runs the
-//! whole line and compares the ledger with the store.
+//! whole line and compares the ledger with the store. Beside it [`density`] measures encodings;
+//! [`machine`] says on what a figure was measured.
 
 #![forbid(unsafe_code)]
 
@@ -13,3 +14,7 @@ pub mod fleet;
 pub mod ledger;
 
 pub mod demo;
+
+pub mod density;
+
+pub mod machine;

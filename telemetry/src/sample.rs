@@ -15,7 +15,8 @@
 //! | `firmware` | constant |
 //!
 //! Times are those of a timer that starts anywhere within the interval; one row in 40 is up to
-//! 50 ms late. A Gorilla encoder needs 3.3 to 3.6 bytes a point for this set (`tests/it/density.rs`).
+//! 50 ms late. A Gorilla encoder needs 3.3 to 3.6 bytes a point for this set (`bench density`).
+//! [`Variant`] makes harder sets of it.
 
 use crate::row::{MetricName, Row, Schema};
 
@@ -219,9 +220,22 @@ const METRICS: [Metric; 20] = [
     ("firmware", 0, 30417.0, Kind::Constant),
 ];
 
+/// What sets a fleet apart from the standard one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variant {
+    /// The standard fleet.
+    #[default]
+    Standard,
+    /// Every row is 0 to 50 ms late, evenly distributed.
+    Jitter,
+    /// Walks and counters are 32-bit floats that nobody rounded to a resolution.
+    UnroundedSingles,
+}
+
 /// The rows of one device of the fleet, without end.
 #[derive(Clone, Debug)]
 pub struct Device {
+    variant: Variant,
     random: Random,
     schema: Schema,
     /// For each name of the schema its place in `METRICS`.
@@ -235,6 +249,11 @@ impl Device {
     /// Makes the device of this number in the fleet of this seed; its first row is at about
     /// `start_ms`. Equal arguments give equal rows.
     pub fn new(seed: u64, number: u64, start_ms: i64) -> Self {
+        Self::of_variant(Variant::Standard, seed, number, start_ms)
+    }
+
+    /// As [`Device::new`], of another fleet.
+    pub fn of_variant(variant: Variant, seed: u64, number: u64, start_ms: i64) -> Self {
         let mut random = Random(seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
         let names = METRICS.iter().map(|metric| metric.0);
         let schema = Schema::new(names.map(name_of).collect());
@@ -254,6 +273,7 @@ impl Device {
         });
         let ts_ms = start_ms + random.below(INTERVAL_MS as u64) as i64;
         Self {
+            variant,
             random,
             schema,
             order,
@@ -264,15 +284,17 @@ impl Device {
 
     fn measure(&mut self, at: usize) -> f64 {
         let (_, decimals, _, kind) = METRICS[at];
+        let is_rounded = self.variant != Variant::UnroundedSingles;
+        let round = |units: f64| if is_rounded { units.round() } else { units };
         let random = &mut self.random;
         let position = &mut self.positions[at];
         let units = match kind {
             Kind::Walk { step, noise } => {
                 *position += random.normal() * step;
-                (*position + random.normal() * noise).round()
+                round(*position + random.normal() * noise)
             }
             Kind::Counter { mean, spread } => {
-                *position += (mean + random.normal() * spread).round().max(0.0);
+                *position += round(mean + random.normal() * spread).max(0.0);
                 *position
             }
             Kind::State { values, rows } => {
@@ -283,7 +305,12 @@ impl Device {
             }
             Kind::Constant => *position,
         };
-        units / f64::from(10_u32.pow(decimals))
+        let value = units / f64::from(10_u32.pow(decimals));
+        if is_rounded {
+            value
+        } else {
+            f64::from(value as f32)
+        }
     }
 }
 
@@ -291,7 +318,11 @@ impl Iterator for Device {
     type Item = Row;
 
     fn next(&mut self) -> Option<Row> {
-        let late_ms = match self.random.below(ROWS_PER_LATE) {
+        let rows_per_late = match self.variant {
+            Variant::Jitter => 1,
+            _ => ROWS_PER_LATE,
+        };
+        let late_ms = match self.random.below(rows_per_late) {
             0 => self.random.below(LATE_MS_MAX + 1) as i64,
             _ => 0,
         };

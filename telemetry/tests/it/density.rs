@@ -1,85 +1,43 @@
-//! How many bytes a point costs, beside a Gorilla encoder on the same rows.
+//! How many bytes a point of the standard fleet costs; `bench density` sets it beside others.
 
-use tidewire_telemetry::sample::Device;
+use tidewire_telemetry::sample::{Device, Variant};
 use tidewire_telemetry::{Row, Schemas, block};
 
 const START_MS: i64 = 1_700_000_000_000;
+const DEVICES: u64 = 200;
+const ROWS_PER_BLOCK: usize = 120;
+
+fn bytes_per_point(variant: Variant) -> f64 {
+    let mut schemas = Schemas::new();
+    let (mut bytes, mut points) = (0, 0);
+    for number in 0..DEVICES {
+        let device = Device::of_variant(variant, 7, number, START_MS);
+        let rows: Vec<Row> = device.take(ROWS_PER_BLOCK).collect();
+        let block = block::encode(&rows, &mut schemas).expect("valid rows");
+        bytes += block.len();
+        points += rows.iter().map(Row::len).sum::<usize>();
+        assert!(
+            block::decode(&block, &schemas).as_ref() == Ok(&rows),
+            "device {number} comes back otherwise"
+        );
+    }
+    (bytes + schemas.to_bytes().len()) as f64 / points as f64
+}
 
 #[test]
 fn the_standard_fleet_costs_at_most_0_62_bytes_a_point() {
-    let (devices, rows_per_block, blocks) = (1000, 120, 1);
-    let mut schemas = Schemas::new();
-    let (mut ours, mut gorilla, mut points) = (0, 0, 0);
-    for number in 0..devices {
-        let rows: Vec<Row> = Device::new(7, number, START_MS)
-            .take(rows_per_block * blocks)
-            .collect();
-        for rows in rows.chunks(rows_per_block) {
-            ours += block::encode(rows, &mut schemas).expect("valid rows").len();
-            gorilla += gorilla_bytes(rows);
-            points += rows.iter().map(Row::len).sum::<usize>();
-        }
-    }
-    ours += schemas.to_bytes().len();
-    let per_point = |bytes: usize| bytes as f64 / points as f64;
-    println!(
-        "ours {:.3}, gorilla {:.3} B/point",
-        per_point(ours),
-        per_point(gorilla)
-    );
-    assert!(
-        (3.3..=3.6).contains(&per_point(gorilla)),
-        "the set is not the honest one: gorilla needs {:.3} B/point",
-        per_point(gorilla)
-    );
-    assert!(per_point(ours) <= 0.62, "{:.3} B/point", per_point(ours));
+    let bytes = bytes_per_point(Variant::Standard);
+    assert!(bytes <= 0.62, "{bytes:.3} B/point");
 }
 
-/// The size of the rows as Gorilla (VLDB 2015) writes them: each metric is a series of its own
-/// with its timestamps (in milliseconds) and XOR-coded values, padded to a whole byte.
-fn gorilla_bytes(rows: &[Row]) -> usize {
-    let times: Vec<i64> = rows.iter().map(|row| row.ts_ms).collect();
-    let values = |at: usize| rows.iter().map(move |row| row.values()[at].to_bits());
-    (0..rows[0].len())
-        .map(|at| (gorilla_times(&times) + gorilla_values(values(at))).div_ceil(8))
-        .sum()
+#[test]
+fn jitter_costs_less_than_a_twentieth_of_a_byte() {
+    let bytes = bytes_per_point(Variant::Jitter);
+    assert!(bytes <= 0.67, "{bytes:.3} B/point");
 }
 
-fn gorilla_times(times: &[i64]) -> usize {
-    let mut bits = 64 + 14;
-    let deltas: Vec<i64> = times.windows(2).map(|w| w[1] - w[0]).collect();
-    for pair in deltas.windows(2) {
-        bits += match pair[1] - pair[0] {
-            0 => 1,
-            -63..=64 => 9,
-            -255..=256 => 12,
-            -2047..=2048 => 16,
-            _ => 36,
-        };
-    }
-    bits
-}
-
-fn gorilla_values(mut values: impl Iterator<Item = u64>) -> usize {
-    let mut last = values.next().expect("a block has a row");
-    let mut bits = 64;
-    // Leading and trailing zeros of the window in use.
-    let mut window: Option<(u32, u32)> = None;
-    for value in values {
-        let xor = value ^ last;
-        last = value;
-        if xor == 0 {
-            bits += 1;
-            continue;
-        }
-        let (leading, trailing) = (xor.leading_zeros().min(31), xor.trailing_zeros());
-        match window {
-            Some((l, t)) if leading >= l && trailing >= t => bits += 2 + (64 - l - t) as usize,
-            _ => {
-                bits += 2 + 5 + 6 + (64 - leading - trailing) as usize;
-                window = Some((leading, trailing));
-            }
-        }
-    }
-    bits
+#[test]
+fn singles_that_nobody_rounded_cost_less_than_the_four_bytes_they_have() {
+    let bytes = bytes_per_point(Variant::UnroundedSingles);
+    assert!(bytes <= 3.0, "{bytes:.3} B/point");
 }
