@@ -264,7 +264,8 @@ impl Connection {
             self.take_packets(&mut bytes);
             self.partial = bytes;
         }
-        length >= BUFFER_BYTES
+        // A read that gave something left no waker behind; asking for readiness does.
+        length >= BUFFER_BYTES || self.socket.poll_read_ready(context).is_ready()
     }
 
     fn socket_ended(&mut self) {
