@@ -2,8 +2,8 @@
 //!
 //! Data meets the modules in this order: [`profile`] says what a device measures, [`fleet`] sends
 //! it over MQTT, [`ledger`] writes down what was sent and acknowledged, and [`demo`] runs the
-//! whole line and compares the ledger with the store. Beside it [`density`] measures encodings;
-//! [`machine`] says on what a figure was measured.
+//! whole line and compares the ledger with the store. Beside it [`density`] measures encodings
+//! and [`pipeline`] the line under load; [`machine`] says on what a figure was measured.
 
 #![forbid(unsafe_code)]
 
@@ -17,4 +17,7 @@ pub mod demo;
 
 pub mod density;
 
+pub mod pipeline;
+
+pub mod cpu;
 pub mod machine;

@@ -29,8 +29,9 @@ pub(crate) enum Command {
     Ctl(Ctl),
     /// Read a device's telemetry.
     Query(Query),
-    /// Measure (not built yet).
-    Bench(Words),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(crate::bench::Bench),
     /// Break a cluster on purpose (not built yet).
     Chaos(Words),
 }
@@ -224,7 +225,7 @@ pub(crate) enum NodeVerb {
     Info,
 }
 
-fn duration(text: &str) -> Result<Duration, admin::time::DurationError> {
+pub(crate) fn duration(text: &str) -> Result<Duration, admin::time::DurationError> {
     admin::time::parse_duration_ms(text).map(Duration::from_millis)
 }
 

@@ -1,6 +1,7 @@
 //! The program `tidewire`: arguments and wiring, nothing else.
 
 mod arguments;
+mod bench;
 mod ctl;
 mod demo;
 mod not_built;
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => demo::run(&demo),
         Command::Query(query) => query::run(&query),
         Command::Ctl(ctl) => ctl::run(&ctl),
-        Command::Bench(words) => not_built::refuse("bench", &words.words),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Chaos(words) => not_built::refuse("chaos", &words.words),
     };
     ExitCode::from(code)

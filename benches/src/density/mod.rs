@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use telemetry::Row;
 use telemetry::sample::{Device, INTERVAL_MS, Variant};
 
+use crate::cpu;
 use crate::machine::Machine;
 use codec::{Blocks, Gorilla, Measured, Zstd, measure};
 
@@ -157,14 +158,8 @@ fn blocks(variant: Variant, devices: u32) -> Vec<Vec<Row>> {
     blocks
 }
 
-/// What this thread has used of a processor, nanoseconds; other programs do not disturb it.
 fn cpu_ns() -> Result<u64, Error> {
-    const PATH: &str = "/proc/thread-self/schedstat";
-    let text = std::fs::read_to_string(PATH).map_err(|error| Error(format!("{PATH}: {error}")))?;
-    let first = text.split_whitespace().next();
-    first
-        .and_then(|number| number.parse().ok())
-        .ok_or_else(|| Error(format!("{PATH}: {text:?}")))
+    cpu::thread_ns().map_err(|error| Error(error.to_string()))
 }
 
 #[cfg(test)]
