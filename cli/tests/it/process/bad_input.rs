@@ -130,12 +130,13 @@ fn a_second_node_on_the_same_folder_is_refused_and_the_first_serves_on() {
 
 #[test]
 fn what_is_not_built_yet_says_so() {
-    for flags in [
-        &["--kafka", "127.0.0.1:9092"][..],
-        &["--join", "127.0.0.1:7000"],
-    ] {
+    for (flag, value) in [("--kafka", "127.0.0.1:9092"), ("--join", "127.0.0.1:7000")] {
         let place = Place::new();
-        assert_refused(place.serve().args(flags), 2, &[flags[0]]);
+        assert_refused(
+            place.serve().args([flag, value]),
+            2,
+            &[value, "not built yet"],
+        );
         assert!(is_empty(&place.data()), "nothing was written");
     }
     assert_refused(tidewire().args(["demo", "--nodes", "3"]), 2, &["--nodes"]);

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::node::{run, tidewire};
+use super::node::{Place, run, tidewire};
 use super::store;
+use super::wait::until;
 
 /// Runs a short demo in `data` and returns its JSON line.
 fn demo(data: &Path) -> Value {
@@ -62,6 +63,7 @@ fn the_check_names_a_row_that_was_removed_and_one_that_was_doubled() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let data = folder.path().join("demo");
     demo(&data);
+    seal_everything(&data.join("node-1"));
     let (code, report) = check(&data);
     assert_eq!(code, Some(0), "an untouched folder passes: {report}");
 
@@ -80,6 +82,22 @@ fn the_check_names_a_row_that_was_removed_and_one_that_was_doubled() {
     assert_eq!(code, Some(1), "{report}");
     assert!(report["duplicates"].as_u64() > Some(0), "{report}");
     assert!(names(&report, &row), "{row:?} is not named: {report}");
+}
+
+/// Lets a node move all rows into segments, where a test can get at them.
+fn seal_everything(data: &Path) {
+    let place = Place::with_data(data).with_config("[telemetry]\nhead_age_max = \"100ms\"\n");
+    let node = place.start();
+    until("every row to be sealed", || {
+        let status: Value =
+            serde_json::from_str(&node.get("/v1/tsdb")).expect("the answer is JSON");
+        let read = status["pipeline"]["lag"]
+            .as_object()
+            .is_some_and(serde_json::Map::is_empty);
+        (read && status["store"]["head_rows"] == 0).then_some(())
+    });
+    node.terminate();
+    assert_eq!(node.ended().code(), Some(0));
 }
 
 /// Whether a violation in `report` names the row's device and time.

@@ -38,6 +38,7 @@ const CONFIG: &str = "\
 [telemetry]
 block_rows = 8
 head_age_max = \"1s\"
+merge_fan_in = 2
 
 [telemetry.log]
 segment_bytes = 65536

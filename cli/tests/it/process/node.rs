@@ -24,6 +24,7 @@ pub(crate) fn tidewire() -> Command {
 /// Where a node listens, and the folder that outlives it.
 pub(crate) struct Place {
     folder: tempfile::TempDir,
+    data: PathBuf,
     pub(crate) mqtt: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
@@ -31,15 +32,25 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let data = folder.path().join("data");
         Self {
             folder,
+            data,
             mqtt: free_address(),
             admin: free_address(),
         }
     }
 
+    /// A place whose data folder another node has left.
+    pub(crate) fn with_data(data: &Path) -> Self {
+        Self {
+            data: data.to_owned(),
+            ..Self::new()
+        }
+    }
+
     pub(crate) fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
     }
 
     /// Keeps a configuration file beside the data folder; every later start uses it.
@@ -128,7 +139,7 @@ impl Node<'_> {
 
     /// The files of the telemetry log.
     pub(crate) fn log_segments(&self) -> BTreeSet<PathBuf> {
-        files_below(&self.place.data().join("telemetry"))
+        files_below(&self.place.data)
             .into_iter()
             .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
             .collect()
