@@ -8,6 +8,9 @@ use std::time::Duration;
 use bridge::StreamRule;
 use serde::{Deserialize, Serialize};
 
+/// Largest packet that MQTT can express, in bytes (§1.5.5 and its fixed header).
+const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
+
 /// Most session shards of a cluster.
 pub const SHARDS_MAX: u16 = 128;
 
@@ -331,6 +334,17 @@ impl Config {
         }
         if self.mqtt.receive_maximum == 0 {
             return refuse("mqtt.receive_maximum = 0: must be at least 1".into());
+        }
+        let packet = self.mqtt.packet_bytes_limit;
+        if !(1_024..=PACKET_BYTES_MAX).contains(&packet) {
+            return refuse(format!(
+                "mqtt.packet_bytes_limit = {packet}: must be 1024 to {PACKET_BYTES_MAX}"
+            ));
+        }
+        if self.mqtt.queue_messages_limit == 0 || self.mqtt.queue_bytes_limit == 0 {
+            return refuse(
+                "mqtt.queue_messages_limit and mqtt.queue_bytes_limit must be at least 1".into(),
+            );
         }
         if self.stop_disconnects_per_s == 0 {
             return refuse("stop_disconnects_per_s = 0: must be at least 1".into());

@@ -51,8 +51,17 @@ counters! {
     mailbox_dropped_total: counter;
     /// QoS 0 messages dropped because a session shard was behind.
     shard_qos0_dropped_total: counter;
-    /// QoS 0 messages dropped because another io thread was behind.
-    thread_qos0_dropped_total: counter;
+    /// Messages dropped because another io thread was behind.
+    thread_dropped_total: counter;
+    /// Messages of a connection's own queue dropped because it was full.
+    queue_dropped_full_total: counter;
+    /// Messages of a connection's own queue that expired.
+    queue_dropped_expired_total: counter;
+    /// Messages above the Maximum Packet Size of their subscriber.
+    queue_dropped_too_large_total: counter;
+    /// Telemetry messages of QoS 1 and 2 neither taken nor acknowledged because the log had no
+    /// room.
+    telemetry_withheld_total: counter;
     /// Telemetry messages of QoS 0 dropped because the log had no room.
     telemetry_qos0_dropped_total: counter;
     /// PUBLISH packets whose topic matched more of the subscription tree than may be visited.

@@ -12,6 +12,7 @@ use bridge::{QueryError, QueryRequest, Telemetry};
 use runtime::Clock;
 
 use crate::counters::{Counters, metric};
+use crate::routes::Snapshot;
 use crate::shard::Shards;
 
 /// Rows that one answer holds at most.
@@ -23,6 +24,7 @@ pub(crate) struct AdminState {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) shards: Shards,
+    pub(crate) snapshot: Snapshot,
     pub(crate) telemetry: Option<Arc<Telemetry>>,
     pub(crate) node: admin::node::NodeInfo,
 }
@@ -119,6 +121,9 @@ fn status_of(error: &QueryError) -> StatusCode {
 async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
     let mut text = String::new();
     Counters::write_sum(&state.counters, &mut text);
+    let routes = state.snapshot.load().len() as u64;
+    let help = "Rows of the routes: filters of clean sessions and of shards.";
+    metric(&mut text, "tidewire_broker_routes", help, "gauge", routes);
     session_metrics(&state.shards, &mut text);
     if let Some(telemetry) = &state.telemetry {
         telemetry_metrics(telemetry, &mut text);

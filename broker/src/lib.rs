@@ -8,6 +8,7 @@
 pub mod config;
 mod counters;
 mod data_folder;
+mod defects;
 mod exits;
 mod http;
 mod ids;
@@ -19,4 +20,5 @@ mod shard;
 
 pub use config::{Config, ConfigError};
 pub use data_folder::FolderError;
+pub use defects::Defects;
 pub use node::{Node, StartError};

@@ -43,22 +43,26 @@ pub(crate) fn bind(address: SocketAddr, backlog: u32) -> std::io::Result<TcpList
 impl Actor for Listener {
     /// Accept the next one; the actor tells it itself, so that a stop comes between two.
     type Msg = ();
-    type State = ();
+    /// Sockets dealt to each thread since the node began.
+    type State = Vec<u64>;
     type Arguments = ();
 
-    async fn pre_start(&self, me: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(&self, me: ActorRef<()>, (): ()) -> Result<Vec<u64>, ActorProcessingErr> {
         me.cast(())?;
-        Ok(())
+        let accepted = self.counters.iter();
+        Ok(accepted
+            .map(|of| of.connections_accepted_total.get())
+            .collect())
     }
 
     async fn handle(
         &self,
         me: ActorRef<()>,
         (): (),
-        (): &mut (),
+        dealt: &mut Vec<u64>,
     ) -> Result<(), ActorProcessingErr> {
         match self.socket.accept().await {
-            Ok((socket, peer)) => self.deal(socket, peer).await,
+            Ok((socket, peer)) => self.deal(socket, peer, dealt).await,
             Err(error) => {
                 // Usually EMFILE: the connection waits in the backlog meanwhile.
                 tracing::warn!(%error, "cannot accept a connection");
@@ -71,7 +75,7 @@ impl Actor for Listener {
 }
 
 impl Listener {
-    async fn deal(&self, socket: tokio::net::TcpStream, peer: SocketAddr) {
+    async fn deal(&self, socket: tokio::net::TcpStream, peer: SocketAddr, dealt: &mut [u64]) {
         // Small packets must not wait for each other's acknowledgements.
         let prepared = socket.set_nodelay(true).and_then(|()| socket.into_std());
         let socket = match prepared {
@@ -81,10 +85,17 @@ impl Listener {
                 return;
             }
         };
-        let open = |counters: &Arc<Counters>| counters.connections_open.get();
+        // Those on their way to a thread count as well, or a storm would all go to one.
+        let load = |thread: usize| {
+            let counters = &self.counters[thread];
+            let on_their_way =
+                dealt[thread].saturating_sub(counters.connections_accepted_total.get());
+            on_their_way + counters.connections_open.get()
+        };
         let thread = (0..self.threads.len())
-            .min_by_key(|thread| open(&self.counters[*thread]))
+            .min_by_key(|thread| load(*thread))
             .expect("a node has an io thread");
+        dealt[thread] += 1;
         self.threads
             .send(thread, IoMessage::Accepted(socket, peer))
             .await;

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 
 use crate::counters::Counters;
 use crate::data_folder::{DataFolder, FolderError};
+use crate::defects::Defects;
 use crate::exits::{ConnectionSupervisor, Seat};
 use crate::http::{AdminState, router};
 use crate::io::{INBOX_BATCHES_LIMIT, IoMessage, Shared, Threads, serve};
@@ -111,6 +112,31 @@ impl Node {
     /// # Errors
     /// Nothing runs after one.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let clock = Arc::new(SystemClock::default());
+        Self::start_with(config, clock, Defects::default()).await
+    }
+
+    /// As [`Node::start`], with the time of this clock. Deadlines are looked at every 100 ms
+    /// (connections) and 250 ms (sessions) of real time.
+    ///
+    /// # Errors
+    /// Nothing runs after one.
+    pub async fn start_with_clock(
+        config: Config,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, clock, Defects::default()).await
+    }
+
+    /// As [`Node::start_with_clock`], with something broken on purpose.
+    ///
+    /// # Errors
+    /// Nothing runs after one.
+    pub async fn start_with(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        defects: Defects,
+    ) -> Result<Self, StartError> {
         config.validate()?;
         let streams = streams(&config)?;
         let folder = DataFolder::open(&config)?;
@@ -121,7 +147,6 @@ impl Node {
             config.mqtt.backlog,
         )?;
         let admin = bind("admin.listen", "--admin", config.admin.listen, 128)?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let number = folder.identity.node;
         let telemetry = match streams.is_empty() {
             true => None,
@@ -153,7 +178,7 @@ impl Node {
             node_epoch: NodeEpoch(clock.wall_ms()),
             shard_count: NonZeroU32::new(u32::from(config.cluster.shards)).expect("validated"),
             streams,
-            snapshot,
+            snapshot: Arc::clone(&snapshot),
             threads: handles.clone(),
             shards: shards.clone(),
             routes: routes_slot.get().expect("the routes have started").clone(),
@@ -162,6 +187,8 @@ impl Node {
             origins: origins(&config),
             mailbox_bytes_limit: config.mqtt.queue_bytes_limit,
             stash_bytes_limit: config.mqtt.stash_bytes_limit,
+            telemetry_bytes_limit: config.telemetry.inflight_bytes_limit / count as u64,
+            defects,
             stopping: AtomicBool::new(false),
             assigned_ids: AtomicU64::new(0),
             assigned_salt: Random::from_os().next_u64(),
@@ -180,6 +207,7 @@ impl Node {
             clock,
             counters: counters.clone(),
             shards: shards.clone(),
+            snapshot,
             telemetry: telemetry.clone(),
             node: admin::node::NodeInfo {
                 node: number,
@@ -228,7 +256,9 @@ impl Node {
         self.state.ready.store(false, Ordering::Release);
         self.shared.stopping.store(true, Ordering::Relaxed);
         self.listeners.stop(None);
-        if tokio::time::timeout(self.config.stop_deadline, self.disconnect_all())
+        // The rest of the deadline is for the log.
+        let patience = self.config.stop_deadline * 2 / 3;
+        if tokio::time::timeout(patience, self.disconnect_all())
             .await
             .is_err()
         {

@@ -38,12 +38,17 @@ pub(crate) enum ShardItem {
     /// Apply an `Open`; tell the connection the answer.
     Open {
         connection: ConnectionId,
-        command: Box<Command>,
+        command: Box<session::Open>,
     },
     /// Apply; settle the obligation if somebody waits.
     Oblige {
         owed: Option<Owed>,
         command: Box<Command>,
+    },
+    /// Apply a retained message of QoS 0, for which so many bytes were admitted.
+    RetainQoS0 {
+        retain: Box<session::Retain>,
+        bytes: u64,
     },
     /// Hand a QoS 0 message to connected subscribers, past the log.
     QoS0(Arc<Message>),
@@ -246,8 +251,13 @@ impl ShardHost {
                 connection,
                 command,
             } => {
-                let answer = self.apply(hosted, &command);
-                let event = ShardEvent::Opened { connection, answer };
+                let client = command.client.clone();
+                let answer = self.apply(hosted, &Command::Open(command));
+                let event = ShardEvent::Opened {
+                    connection,
+                    client,
+                    answer,
+                };
                 hosted.out[Place::of(connection).thread].push(event);
             }
             ShardItem::Oblige { owed, command } => {
@@ -258,6 +268,10 @@ impl ShardHost {
                 if let Some(owed) = owed {
                     hosted.out[owed.thread(0)].push(ShardEvent::Settled(owed));
                 }
+            }
+            ShardItem::RetainQoS0 { retain, bytes } => {
+                self.seat().qos0_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                self.apply(hosted, &Command::Retain(*retain));
             }
             ShardItem::QoS0(message) => {
                 self.seat()

@@ -12,6 +12,10 @@ use crate::{Epoch, WallMs};
 /// counts and one queue entry.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 256;
 
+/// Payloads up to this many bytes are copied: in a slow subscriber's queue each would else hold a
+/// whole read buffer, many times its size.
+const COPIED_BYTES_MAX: usize = 8 << 10;
+
 /// An application message on its way to subscribers. Always behind an `Arc`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
@@ -36,10 +40,11 @@ pub struct Message {
 impl Message {
     /// Makes a message of a PUBLISH whose topic alias is resolved.
     ///
-    /// One that may be stored (QoS > 0 or RETAIN) is copied out of the read buffer, so that
-    /// [`Self::bytes`] is what it really holds; a QoS 0 message shares the buffer.
+    /// One that may be stored (QoS > 0 or RETAIN), or is small, is copied out of the read buffer,
+    /// so that [`Self::bytes`] is what it really holds; a large QoS 0 message shares the buffer.
     pub fn from_publish(publish: Publish, publisher: Option<ClientId>, received: WallMs) -> Self {
         let stored = publish.qos != QoS::AtMostOnce || publish.retain;
+        let copied = stored || publish.payload.len() <= COPIED_BYTES_MAX;
         let expiry_s = publish.properties.as_ref().and_then(|p| p.message_expiry_s);
         let mut message = Self {
             topic: publish.topic,
@@ -51,7 +56,7 @@ impl Message {
             received,
             expiry: expiry_s.map(|s| received.plus_s(u64::from(s))),
         };
-        if stored {
+        if copied {
             message.detach();
         }
         message

@@ -2,27 +2,24 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BytesMut};
-use mqtt::{Decoder, Packet, QoS, ReasonCode};
+use bytes::BytesMut;
+use mqtt::{Decoder, Publish, ReasonCode};
 use runtime::{Exit, Mailbox};
-use session::{ConnectionId, Live, MonoMs, Opened, Seq, Token};
-use tokio::io::AsyncWrite;
+use session::{ConnectionId, Dropped, Live, MonoMs, Opened, Seq, Token};
 use tokio::net::TcpStream;
-use tokio_util::io::poll_read_buf;
 
-use super::serve::{BUFFER_BYTES, Io};
+use super::serve::Io;
 use super::slots::ConnectionMessage;
 
 mod effects;
+mod socket;
+mod stash;
 
 /// Mailbox messages that one turn takes before it lets others go on.
 const TURN_MESSAGES_MAX: usize = 256;
-/// How long a closed connection may take to send its last bytes, in milliseconds.
-const LINGER_MS: u64 = 1_000;
 
 /// One connection. Idle, it owns no buffer: reading and writing share the thread's.
 pub(super) struct Connection {
@@ -48,6 +45,8 @@ pub(super) struct Connection {
     held_back: bool,
     /// The socket is gone.
     ended: bool,
+    /// The server closed: what still comes is read to nowhere until the client has closed too.
+    draining: bool,
 }
 
 /// What a connection needs only at times.
@@ -56,7 +55,7 @@ struct Extra {
     /// Open obligations of PUBLISH packets: as many as the window has.
     obligations: Vec<(Token, u32)>,
     /// PUBLISH packets behind a full window, and their bytes.
-    stash: VecDeque<Packet>,
+    stash: VecDeque<Publish>,
     stash_bytes: usize,
     /// The `Open` under way, to be proposed again if the session moved.
     open: Option<Box<session::Open>>,
@@ -66,6 +65,8 @@ struct Extra {
     acked: Vec<Seq>,
     /// Router rows of a clean session, to be dropped with it.
     filters: Vec<mqtt::Filter>,
+    /// What `Live` had dropped when it was last counted.
+    dropped: Dropped,
 }
 
 /// Retained messages of several shards on their way to one answer.
@@ -100,6 +101,7 @@ impl Connection {
             read_stopped: false,
             held_back: false,
             ended: false,
+            draining: false,
             io,
         }
     }
@@ -117,9 +119,15 @@ impl Connection {
         let more_messages = self.take_messages();
         let more_bytes = self.read(context);
         self.flush_acked();
+        let mut written = false;
         while self.flush(context) {
+            written = true;
             self.live.handle_writable(self.io.now());
             self.drain_effects();
+        }
+        let more_bytes = more_bytes | written | self.drain_socket(context);
+        if !self.live.is_closed() {
+            self.count_dropped();
         }
         self.set_timer();
         self.io.wake_flush();
@@ -142,7 +150,25 @@ impl Connection {
         let given_up = self
             .linger_until
             .is_some_and(|until| until <= self.io.now().mono);
-        self.live.is_closed() && (self.ended || self.unsent.is_empty() || given_up)
+        let is_sent = self.unsent.is_empty() && !self.draining;
+        self.live.is_closed() && (self.ended || is_sent || given_up)
+    }
+
+    /// Counts what `Live` has dropped since it was last asked.
+    fn count_dropped(&mut self) {
+        let now = self.live.dropped();
+        if now == Dropped::default() {
+            return;
+        }
+        let before = std::mem::replace(&mut self.extra().dropped, now);
+        let counters = &self.io.counters;
+        counters
+            .queue_dropped_full_total
+            .add(now.full - before.full);
+        let expired = now.expired - before.expired;
+        counters.queue_dropped_expired_total.add(expired);
+        let too_large = now.too_large - before.too_large;
+        counters.queue_dropped_too_large_total.add(too_large);
     }
 
     /// Takes what the mailbox holds; true when there is more.
@@ -217,191 +243,6 @@ impl Connection {
             .handle_settled(token, ReasonCode::Success, self.io.now());
     }
 
-    /// Reads once and takes the packets that came; true when there may be more.
-    fn read(&mut self, context: &mut Context<'_>) -> bool {
-        if self.ended || self.live.is_closed() || self.live.is_connecting() || self.read_stopped {
-            return false;
-        }
-        if std::mem::take(&mut self.held_back) {
-            let mut bytes = std::mem::take(&mut self.partial);
-            self.take_packets(&mut bytes);
-            self.partial = bytes;
-            if self.held_back {
-                return false;
-            }
-        }
-        let io = Rc::clone(&self.io);
-        let mut shared = io.read_buffer.borrow_mut();
-        shared.clear();
-        // Messages that still share the buffer keep it; then this takes a new one.
-        shared.reserve(BUFFER_BYTES);
-        let length = match poll_read_buf(Pin::new(&mut self.socket), context, &mut *shared) {
-            Poll::Pending => return false,
-            Poll::Ready(Ok(length)) => length,
-            Poll::Ready(Err(error)) => {
-                self.exit.get_or_insert(Exit::Io(error.kind()));
-                self.socket_ended();
-                return false;
-            }
-        };
-        if length == 0 {
-            self.socket_ended();
-            return false;
-        }
-        io.counters.received_bytes_total.add(length as u64);
-        if self.partial.is_empty() {
-            let mut bytes = shared.split();
-            drop(shared);
-            self.take_packets(&mut bytes);
-            if !bytes.is_empty() && !self.live.is_closed() {
-                // Copied, so that the front of a packet does not pin the shared buffer.
-                self.partial = BytesMut::from(&bytes[..]);
-            }
-        } else {
-            let mut bytes = std::mem::take(&mut self.partial);
-            bytes.extend_from_slice(&shared);
-            drop(shared);
-            self.take_packets(&mut bytes);
-            self.partial = bytes;
-        }
-        // A read that gave something left no waker behind; asking for readiness does.
-        length >= BUFFER_BYTES || self.socket.poll_read_ready(context).is_ready()
-    }
-
-    fn socket_ended(&mut self) {
-        self.unsent.clear();
-        self.ended = true;
-        self.live.handle_closed(self.io.now());
-        self.drain_effects();
-    }
-
-    fn take_packets(&mut self, bytes: &mut BytesMut) {
-        while !self.live.is_closed() && !bytes.is_empty() {
-            // What follows a CONNECT waits for its answer: packets, or the socket.
-            if self.live.is_connecting() || self.read_stopped {
-                self.held_back = true;
-                return;
-            }
-            match self.decoder.decode(bytes) {
-                Ok(Some(packet)) => self.take_packet(packet),
-                Ok(None) => return,
-                Err(error) => {
-                    self.exit
-                        .get_or_insert(Exit::ProtocolError(error.to_string()));
-                    self.live.handle_malformed(error.reason, self.io.now());
-                }
-            }
-            self.drain_effects();
-        }
-    }
-
-    fn take_packet(&mut self, packet: Packet) {
-        if let Packet::Publish(publish) = &packet {
-            self.io.counters.publish_received_total.add(1);
-            let behind = self
-                .extra
-                .as_ref()
-                .is_some_and(|extra| !extra.stash.is_empty());
-            if publish.qos != QoS::AtMostOnce && (behind || self.live.is_paused()) {
-                self.stash(packet);
-                return;
-            }
-        }
-        self.live.handle_packet(packet, self.io.now());
-        if self.live.is_closed() && self.exit.is_none() {
-            self.exit = Some(Exit::Normal);
-        }
-    }
-
-    /// Holds a PUBLISH behind the full window: what follows it, PINGREQ and acknowledgements, is
-    /// read on. Only a full stash stops the socket.
-    fn stash(&mut self, packet: Packet) {
-        let limit = self.io.shared.stash_bytes_limit;
-        let extra = self.extra();
-        if let Packet::Publish(publish) = &packet {
-            extra.stash_bytes += publish.topic.len() + publish.payload.len();
-        }
-        extra.stash.push_back(packet);
-        if extra.stash_bytes >= limit && !self.read_stopped {
-            self.read_stopped = true;
-            self.live.handle_read_stopped(true, self.io.now());
-        }
-    }
-
-    /// Takes stashed packets while the window has room, and reads on.
-    fn unstash(&mut self) {
-        while !self.live.is_paused()
-            && let Some(extra) = self.extra.as_mut()
-            && let Some(packet) = extra.stash.pop_front()
-        {
-            if let Packet::Publish(publish) = &packet {
-                extra.stash_bytes -= publish.topic.len() + publish.payload.len();
-            }
-            self.live.handle_packet(packet, self.io.now());
-            self.drain_effects();
-        }
-        let limit = self.io.shared.stash_bytes_limit;
-        if self.read_stopped && self.extra().stash_bytes < limit {
-            self.read_stopped = false;
-            self.live.handle_read_stopped(false, self.io.now());
-        }
-    }
-
-    /// Writes what the turn encoded; what the socket does not take waits, and deliveries with it.
-    /// True when what had waited is written, so that deliveries may go on.
-    fn flush(&mut self, context: &mut Context<'_>) -> bool {
-        let io = Rc::clone(&self.io);
-        let mut shared = io.write_buffer.borrow_mut();
-        let was_blocked = !self.unsent.is_empty();
-        if was_blocked {
-            self.unsent.extend_from_slice(&shared);
-            shared.clear();
-        }
-        let bytes = if was_blocked {
-            &mut self.unsent
-        } else {
-            &mut *shared
-        };
-        if self.ended {
-            bytes.clear();
-        }
-        let mut failure = None;
-        while !bytes.is_empty() {
-            match Pin::new(&mut self.socket).poll_write(context, bytes) {
-                Poll::Ready(Ok(written)) => {
-                    io.counters.sent_bytes_total.add(written as u64);
-                    bytes.advance(written);
-                }
-                Poll::Ready(Err(error)) => {
-                    failure = Some(error.kind());
-                    break;
-                }
-                Poll::Pending => break,
-            }
-        }
-        if !was_blocked {
-            self.unsent.extend_from_slice(&shared);
-        }
-        shared.clear();
-        drop(shared);
-        if let Some(kind) = failure {
-            self.exit.get_or_insert(Exit::Io(kind));
-            self.socket_ended();
-            return false;
-        }
-        let is_blocked = !self.unsent.is_empty();
-        if !was_blocked && is_blocked {
-            self.live.handle_blocked();
-        }
-        if was_blocked && !is_blocked {
-            self.unsent = BytesMut::new();
-        }
-        if self.live.is_closed() && !self.unsent.is_empty() && self.linger_until.is_none() {
-            self.linger_until = Some(self.io.now().mono.plus_ms(LINGER_MS));
-        }
-        was_blocked && !is_blocked
-    }
-
     /// Sets a timer if the deadline comes before the one that is set.
     fn set_timer(&mut self) {
         let deadline = self.linger_until.or_else(|| self.live.deadline());
@@ -426,11 +267,17 @@ impl Drop for Connection {
             return;
         }
         if let Some(client) = self.live.client().cloned() {
-            let (epoch, will) = (self.live.epoch(), session::WillFate::Keep);
-            self.commit_close(session::Close {
+            let mut epoch = self.live.epoch();
+            // An answer to `Open` that was not taken yet says which ownership is to be ended.
+            while let Some(message) = self.mailbox.pop() {
+                if let ConnectionMessage::Opened(Opened::Yes { epoch: opened, .. }) = message {
+                    epoch = opened;
+                }
+            }
+            self.io.close_ownership(session::Close {
                 client,
                 epoch,
-                will,
+                will: session::WillFate::Keep,
                 expiry_s: None,
             });
         }

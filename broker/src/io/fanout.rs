@@ -81,7 +81,13 @@ impl Io {
             if self.outbound.borrow_mut().telemetry(&message, owed) {
                 open += u32::from(owed.is_some());
             } else {
-                self.counters.telemetry_qos0_dropped_total.add(1);
+                match owed {
+                    None => self.counters.telemetry_qos0_dropped_total.add(1),
+                    Some(_) => {
+                        self.counters.telemetry_withheld_total.add(1);
+                        open += 1;
+                    }
+                }
             }
         }
         let Ok(destinations) = self.matching(&publish.topic) else {
@@ -177,10 +183,10 @@ impl Io {
         let mut open = self.send_to_shards(message, owed, origin.as_deref(), &to.shards);
         if message.retain {
             let shard = shard_of(&message.topic, self.shared.shard_count);
-            let command = Box::new(Command::Retain(Retain::of(message, stamp)));
-            self.outbound
-                .borrow_mut()
-                .push_to_shard(shard, ShardItem::Oblige { owed, command });
+            let retain = Retain::of(message, stamp);
+            if !self.outbound.borrow_mut().retain(shard, owed, retain) {
+                self.counters.shard_qos0_dropped_total.add(1);
+            }
             open += u32::from(owed.is_some());
         }
         if !is_repeat {
@@ -264,7 +270,7 @@ impl Io {
                     .borrow_mut()
                     .push_to_thread(thread, message, targets)
                 {
-                    self.counters.thread_qos0_dropped_total.add(1);
+                    self.counters.thread_dropped_total.add(1);
                 }
             }
         }

@@ -56,6 +56,7 @@ pub(crate) struct CrossMessage {
 pub(crate) enum ShardEvent {
     Opened {
         connection: ConnectionId,
+        client: mqtt::ClientId,
         answer: Answer,
     },
     Answer {

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use bridge::{Batch, Ingest, Outcome, Refused};
 use ractor::ActorRef;
 use runtime::ractor;
-use session::{Acks, Command, Match, Message};
+use session::{Acks, Command, Match, Message, Retain};
 
 use super::{CrossMessage, IoMessage, Threads};
-use crate::counters::Counters;
 use crate::ids::{Owed, Place};
 use crate::routes::{Delta, RoutesMessage};
 use crate::shard::{ShardItem, ShardMessage, Shards};
 
-/// Bytes of QoS 0 messages that may wait for another io thread; beyond it they are dropped and
-/// counted. What is owed to somebody is bounded by the publishers' windows instead.
+/// Bytes of messages that may wait for another io thread before those of QoS 0 are dropped and
+/// counted, and before all are: these are for clean sessions, whose full queue settles.
 const THREAD_QOS0_BYTES_LIMIT: usize = 4 << 20;
+const THREAD_BYTES_LIMIT: usize = 16 << 20;
 
 /// Batches of one io thread on their way to everybody else.
 pub(crate) struct Outbound {
@@ -30,6 +30,8 @@ pub(crate) struct Outbound {
     acks: Vec<Vec<Acks>>,
     deltas: Vec<Delta>,
     waiting: Vec<Owed>,
+    /// Bytes of telemetry that may wait behind a batch that the log refused.
+    telemetry_bytes_limit: u64,
     /// Shards with something to send, so that a flush does not look at all of them.
     touched: Vec<u16>,
     dirty: bool,
@@ -59,6 +61,7 @@ impl Outbound {
         shards: Shards,
         routes: ActorRef<RoutesMessage>,
         ingest: Option<Ingest>,
+        telemetry_bytes_limit: u64,
     ) -> Self {
         let count = usize::from(shards.len());
         Self {
@@ -79,9 +82,20 @@ impl Outbound {
             }),
             deltas: Vec::new(),
             waiting: Vec::new(),
+            telemetry_bytes_limit,
             touched: Vec::new(),
             dirty: false,
         }
+    }
+
+    /// Whether a tick has to flush: also what the log refused is tried again, should the word
+    /// that it has room have been lost at a full inbox.
+    pub(crate) fn is_waiting(&self) -> bool {
+        let held = self
+            .telemetry
+            .as_ref()
+            .is_some_and(|one| one.held.is_some());
+        self.dirty || held
     }
 
     /// Whether something waits for a flush.
@@ -108,6 +122,23 @@ impl Outbound {
         admitted
     }
 
+    /// Puts a retained message on its way to its shard; false when it was dropped, as QoS 0 can
+    /// be.
+    pub(crate) fn retain(&mut self, shard: u16, owed: Option<Owed>, retain: Retain) -> bool {
+        if owed.is_some() {
+            let command = Box::new(Command::Retain(retain));
+            self.push_to_shard(shard, ShardItem::Oblige { owed, command });
+            return true;
+        }
+        let bytes = retain.message.as_ref().map_or(0, |one| one.bytes()) as u64;
+        let admitted = self.shards.admit_qos0(shard, bytes);
+        if admitted {
+            let retain = Box::new(retain);
+            self.push_to_shard(shard, ShardItem::RetainQoS0 { retain, bytes });
+        }
+        admitted
+    }
+
     /// Adds acknowledged sequences to the shard's next batch of them.
     pub(crate) fn acked(&mut self, shard: u16, acks: Acks) {
         self.dirty = true;
@@ -127,8 +158,11 @@ impl Outbound {
     ) -> bool {
         self.dirty = true;
         let to = &mut self.to_threads[thread];
-        let droppable = message.qos == mqtt::QoS::AtMostOnce;
-        if droppable && !to.held.is_empty() && to.bytes > THREAD_QOS0_BYTES_LIMIT {
+        let limit = match message.qos {
+            mqtt::QoS::AtMostOnce => THREAD_QOS0_BYTES_LIMIT,
+            _ => THREAD_BYTES_LIMIT,
+        };
+        if to.bytes > limit {
             return false;
         }
         to.bytes += message.bytes();
@@ -147,13 +181,15 @@ impl Outbound {
     }
 
     /// Puts a telemetry message on its way into the log; `owed` is settled once it is durable.
-    /// False when it was dropped, which only what is owed to nobody can be.
+    /// False when it was not taken: the log has no room. What is owed then stays unsettled, and
+    /// its sender will send it again.
     pub(crate) fn telemetry(&mut self, message: &bridge::Message<'_>, owed: Option<Owed>) -> bool {
         let telemetry = self
             .telemetry
             .as_mut()
             .expect("a stream matched, so there is a log");
-        if owed.is_none() && telemetry.held.is_some() {
+        let is_full = telemetry.batch.bytes() >= self.telemetry_bytes_limit;
+        if telemetry.held.is_some() && (owed.is_none() || is_full) {
             return false;
         }
         self.dirty = true;
@@ -163,7 +199,7 @@ impl Outbound {
     }
 
     /// Sends everything that can be sent now. Never waits.
-    pub(crate) fn flush(&mut self, counters: &Counters) {
+    pub(crate) fn flush(&mut self) {
         self.dirty = false;
         for shard in std::mem::take(&mut self.touched) {
             let mut items = std::mem::take(&mut self.to_shards[usize::from(shard)]);
@@ -191,7 +227,7 @@ impl Outbound {
         for thread in 0..self.to_threads.len() {
             self.flush_thread(thread);
         }
-        self.flush_telemetry(counters);
+        self.flush_telemetry();
     }
 
     fn flush_thread(&mut self, thread: usize) {
@@ -211,7 +247,7 @@ impl Outbound {
         to.bytes = 0;
     }
 
-    fn flush_telemetry(&mut self, _counters: &Counters) {
+    fn flush_telemetry(&mut self) {
         let Some(telemetry) = &mut self.telemetry else {
             return;
         };

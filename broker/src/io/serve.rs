@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use bridge::{Ingest, Streams};
 use bytes::BytesMut;
+use mqtt::ClientId;
 use ractor::ActorRef;
 use runtime::{Clock, Exit, Mailbox, TimerKey, Wheel, guarded, ractor};
-use session::{MonoMs, NodeEpoch, Now, Opened, WallMs, WillId};
+use session::{Answer, MonoMs, NodeEpoch, Now, Opened, WallMs, WillId};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
@@ -22,10 +23,11 @@ use super::outbound::Outbound;
 use super::slots::{ConnectionMessage, Slots};
 use super::{IoMessage, ShardEvent, Threads};
 use crate::counters::Counters;
+use crate::defects::Defects;
 use crate::exits::{Exits, Seat};
-use crate::ids::{Owed, Place};
+use crate::ids::{Owed, Place, shard_of};
 use crate::routes::{RouteTrie, RoutesMessage, Snapshot};
-use crate::shard::Shards;
+use crate::shard::{ShardItem, Shards};
 
 /// Length of a tick of the timer wheel in milliseconds: how late a deadline may be noticed.
 const TICK_MS: u64 = 100;
@@ -57,6 +59,10 @@ pub(crate) struct Shared {
     pub(crate) origins: Box<[Mutex<session::Origins>]>,
     /// Bytes of messages that a connection's mailbox takes.
     pub(crate) mailbox_bytes_limit: usize,
+    /// Bytes of telemetry of one io thread that may wait for the log to have room.
+    pub(crate) telemetry_bytes_limit: u64,
+    /// What is broken on purpose.
+    pub(crate) defects: Defects,
     /// Bytes of packets behind a held PUBLISH before the socket is not read any more.
     pub(crate) stash_bytes_limit: usize,
     /// Set once the node stops: new sockets are closed at once.
@@ -178,7 +184,7 @@ impl Io {
             }),
             IoMessage::TelemetryReady => self.flush.notify_one(),
             IoMessage::Kick { reason, count } => {
-                for mailbox in self.slots.borrow().iter().take(count) {
+                for mailbox in self.slots.borrow_mut().next_to_kick(count) {
                     let kick = ConnectionMessage::Kick(reason);
                     if mailbox.push(runtime::Priority::Control, 0, kick).is_err() {
                         tracing::debug!("the connection has just ended");
@@ -192,9 +198,11 @@ impl Io {
 
     fn shard(&self, event: ShardEvent) {
         match event {
-            ShardEvent::Opened { connection, answer } => {
-                self.tell(connection, opened(answer));
-            }
+            ShardEvent::Opened {
+                connection,
+                client,
+                answer,
+            } => self.opened(connection, client, answer),
             ShardEvent::Answer {
                 connection,
                 token,
@@ -227,10 +235,37 @@ impl Io {
             ShardEvent::WillDue { shard, will } => self.will_due(shard, &will),
         }
     }
+
+    /// Hands the answer to an `Open` on. A connection that panicked meanwhile cannot end its
+    /// ownership itself.
+    fn opened(&self, connection: session::ConnectionId, client: ClientId, answer: Answer) {
+        if let Answer::Opened { epoch, .. } = answer
+            && self.slots.borrow().get(connection).is_none()
+        {
+            let close = session::Close {
+                client,
+                epoch,
+                will: session::WillFate::Keep,
+                expiry_s: None,
+            };
+            self.close_ownership(close);
+            return self.wake_flush();
+        }
+        self.tell(connection, opened_message(answer));
+    }
+
+    /// Puts the end of an ownership on its way to the shard.
+    pub(super) fn close_ownership(&self, close: session::Close) {
+        let shard = shard_of(&close.client, self.shared.shard_count);
+        let item = ShardItem::Oblige {
+            owed: None,
+            command: Box::new(session::Command::Close(close)),
+        };
+        self.outbound.borrow_mut().push_to_shard(shard, item);
+    }
 }
 
-fn opened(answer: session::Answer) -> ConnectionMessage {
-    use session::Answer;
+fn opened_message(answer: session::Answer) -> ConnectionMessage {
     match answer {
         Answer::Opened {
             epoch,
@@ -267,6 +302,7 @@ pub(crate) async fn serve(
         shared.shards.clone(),
         shared.routes.clone(),
         shared.ingest.clone(),
+        shared.telemetry_bytes_limit,
     );
     let now_ms = shared.clock.mono_ms();
     let io = Rc::new(Io {
@@ -299,12 +335,12 @@ pub(crate) async fn serve(
                     None => break,
                 }
             }
-            () = io.flush.notified() => io.outbound.borrow_mut().flush(&io.counters),
+            () = io.flush.notified() => io.outbound.borrow_mut().flush(),
             _ = ticks.tick() => {
                 io.fire_timers();
                 io.report_exits();
-                if io.outbound.borrow().is_dirty() {
-                    io.outbound.borrow_mut().flush(&io.counters);
+                if io.outbound.borrow().is_waiting() {
+                    io.outbound.borrow_mut().flush();
                 }
             }
         }

@@ -31,6 +31,8 @@ pub(crate) struct Slots {
     slots: Vec<Slot>,
     free: Vec<u32>,
     thread: usize,
+    /// Slots whose connections were told to end, at a stop.
+    kicked: usize,
 }
 
 #[derive(Default)]
@@ -96,9 +98,18 @@ impl Slots {
             .filter(|_| slot.generation == place.generation)
     }
 
-    /// The mailboxes of all connections.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Mailbox<ConnectionMessage>> {
-        self.slots.iter().filter_map(|slot| slot.mailbox.as_ref())
+    /// The mailboxes of the next `count` connections: each is handed out once, since one that is
+    /// told to end does.
+    pub(crate) fn next_to_kick(
+        &mut self,
+        count: usize,
+    ) -> impl Iterator<Item = &Mailbox<ConnectionMessage>> {
+        let rest = self.slots.get(self.kicked..).unwrap_or_default();
+        let open = rest.iter().enumerate();
+        let mut open = open.filter(|(_, slot)| slot.mailbox.is_some());
+        let end = open.nth(count).map_or(rest.len(), |(at, _)| at);
+        self.kicked += end;
+        rest[..end].iter().filter_map(|slot| slot.mailbox.as_ref())
     }
 }
 

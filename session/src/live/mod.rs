@@ -293,9 +293,9 @@ impl Live {
         self.next_deadline()
     }
 
-    /// Whether the client's window is full (3.1.1): PUBLISH with QoS > 0 waits in the stash.
+    /// Whether the server owes the client a whole window of answers (3.1.1): PUBLISH with QoS > 0 waits in the stash.
     pub fn is_paused(&self) -> bool {
-        self.version == Version::V311 && self.is_window_full()
+        self.version == Version::V311 && self.is_owing_window()
     }
 
     /// Whether CONNECT is being answered. Packets handed in meanwhile are kept, up to 32; a

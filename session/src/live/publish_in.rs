@@ -9,6 +9,10 @@ use super::requests::Request;
 use super::{Live, position_of};
 use crate::{Answer, Command, MonoMs, Now, Origin, OriginKind, Token};
 
+/// QoS 2 messages of one connection that wait for PUBREL; what a shard keeps of a persistent
+/// session ([`crate::Limits::q2_open`]).
+const UNRELEASED_MAX: usize = 1_024;
+
 /// What the client is owed for its PUBLISH packets with QoS > 0.
 #[derive(Debug, Default)]
 pub(super) struct PublishIn {
@@ -43,6 +47,12 @@ enum Stage {
 impl PublishIn {
     fn window(&self) -> usize {
         self.acks.len() + self.q2.len()
+    }
+
+    /// What the server owes an answer for: PUBACK, PUBREC, PUBCOMP.
+    fn owed(&self) -> usize {
+        let received = |(_, stage): &&(_, Stage)| *stage == Stage::Received;
+        self.window() - self.q2.iter().filter(received).count()
     }
 
     /// When the longest owed acknowledgement began to be owed.
@@ -189,6 +199,13 @@ impl Live {
         used >= usize::from(self.config.receive_maximum)
     }
 
+    /// Whether the server owes as many answers as the window has room for. What waits for a
+    /// PUBREL does not count: it may stand behind the very packets that would be held.
+    pub(super) fn is_owing_window(&self) -> bool {
+        let owed = self.inbound.as_ref().map_or(0, |i| i.owed());
+        owed >= usize::from(self.config.receive_maximum)
+    }
+
     fn publish_1(&mut self, packet_id: PacketId, publish: Publish, seq: u64, now: Now) {
         if !self.take_window() {
             return;
@@ -238,8 +255,14 @@ impl Live {
     }
 
     /// False when the client broke the window (MQTT 5), which closes the connection. In 3.1.1
-    /// it knows of none: the shell holds its packets back.
+    /// it knows of none: the shell holds its packets back; only QoS 2 messages that it never
+    /// releases are bounded by closing.
     fn take_window(&mut self) -> bool {
+        let unreleased = self.inbound.as_ref().map_or(0, |i| i.q2.len());
+        if unreleased >= UNRELEASED_MAX {
+            self.close_server(ReasonCode::ReceiveMaximumExceeded);
+            return false;
+        }
         //# [MQTT-3.3.4-7] ... MUST NOT send more than Receive Maximum
         if self.version == Version::V5 && self.is_window_full() {
             self.close_server(ReasonCode::ReceiveMaximumExceeded);

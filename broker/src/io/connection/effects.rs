@@ -2,8 +2,8 @@
 
 use mqtt::{AckKind, Packet, PublishRef, ReasonCode, encode_ack, encode_publish, encode_within};
 use session::{
-    Ack, Admitted, Close, Closed, Command, Credentials, Effect, Epoch, Identity, Outgoing, Stamp,
-    Token,
+    Ack, Admitted, Closed, ClosedBy, Command, Credentials, Effect, Epoch, Identity, Opened,
+    Outgoing, Stamp, Token,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -120,15 +120,17 @@ impl Connection {
         let shard = shard_of(&open.client, self.io.shared.shard_count);
         let item = ShardItem::Open {
             connection: self.id,
-            command: Box::new(Command::Open(open)),
+            command: open,
         };
         self.io.outbound.borrow_mut().push_to_shard(shard, item);
     }
 
     /// Proposes the `Open` again, expecting the ownership that the shard named.
     pub(super) fn open_again(&mut self, current: Option<Epoch>) {
-        if self.live.is_closed() {
-            return;
+        if !self.live.is_connecting() {
+            // The connection ended meanwhile: a late `Open` would unseat a later connection.
+            let refused = Opened::No(ReasonCode::ServerUnavailable);
+            return self.live.handle_opened(refused, self.io.now());
         }
         if let Some(open) = &mut self.extra().open {
             open.expected_epoch = current;
@@ -138,6 +140,10 @@ impl Connection {
 
     fn publish(&mut self, inbound: session::Inbound) {
         let token = inbound.token;
+        self.io
+            .shared
+            .defects
+            .before_publish(&inbound.publish.topic);
         let (live, io) = (&self.live, &self.io);
         let stamp = |seq| Stamp {
             publisher: live.client().cloned(),
@@ -265,22 +271,15 @@ impl Connection {
 
     fn close(&mut self, closed: Closed) {
         self.flush_acked();
+        self.count_dropped();
+        self.draining = closed.by == ClosedBy::Server && !self.ended;
         if let Some(command) = closed.command {
-            self.commit_close(command);
+            self.io.close_ownership(command);
         }
         let filters = std::mem::take(&mut self.extra().filters);
         if !filters.is_empty() {
             self.drop_routes(filters, None);
         }
         self.extra = None;
-    }
-
-    pub(super) fn commit_close(&mut self, close: Close) {
-        let shard = shard_of(&close.client, self.io.shared.shard_count);
-        let item = ShardItem::Oblige {
-            owed: None,
-            command: Box::new(Command::Close(close)),
-        };
-        self.io.outbound.borrow_mut().push_to_shard(shard, item);
     }
 }
