@@ -5,7 +5,7 @@ use super::tree::{File, files};
 use super::{none, one, root};
 
 /// A longer file makes its reader scroll to remember; it is split along the data.
-const LINES_MAX: usize = 700;
+const LINES_MAX: usize = 750;
 
 /// Modules that may hold unsafe code, two at most; `ARCHITECTURE.md` names them too.
 const UNSAFE_MODULES: [&str; 1] = ["mqtt/src/text.rs"];
@@ -50,6 +50,18 @@ fn a_dependency_without_a_reason_is_found() {
     none(&unexplained_dependencies(
         "[workspace.dependencies]\nserde = \"1\" # JSON\nmqtt = { path = \"mqtt\" }",
     ));
+}
+
+#[test]
+fn every_dependency_of_the_table_has_a_user() {
+    none(&idle_dependencies(Metadata::read(), &manifest()));
+}
+
+#[test]
+fn a_dependency_that_nobody_uses_is_found() {
+    let table = "[workspace.dependencies]\nserde = \"1\" # JSON\nsea-shells = \"1\" # pretty\n";
+
+    one(&idle_dependencies(Metadata::read(), table), "sea-shells");
 }
 
 #[test]
@@ -169,16 +181,34 @@ fn architecture() -> String {
     std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the workspace has a map")
 }
 
-fn unexplained_dependencies(manifest: &str) -> Vec<String> {
+/// The lines of the table of dependencies.
+fn table(manifest: &str) -> impl Iterator<Item = &str> {
     manifest
         .lines()
         .skip_while(|line| *line != "[workspace.dependencies]")
         .skip(1)
         .take_while(|line| !line.starts_with('['))
         .filter(|line| line.contains(" = ") && !line.starts_with('#'))
+}
+
+fn unexplained_dependencies(manifest: &str) -> Vec<String> {
+    table(manifest)
         // Our own crates are explained by their own documentation.
         .filter(|line| !line.contains(" path = ") && !line.contains(" # "))
         .map(|line| format!("Cargo.toml: {line}"))
+        .collect()
+}
+
+fn idle_dependencies(metadata: &Metadata, manifest: &str) -> Vec<String> {
+    let used = |name: &str| {
+        let mut dependencies = metadata.members().flat_map(|member| &member.dependencies);
+        dependencies
+            .any(|dependency| dependency.rename.as_deref().unwrap_or(&dependency.name) == name)
+    };
+    table(manifest)
+        .filter_map(|line| line.split_once(" = "))
+        .filter(|(name, _)| !used(name))
+        .map(|(name, _)| format!("Cargo.toml: no crate uses {name}"))
         .collect()
 }
 

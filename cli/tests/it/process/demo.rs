@@ -77,7 +77,13 @@ fn the_check_names_a_row_that_was_removed_and_one_that_was_doubled() {
 
     let doubled = folder.path().join("doubled");
     copy(&data, &doubled);
+    assert_eq!(store::points_twice(&doubled), [""; 0]);
     let row = store::double_a_row(&doubled);
+    assert_ne!(
+        store::points_twice(&doubled),
+        [""; 0],
+        "the kill test counts them too"
+    );
     let (code, report) = check(&doubled);
     assert_eq!(code, Some(1), "{report}");
     assert!(report["duplicates"].as_u64() > Some(0), "{report}");

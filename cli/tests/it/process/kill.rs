@@ -94,7 +94,7 @@ fn what_was_acknowledged_survives_kill_9_at_random_moments_exactly_once() {
     );
     node.terminate();
     assert_eq!(node.ended().code(), Some(0));
-    store::assert_no_point_twice(&place.data());
+    assert_eq!(store::points_twice(&place.data()), [""; 0]);
 }
 
 /// What a node must have gone through before it is killed: a seal and a merge, each of which
