@@ -1,6 +1,7 @@
 //! `tidewire bench`: one module for each word.
 
 mod density;
+mod load;
 mod pipeline;
 
 use clap::Subcommand;
@@ -10,6 +11,23 @@ use crate::not_built;
 /// What is measured.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
+    /// Connects a second, then memory of idle connections.
+    Conn(load::Conn),
+    /// Many publishers, with no subscriber or one to everything.
+    Ingest(load::Ingest),
+    /// One publisher, many subscribers.
+    Fanout(load::Fanout),
+    /// Pairs of one publisher and one subscriber.
+    P2p(load::P2p),
+    /// Messages for sessions that are away, then the sessions come for them.
+    Offline(load::Offline),
+    /// All sessions reconnect at once.
+    Storm(load::Storm),
+    /// Serve as a bare server that answers and passes on: the floor.
+    Sink(load::SinkArguments),
+    /// A part of the load generator; reads commands from standard input.
+    #[command(hide = true)]
+    Worker,
     /// Bytes and time per stored point, beside Gorilla and zstd.
     Density(density::Density),
     /// The telemetry line: JSON at QoS 1, fsynced log, store; the node on one core.
@@ -21,6 +39,14 @@ pub(crate) enum Bench {
 /// Measures; the exit code.
 pub(crate) fn run(bench: &Bench) -> u8 {
     match bench {
+        Bench::Conn(conn) => load::conn(conn),
+        Bench::Ingest(ingest) => load::ingest(ingest),
+        Bench::Fanout(fanout) => load::fanout(fanout),
+        Bench::P2p(p2p) => load::p2p(p2p),
+        Bench::Offline(offline) => load::offline(offline),
+        Bench::Storm(storm) => load::storm(storm),
+        Bench::Sink(sink) => load::sink(sink),
+        Bench::Worker => load::worker(),
         Bench::Density(density) => density::run(density),
         Bench::Pipeline(pipeline) => pipeline::run(pipeline),
         Bench::Other(words) => not_built::refuse("bench", words),

@@ -1,0 +1,211 @@
+//! Connecting, losing and closing connections.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use rand::Rng;
+
+use super::super::clock::now_ns;
+use super::super::connection::{State, numbered};
+use super::super::packet::{self, Malformed};
+use super::super::plan::Role;
+use super::super::socket;
+use super::{Engine, TURN_NS};
+
+/// Most attempts to connect.
+const ATTEMPTS_MAX: u32 = 12;
+/// First wait after a failed attempt, doubled each time, in ns.
+const RETRY_NS: u64 = 5_000_000;
+/// Time without a single CONNACK after which what still connects is given up.
+const CONNECT_QUIET_NS: u64 = 30_000_000_000;
+
+impl Engine {
+    pub(super) fn connect(
+        &mut self,
+        group: usize,
+        in_flight: u32,
+        jitter_ms: u64,
+        subscribe: bool,
+    ) -> io::Result<()> {
+        let now = now_ns();
+        self.connect_limit = in_flight.max(1);
+        self.subscribe = subscribe;
+        let mut queue: Vec<_> = self.groups[group]
+            .clone()
+            .filter(|place| self.connections[*place].state == State::Closed)
+            .map(|place| {
+                let jitter_ns = jitter_ms * 1_000_000;
+                let wait = if jitter_ns == 0 {
+                    0
+                } else {
+                    self.random.random_range(0..jitter_ns)
+                };
+                (now + wait, place)
+            })
+            .collect();
+        queue.sort_unstable();
+        for (due, place) in queue {
+            self.connections[place].attempts = 0;
+            self.connections[place].closing = false;
+            self.connect_queue.push_back((due, place));
+        }
+        self.tally.first_ns = now;
+        let jitter_end = now + jitter_ms * 1_000_000;
+        while !self.connect_queue.is_empty() || self.connecting > 0 {
+            self.turn(TURN_NS)?;
+            if now_ns() > self.tally.last_connect_ns.max(jitter_end) + CONNECT_QUIET_NS {
+                self.give_up_connects();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn give_up_connects(&mut self) {
+        self.tally.failed += self.connect_queue.len() as u64 + u64::from(self.connecting);
+        self.connect_queue.clear();
+        self.connecting = 0;
+        for connection in &mut self.connections {
+            if matches!(connection.state, State::Connecting | State::Subscribing) {
+                connection.close();
+            }
+        }
+    }
+
+    /// Begins to connect what is due, as far as the limit allows.
+    pub(super) fn start_connects(&mut self, now: u64) {
+        while self.connecting < self.connect_limit {
+            match self.connect_queue.front() {
+                Some((due, _)) if *due <= now => {}
+                _ => return,
+            }
+            let Some((due, place)) = self.connect_queue.pop_front() else {
+                return;
+            };
+            let source = self.source(place);
+            let connection = &mut self.connections[place];
+            if connection.attempts == 0 {
+                connection.since_ns = due;
+            }
+            connection.state = State::Connecting;
+            self.connecting += 1;
+            let added = socket::connect(self.plan.address, source).and_then(|socket| {
+                self.poller.add(&socket, place)?;
+                Ok(socket)
+            });
+            match added {
+                Ok(socket) => {
+                    connection.socket = Some(socket);
+                    self.greet(place);
+                }
+                Err(_) => self.lost(place),
+            }
+        }
+    }
+
+    pub(super) fn source(&self, place: usize) -> Option<Ipv4Addr> {
+        let sources = &self.plan.sources;
+        (!sources.is_empty()).then(|| sources[place % sources.len()])
+    }
+
+    /// Sends CONNECT, at once where the connection stands already, else once it does.
+    pub(super) fn greet(&mut self, place: usize) {
+        let connection = &self.connections[place];
+        let group = &self.plan.groups[connection.group];
+        let id = format!("{}{}", group.prefix, connection.number);
+        let mut bytes = Vec::with_capacity(64);
+        packet::connect(&mut bytes, self.plan.version, &id, group.persistent);
+        self.send(place, &bytes);
+    }
+
+    /// A connection has failed or ended.
+    pub(super) fn lost(&mut self, place: usize) {
+        let connection = &mut self.connections[place];
+        let state = connection.state;
+        let closing = connection.closing;
+        connection.close();
+        match state {
+            State::Closed => {}
+            State::Connecting | State::Subscribing => {
+                self.connecting -= 1;
+                connection.attempts += 1;
+                if connection.attempts >= ATTEMPTS_MAX {
+                    self.tally.failed += 1;
+                } else {
+                    self.tally.retries += 1;
+                    // Full jitter, or all come again at once.
+                    let wait = RETRY_NS << connection.attempts;
+                    let due = now_ns() + self.random.random_range(RETRY_NS..=wait);
+                    let at = self
+                        .connect_queue
+                        .partition_point(|(other, _)| *other <= due);
+                    self.connect_queue.insert(at, (due, place));
+                }
+            }
+            State::Open if closing => {}
+            State::Open => self.tally.closed += 1,
+        }
+    }
+
+    pub(super) fn close(&mut self, group: usize, abrupt: bool) {
+        for place in self.groups[group].clone() {
+            if self.connections[place].state != State::Open {
+                continue;
+            }
+            if !abrupt {
+                self.send(place, &packet::DISCONNECT);
+            }
+            self.connections[place].closing = true;
+            self.connections[place].close();
+        }
+    }
+
+    pub(super) fn handle_connack(
+        &mut self,
+        place: usize,
+        body: &[u8],
+        now: u64,
+    ) -> Result<(), Malformed> {
+        let code = *body.get(1).ok_or(Malformed)?;
+        let connection = &mut self.connections[place];
+        if connection.state != State::Connecting || code != 0 {
+            return Err(Malformed);
+        }
+        let group = &self.plan.groups[connection.group];
+        if let (Role::Subscriber { filter, qos, .. }, true) = (&group.role, self.subscribe) {
+            connection.state = State::Subscribing;
+            let mut bytes = Vec::with_capacity(64);
+            let filter = numbered(filter, connection.number);
+            packet::subscribe(&mut bytes, self.plan.version, &filter, *qos);
+            self.send(place, &bytes);
+        } else {
+            self.opened(place, now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn handle_suback(
+        &mut self,
+        place: usize,
+        body: &[u8],
+        now: u64,
+    ) -> Result<(), Malformed> {
+        let granted = *body.last().ok_or(Malformed)?;
+        if self.connections[place].state != State::Subscribing || granted > 1 {
+            return Err(Malformed);
+        }
+        self.opened(place, now);
+        Ok(())
+    }
+
+    pub(super) fn opened(&mut self, place: usize, now: u64) {
+        let connection = &mut self.connections[place];
+        connection.state = State::Open;
+        self.connecting -= 1;
+        self.tally.connected += 1;
+        self.tally
+            .connect
+            .record(now.saturating_sub(connection.since_ns));
+        self.tally.last_connect_ns = now;
+        self.tally.last_ns = now;
+    }
+}
