@@ -27,6 +27,9 @@ pub struct Head {
     buckets: BTreeMap<u16, HashMap<DeviceId, Series>>,
     /// Each schema in use, so that equal ones share memory.
     schemas: HashSet<Schema>,
+    /// The last schema asked for and the one held: rows of one decoder share theirs, and a look at
+    /// the address spares hashing all names.
+    last_shared: Option<(Schema, Schema)>,
     bytes: usize,
     points: u64,
     rows: u64,
@@ -114,12 +117,21 @@ impl Head {
 
     /// Gives the one copy of a schema that this head holds.
     fn share(&mut self, schema: &Schema) -> Schema {
-        if let Some(held) = self.schemas.get(schema) {
+        if let Some((asked, held)) = &self.last_shared
+            && asked.is_same(schema)
+        {
             return held.clone();
         }
-        self.bytes += schema_bytes(schema);
-        self.schemas.insert(schema.clone());
-        schema.clone()
+        let held = match self.schemas.get(schema) {
+            Some(held) => held.clone(),
+            None => {
+                self.bytes += schema_bytes(schema);
+                self.schemas.insert(schema.clone());
+                schema.clone()
+            }
+        };
+        self.last_shared = Some((schema.clone(), held.clone()));
+        held
     }
 
     /// Takes everything out for sealing and leaves an empty head.

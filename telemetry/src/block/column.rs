@@ -65,24 +65,16 @@ fn decimal_exponent(values: &[f64]) -> Option<usize> {
     }
     exponent = without_outliers(values, exponent);
     // A higher exponent may have pushed earlier values out of the exact range.
-    let exceptions = values
-        .iter()
-        .filter(|v| scaled(**v, exponent).is_none())
-        .count();
-    (exceptions <= exceptions_max).then_some(exponent)
+    (exceptions_of(values, exponent) <= exceptions_max).then_some(exponent)
 }
 
 /// Lowers the exponent as long as that makes exceptions of few values only.
 fn without_outliers(values: &[f64], mut exponent: usize) -> usize {
-    let exceptions = |exponent| {
-        let lost = values.iter().filter(|v| scaled(**v, exponent).is_none());
-        lost.count()
-    };
-    let base = exceptions(exponent);
+    let base = exceptions_of(values, exponent);
     for lower in (0..exponent).rev() {
         // An exception costs about 80 bits, a digit 3.3 bits a value.
         let digits = exponent - lower;
-        if (exceptions(lower).saturating_sub(base)) * 24 > values.len() * digits {
+        if (exceptions_of(values, lower).saturating_sub(base)) * 24 > values.len() * digits {
             if digits > 3 {
                 break;
             }
@@ -101,8 +93,43 @@ fn scaled(value: f64, exponent: usize) -> Option<i64> {
     if !(-INTEGER_MAX..=INTEGER_MAX).contains(&product) {
         return None;
     }
-    let integer = product.round_ties_even();
+    let integer = round(product);
     (unscaled(integer as i64, exponent).to_bits() == value.to_bits()).then_some(integer as i64)
+}
+
+/// How many of the values are not integers times 10^-exponent.
+fn exceptions_of(values: &[f64], exponent: usize) -> usize {
+    let power = POWERS[exponent];
+    let (mut exceptions, mut large) = (0_u64, 0_u64);
+    // Without a branch, so that compilers turn it into vector instructions.
+    for &value in values {
+        let product = value * power;
+        let is_small = product.abs() <= ROUND_MAX;
+        let back = ((product + ROUNDER) - ROUNDER) / power;
+        exceptions += u64::from(back.to_bits() != value.to_bits());
+        large += u64::from(!is_small);
+    }
+    if large == 0 {
+        return exceptions as usize;
+    }
+    let lost = values.iter().filter(|v| scaled(**v, exponent).is_none());
+    lost.count()
+}
+
+/// 1.5 * 2^52: sums with it have no binary places, so that adding it rounds, ties to even.
+const ROUNDER: f64 = 6_755_399_441_055_744.0;
+
+/// 2^51: up to it the sum with [`ROUNDER`] stays in the binade where that holds.
+const ROUND_MAX: f64 = 2_251_799_813_685_248.0;
+
+/// Rounds to an integer, ties to even; where the processor has no instruction for it, the
+/// library's way costs a call.
+fn round(product: f64) -> f64 {
+    if product.abs() <= ROUND_MAX {
+        (product + ROUNDER) - ROUNDER
+    } else {
+        product.round_ties_even()
+    }
 }
 
 fn unscaled(integer: i64, exponent: usize) -> f64 {
@@ -232,4 +259,37 @@ fn decode_exceptions(
         exceptions.push((at, f64::from_bits(bits.take(64)?)));
     }
     Ok(exceptions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn value() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            any::<f64>(),
+            (any::<i64>(), 0_usize..=EXPONENT_MAX).prop_map(|(n, e)| n as f64 / POWERS[e]),
+            (any::<i32>(), 0_usize..5).prop_map(|(n, e)| f64::from(n) / POWERS[e]),
+            (-8_i32..8).prop_map(|n| f64::from(n) / 2.0),
+            (-4_i64..4).prop_map(|n| ROUND_MAX + n as f64 / 2.0),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn exceptions_are_the_values_that_cannot_be_scaled(
+            values in prop::collection::vec(value(), 0..20), exponent in 0..=EXPONENT_MAX,
+        ) {
+            let lost = values.iter().filter(|v| scaled(**v, exponent).is_none()).count();
+            prop_assert_eq!(exceptions_of(&values, exponent), lost);
+        }
+
+        #[test]
+        fn rounding_is_to_the_even_of_two_nearest(value in value()) {
+            if value.abs() <= INTEGER_MAX {
+                prop_assert_eq!(round(value), value.round_ties_even());
+            }
+        }
+    }
 }

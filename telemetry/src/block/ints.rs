@@ -3,31 +3,8 @@
 //! All arithmetic wraps, so that every `i64` comes back.
 
 use super::BlockError;
-use super::bits::{BitReader, BitWriter, var_len};
-
-/// A quotient of Rice's code from which the whole difference follows as 64 bits instead.
-const ESCAPE: u32 = 20;
-
-/// How the differences are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Packing {
-    /// All are equal to the centre.
-    Constant,
-    /// Each less the centre, which is the lowest, in `width` bits.
-    Fixed { width: u32 },
-    /// Each less the centre, zig-zag, by Rice's code with `low` low bits.
-    Rice { low: u32 },
-    /// Only those that differ from the centre: gaps and zig-zag values by Rice's code.
-    Sparse { gap_low: u32, low: u32 },
-}
-
-struct Plan {
-    /// 0: the value itself; 1: less the one before; 2: less the line through the two before.
-    order: u32,
-    centre: i64,
-    packing: Packing,
-    bits: u64,
-}
+use super::bits::{BitReader, BitWriter};
+use super::plan::{self, ESCAPE, Packing, Plan, line};
 
 /// Writes a series; the reader must know its length.
 pub(super) fn encode(series: &[i64], out: &mut BitWriter) {
@@ -54,13 +31,10 @@ pub(super) fn encode(series: &[i64], out: &mut BitWriter) {
         out.put_var(unit as u64);
     }
 
-    let mut scratch = Vec::new();
-    let plan = (0..=2)
-        .filter_map(|order| plan(order, &steps, &mut scratch))
-        .min_by_key(|plan| plan.bits)
-        .expect("order 0 suits every series");
+    let plan = plan::cheapest(&steps);
     out.put(u64::from(plan.order), 2);
-    let differences = differences(plan.order, &steps);
+    let mut differences = Vec::with_capacity(steps.len());
+    plan::differences(plan.order, &steps, &mut differences);
     if plan.order == 2 {
         out.put_var(zigzag(steps[1]));
     }
@@ -91,74 +65,6 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-/// The differences from what the values before predict: `len - 1` of them, `len - 2` in order 2.
-fn differences(order: u32, steps: &[i64]) -> Vec<i64> {
-    match order {
-        0 => steps[1..].to_vec(),
-        1 => steps.windows(2).map(|w| w[1].wrapping_sub(w[0])).collect(),
-        _ => steps
-            .windows(3)
-            .map(|w| w[2].wrapping_sub(line(w[0], w[1])))
-            .collect(),
-    }
-}
-
-/// Continues the line through two values.
-fn line(before: i64, last: i64) -> i64 {
-    last.wrapping_add(last.wrapping_sub(before))
-}
-
-/// Finds the cheapest packing in one order; `None` when the series is too short for it.
-fn plan(order: u32, steps: &[i64], scratch: &mut Vec<i64>) -> Option<Plan> {
-    if order == 2 && steps.len() < 3 {
-        return None;
-    }
-    let differences = differences(order, steps);
-    let seed = if order == 2 {
-        var_len(zigzag(steps[1]))
-    } else {
-        0
-    };
-
-    scratch.clear();
-    scratch.extend_from_slice(&differences);
-    let middle = scratch.len() / 2;
-    let median = *scratch.select_nth_unstable(middle).1;
-    let lowest = differences.iter().copied().min()?;
-    let highest = differences.iter().copied().max()?;
-    let centre = |packing, centre, bits| Plan {
-        order,
-        centre,
-        packing,
-        bits: seed + 2 + var_len(zigzag(centre)) + bits,
-    };
-    if lowest == highest {
-        return Some(centre(Packing::Constant, lowest, 0));
-    }
-    let width = 64 - highest.wrapping_sub(lowest).cast_unsigned().leading_zeros();
-    let fixed_bits = 7 + u64::from(width) * differences.len() as u64;
-    let fixed = centre(Packing::Fixed { width }, lowest, fixed_bits);
-
-    let distances = || differences.iter().map(|&d| zigzag(d.wrapping_sub(median)));
-    let (low, rice_bits) = best_rice(&distances());
-    let rice = centre(Packing::Rice { low }, median, 6 + rice_bits);
-
-    let (gap_low, gap_bits) = best_rice(&gaps(&differences, median));
-    let (sparse_low, value_bits) = best_rice(&distances().filter(|&d| d != 0).map(|d| d - 1));
-    let count = distances().filter(|&d| d != 0).count() as u64;
-    let sparse = centre(
-        Packing::Sparse {
-            gap_low,
-            low: sparse_low,
-        },
-        median,
-        var_len(count) + 12 + gap_bits + value_bits,
-    );
-    [fixed, rice, sparse]
-        .into_iter()
-        .min_by_key(|plan| plan.bits)
-}
-
 /// How many central differences stand before each that is not central.
 fn gaps(differences: &[i64], centre: i64) -> impl Iterator<Item = u64> + Clone {
     let mut next = 0;
@@ -171,44 +77,6 @@ fn gaps(differences: &[i64], centre: i64) -> impl Iterator<Item = u64> + Clone {
             next = at + 1;
             gap as u64
         })
-}
-
-/// Finds the number of low bits that makes Rice's code shortest, and its length in bits.
-fn best_rice(numbers: &(impl Iterator<Item = u64> + Clone)) -> (u32, u64) {
-    let (mut count, mut sum, mut lengths) = (0_u64, 0_u128, 0_u64);
-    for number in numbers.clone() {
-        count += 1;
-        sum += u128::from(number);
-        lengths += u64::from(bit_length(number));
-    }
-    if count == 0 {
-        return (0, 0);
-    }
-    // The best is just below the logarithm of the mean; a few outliers draw that far up, but
-    // hardly the mean of the lengths.
-    let by_mean = bit_length((sum / u128::from(count)) as u64);
-    let by_length = (lengths / count) as u32;
-    let candidates = (by_length.saturating_sub(2)..=by_length + 1)
-        .chain(by_mean.saturating_sub(2)..=by_mean)
-        .filter(|&low| low < 64);
-    candidates
-        .map(|low| (low, numbers.clone().map(|n| rice_len(n, low)).sum()))
-        .min_by_key(|&(_, bits)| bits)
-        .expect("a mean of lengths, less 2, is below 64")
-}
-
-/// 0 for 0, 64 for the highest numbers.
-fn bit_length(number: u64) -> u32 {
-    64 - number.leading_zeros()
-}
-
-fn rice_len(number: u64, low: u32) -> u64 {
-    let quotient = number >> low;
-    if quotient >= u64::from(ESCAPE) {
-        u64::from(ESCAPE) + 64
-    } else {
-        quotient + 1 + u64::from(low)
-    }
 }
 
 fn put_rice(number: u64, low: u32, out: &mut BitWriter) {

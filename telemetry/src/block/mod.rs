@@ -7,6 +7,7 @@
 mod bits;
 mod column;
 mod ints;
+mod plan;
 
 use crate::row::{Row, Schema};
 use crate::schemas::{SchemaId, Schemas, SchemasFull};

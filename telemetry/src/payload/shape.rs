@@ -18,7 +18,13 @@ const PAYLOAD_BYTES_MAX: usize = 16 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Shapes {
     list: Vec<Shape>,
+    /// Messages since one had a known shape.
+    misses: u32,
 }
+
+/// After so many messages of unknown shapes in a row only one in as many is learned: in a fleet
+/// of many shapes learning would cost more than it gains.
+const MISSES_MAX: u32 = 16;
 
 impl Shapes {
     /// Reads a message of a known shape; `None`: ask the general reading.
@@ -26,6 +32,7 @@ impl Shapes {
         for at in 0..self.list.len() {
             if let Some(row) = self.list[at].scan(payload, received_ms) {
                 self.list.swap(0, at);
+                self.misses = 0;
                 return Some(row);
             }
         }
@@ -34,6 +41,10 @@ impl Shapes {
 
     /// Remembers the shape of a message that the general reading took whole as `row`.
     pub(super) fn learn(&mut self, payload: &[u8], row: &Row) {
+        self.misses = self.misses.wrapping_add(1);
+        if self.misses > MISSES_MAX && !self.misses.is_multiple_of(MISSES_MAX) {
+            return;
+        }
         let Some(shape) = Shape::of(payload, row) else {
             return;
         };

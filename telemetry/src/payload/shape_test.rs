@@ -139,6 +139,19 @@ fn a_decoder_remembers_a_few_shapes_and_forgets_the_oldest() {
     assert_eq!(known, [0, 1, 2, 4]);
 }
 
+#[test]
+fn a_decoder_that_meets_new_shapes_all_the_time_learns_seldom() {
+    let mut shapes = Shapes::default();
+    let text = |kind: u32| format!(r#"{{"ts":{NOW},"metrics":{{"m{kind}":{kind}}}}}"#);
+    let learned = (0..10 * MISSES_MAX).filter(|&kind| {
+        let text = text(kind);
+        let row = decode_json(text.as_bytes(), NOW).expect("valid").row;
+        shapes.learn(text.as_bytes(), &row);
+        shapes.list.iter().any(|shape| scan(shape, &text).is_some())
+    });
+    assert_eq!(learned.count() as u32, MISSES_MAX + 9);
+}
+
 /// The text of a number, usual or odd.
 fn number_text() -> impl Strategy<Value = String> {
     prop_oneof![
