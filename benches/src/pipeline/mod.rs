@@ -79,7 +79,7 @@ impl Default for Options {
             pid: None,
             connections: 1_000,
             window: 16,
-            duration: Duration::from_secs(20),
+            duration: Duration::from_secs(30),
             head_age_max: Duration::from_secs(4),
             folder: None,
             markdown: None,
@@ -158,9 +158,10 @@ impl Options {
 /// [`Error`]; its [`Error::exit_code`] is the command's.
 pub fn run(options: &Options, out: &mut dyn Write) -> Result<Report, Error> {
     options.validate()?;
+    let machine = Machine::read();
     // A thread of its own, since it is pinned.
     let report = std::thread::scope(|scope| {
-        let run = scope.spawn(|| measure(options));
+        let run = scope.spawn(|| measure(options, &machine));
         run.join()
             .unwrap_or_else(|_| Err(failed("the measuring thread panicked")))
     })?;
@@ -176,9 +177,9 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<Report, Error> {
     Ok(report)
 }
 
-fn measure(options: &Options) -> Result<Report, Error> {
+fn measure(options: &Options, machine: &Machine) -> Result<Report, Error> {
     let Some((address, admin)) = options.address.zip(options.admin) else {
-        return measure_own(options);
+        return measure_own(options, machine);
     };
     let running = Running {
         address,
@@ -186,11 +187,11 @@ fn measure(options: &Options) -> Result<Report, Error> {
         pid: options.pid,
         core: None,
     };
-    measure_running(options, &running)
+    measure_running(options, machine, &running)
 }
 
 /// Starts a node on one core, goes to another, and measures.
-fn measure_own(options: &Options) -> Result<Report, Error> {
+fn measure_own(options: &Options, machine: &Machine) -> Result<Report, Error> {
     let cores = cpu::cores().map_err(failed)?;
     let place = match &options.folder {
         Some(folder) => tempfile::tempdir_in(folder),
@@ -218,6 +219,7 @@ fn measure_own(options: &Options) -> Result<Report, Error> {
     let (address, admin, pid) = (node.mqtt, node.admin, Some(node.pid()));
     let mut report = measure_running(
         options,
+        machine,
         &Running {
             address,
             admin,
@@ -243,7 +245,11 @@ struct Running {
     core: Option<usize>,
 }
 
-fn measure_running(options: &Options, running: &Running) -> Result<Report, Error> {
+fn measure_running(
+    options: &Options,
+    machine: &Machine,
+    running: &Running,
+) -> Result<Report, Error> {
     let client = Client::new(&running.admin.to_string());
     let load = Load {
         address: running.address,
@@ -278,6 +284,7 @@ fn measure_running(options: &Options, running: &Running) -> Result<Report, Error
     };
     Ok(report(
         options,
+        machine,
         &sent,
         stored_after,
         (&before, &after),
@@ -287,6 +294,7 @@ fn measure_running(options: &Options, running: &Running) -> Result<Report, Error
 
 fn report(
     options: &Options,
+    machine: &Machine,
     sent: &Sent,
     stored_after: Duration,
     (before, after): (&Status, &Status),
@@ -300,7 +308,7 @@ fn report(
     };
     let (was, is) = (&before.pipeline, &after.pipeline);
     Report {
-        machine: Machine::read(),
+        machine: machine.clone(),
         connections: options.connections,
         window: options.window,
         payload_bytes: sent.payload_bytes as f64 / sent.messages.max(1) as f64,

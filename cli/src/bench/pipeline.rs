@@ -28,7 +28,7 @@ pub(crate) struct Pipeline {
     #[arg(long, value_name = "N", default_value_t = 16)]
     window: u16,
     /// How long is sent.
-    #[arg(long = "for", value_name = "TIME", default_value = "20s", value_parser = duration)]
+    #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = duration)]
     duration: Duration,
     /// When the started node seals its head: short, so that a short run has seals and merges.
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = duration)]
