@@ -5,6 +5,8 @@ use std::num::{NonZeroU16, NonZeroU32};
 use bytes::Bytes;
 use tidewire_mqtt::*;
 
+use crate::listed;
+
 /// Draws values from bytes; zeros when they are used up.
 pub(crate) struct Source<'a>(pub(crate) &'a [u8]);
 
@@ -427,5 +429,3 @@ fn auth(s: &mut Source<'_>, role: Role) -> Auth {
         properties: s.reason_properties(),
     }
 }
-
-use crate::listed_codes as listed;

@@ -113,7 +113,7 @@ impl Live {
 
     pub(super) fn send_refusal(&mut self, reason: ReasonCode) {
         let connack = ConnAck {
-            reason,
+            reason: for_connack(reason),
             ..ConnAck::default()
         };
         self.effects
@@ -203,6 +203,27 @@ impl Live {
     /// Whether an ownership is held that a `Close` has to end.
     pub(super) fn is_owner(&self) -> bool {
         self.phase == Phase::Open && self.epoch != Epoch(0)
+    }
+}
+
+//# [MQTT-3.2.2-8] The Server sending the CONNACK packet MUST use one of the Connect Reason Code
+//# values
+/// What says the same or nearly so, where only a DISCONNECT may carry the reason itself.
+fn for_connack(reason: ReasonCode) -> ReasonCode {
+    use ReasonCode::*;
+    match reason {
+        ServerShuttingDown | SessionTakenOver | AdministrativeAction | KeepAliveTimeout
+        | MaximumConnectTime => ServerUnavailable,
+        MessageRateTooHigh => QuotaExceeded,
+        TopicFilterInvalid
+        | TopicAliasInvalid
+        | ReceiveMaximumExceeded
+        | PacketIdentifierInUse
+        | PacketIdentifierNotFound => ProtocolError,
+        SharedSubscriptionsNotSupported
+        | SubscriptionIdentifiersNotSupported
+        | WildcardSubscriptionsNotSupported => ImplementationSpecificError,
+        other => other,
     }
 }
 

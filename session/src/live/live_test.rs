@@ -24,6 +24,19 @@ fn at(ms: u64) -> Now {
 }
 
 fn connected(expiry_s: u32) -> Live {
+    let mut live = connecting(expiry_s);
+    let opened = Opened::Yes {
+        epoch: Epoch(9),
+        incarnation: Epoch(9),
+        session_present: false,
+    };
+    live.handle_opened(opened, NOW);
+    effects(&mut live);
+    live
+}
+
+/// A connection whose `Open` is unanswered.
+fn connecting(expiry_s: u32) -> Live {
     let config = Arc::new(Config::default());
     let mut live = Live::new(&config, NodeEpoch(1), ConnectionId(1), NOW);
     let connect = Connect {
@@ -45,12 +58,6 @@ fn connected(expiry_s: u32) -> Live {
         client: "c".try_into().expect("a client id"),
     };
     live.handle_admitted(admitted, NOW);
-    let opened = Opened::Yes {
-        epoch: Epoch(9),
-        incarnation: Epoch(9),
-        session_present: false,
-    };
-    live.handle_opened(opened, NOW);
     effects(&mut live);
     live
 }
@@ -287,4 +294,25 @@ fn a_subscription_identifier_from_a_client_is_a_protocol_error() {
         panic!("{ended:?}");
     };
     assert_eq!(disconnect.reason, ReasonCode::ProtocolError);
+}
+
+#[test]
+fn every_reason_to_refuse_a_client_becomes_one_that_connack_may_carry() {
+    // [MQTT-3.2.2-8]
+    for reason in (0x80..=0xFF).filter_map(|code| ReasonCode::try_from(code).ok()) {
+        let mut live = connecting(0);
+
+        live.handle_kick(reason, NOW);
+
+        let refused = effects(&mut live);
+        let [Effect::Send(packet)] = &refused[..] else {
+            assert_eq!(reason, ReasonCode::SessionTakenOver, "{refused:?}");
+            continue;
+        };
+        let mut wire = bytes::BytesMut::new();
+        mqtt::encode(packet, Version::V5, &mut wire);
+        let mut client = mqtt::Decoder::client(Version::V5, mqtt::Limits::default());
+        let read = client.decode(&mut wire);
+        assert_eq!(read.as_ref(), Ok(&Some(packet.clone())), "{reason:?}");
+    }
 }
