@@ -11,6 +11,7 @@ mod generate;
 mod golden;
 mod listed;
 mod listed_codes;
+mod mqttbytes_defects;
 mod mqttbytes_differential;
 mod sizes;
 mod topic_tree;
