@@ -15,6 +15,17 @@ pub(super) fn decode(
     received_ms: i64,
     names: &mut Names,
 ) -> Result<Decoded, PayloadError> {
+    match read(payload) {
+        Ok(message) => message.into_decoded(received_ms, names),
+        Err(PayloadError::NotJson(text)) if text.starts_with("number out of range") => {
+            let marked = mark_huge_numbers(payload);
+            read(&marked)?.into_decoded(received_ms, names)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn read(payload: &[u8]) -> Result<Message<'_>, PayloadError> {
     let mut message = Message::default();
     let mut json = serde_json::Deserializer::from_slice(payload);
     json.deserialize_any(MessageVisitor(&mut message))
@@ -23,7 +34,56 @@ pub(super) fn decode(
             Some(refusal) => refusal,
             None => PayloadError::NotJson(e.to_string()),
         })?;
-    message.into_decoded(received_ms, names)
+    Ok(message)
+}
+
+/// Stands in a copy of the message for a number beyond the range of `f64`, at which serde_json
+/// would stop: such a metric is rejected, the others are kept. A device that sends this very text
+/// is rejected just so.
+const HUGE: &str = "number beyond f64";
+
+/// Copies a message with [`HUGE`], in quotes, for each number beyond the range of `f64`.
+fn mark_huge_numbers(payload: &[u8]) -> Vec<u8> {
+    let mut marked = Vec::with_capacity(payload.len());
+    let mut rest = payload;
+    while let Some(&byte) = rest.first() {
+        let len = match byte {
+            b'"' => string_len(rest),
+            b'-' | b'0'..=b'9' => number_len(rest),
+            _ => 1,
+        };
+        let (token, after) = rest.split_at(len);
+        rest = after;
+        let number = std::str::from_utf8(token)
+            .ok()
+            .and_then(|t| t.parse::<f64>().ok());
+        if byte != b'"' && number.is_some_and(f64::is_infinite) {
+            marked.extend_from_slice(b"\"");
+            marked.extend_from_slice(HUGE.as_bytes());
+            marked.extend_from_slice(b"\"");
+        } else {
+            marked.extend_from_slice(token);
+        }
+    }
+    marked
+}
+
+/// The length of the string at the beginning, with its quotes; all that is left when it has no end.
+fn string_len(text: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(&byte) = text.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+fn number_len(text: &[u8]) -> usize {
+    let is_part = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E');
+    text.iter().take_while(is_part).count()
 }
 
 /// The members of a message as they are read.
@@ -48,6 +108,8 @@ enum Scalar {
     /// Above the range of `i64`.
     Unsigned(u64),
     Float(f64),
+    /// Beyond the range of `f64`.
+    Huge,
     /// Something else: the type's name.
     Other(&'static str),
 }
@@ -59,7 +121,9 @@ impl Message<'_> {
             Some(Scalar::Integer(ts_ms)) => ts_ms,
             // The clock guard refuses it as any time that far ahead.
             Some(Scalar::Unsigned(_)) => i64::MAX,
-            Some(Scalar::Float(_) | Scalar::Other(_)) => return Err(PayloadError::TsNotAnInteger),
+            Some(Scalar::Float(_) | Scalar::Huge | Scalar::Other(_)) => {
+                return Err(PayloadError::TsNotAnInteger);
+            }
         };
         clock::check(ts_ms, received_ms)?;
         match self.metrics {
@@ -125,6 +189,7 @@ fn number(name: &str, value: Scalar) -> Result<Option<f64>, RejectReason> {
         Scalar::Integer(value) => value as f64,
         Scalar::Unsigned(value) => value as f64,
         Scalar::Float(value) => value,
+        Scalar::Huge => return Err(RejectReason::OutOfRange),
         Scalar::Other(kind) => return Err(RejectReason::NotANumber(kind)),
     };
     match name.len() {
@@ -303,8 +368,12 @@ impl<'de> Visitor<'de> for ScalarSeed {
         Ok(Scalar::Other("boolean"))
     }
 
-    fn visit_str<E: de::Error>(self, _: &str) -> Result<Scalar, E> {
-        Ok(Scalar::Other("string"))
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Scalar, E> {
+        Ok(if text == HUGE {
+            Scalar::Huge
+        } else {
+            Scalar::Other("string")
+        })
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Scalar, A::Error> {

@@ -119,6 +119,9 @@ pub enum RejectReason {
     /// Its value is of another JSON type: the type's name.
     #[error("is a {0}, not a number")]
     NotANumber(&'static str),
+    /// Its value is beyond the range of `f64`.
+    #[error("is a number beyond the range of a 64-bit float")]
+    OutOfRange,
     /// Its name is empty.
     #[error("has an empty name")]
     EmptyName,
@@ -133,7 +136,7 @@ pub enum RejectReason {
 /// Why a message is refused; nothing of it was taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
-    /// The bytes are no JSON, or a number in it is beyond the range of `f64`.
+    /// The bytes are no JSON.
     #[error("not JSON: {0}")]
     NotJson(String),
     /// JSON, but no object.

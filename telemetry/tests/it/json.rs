@@ -96,6 +96,33 @@ fn a_metric_that_is_no_number_is_named_and_the_others_are_kept() {
 }
 
 #[test]
+fn a_number_beyond_the_range_of_f64_costs_only_its_metric() {
+    let text = format!(
+        r#"{{"ts":{NOW},"x":-1e999,"metrics":{{"a":1e999,"b":2.5,"c":"1e999","d\"1e999":-1E+400,"e":1e-999}}}}"#
+    );
+    let decoded = decode_json(text.as_bytes(), NOW).expect("a valid message");
+    let reasons: Vec<_> = decoded
+        .rejected
+        .iter()
+        .map(|r| (r.name.as_str(), r.reason))
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            ("a", RejectReason::OutOfRange),
+            ("c", RejectReason::NotANumber("string")),
+            ("d\"1e999", RejectReason::OutOfRange),
+        ]
+    );
+    assert_eq!(decoded.row.get("b"), Some(2.5));
+    assert_eq!(decoded.row.get("e"), Some(0.0));
+    assert_eq!(
+        error(r#"{"ts":1e999,"metrics":{"a":1e999}}"#),
+        PayloadError::TsNotAnInteger
+    );
+}
+
+#[test]
 fn a_message_without_a_believable_time_is_refused_whole() {
     assert_eq!(error(r#"{"metrics":{"a":1}}"#), PayloadError::NoTs);
     assert_eq!(
@@ -128,7 +155,8 @@ fn what_is_no_message_says_why() {
         "nope",
         "{\"ts\":1}x",
         "{\"ts\":NaN}",
-        "{\"metrics\":{\"a\":1e999},\"ts\":1}",
+        "{\"metrics\":{\"a\":1e999},\"ts\":1",
+        "{\"metrics\":{\"a\":1e999,\"b\":1e},\"ts\":1}",
         "\u{0}",
     ] {
         assert!(matches!(error(text), PayloadError::NotJson(_)), "{text}");
