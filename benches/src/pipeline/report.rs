@@ -7,6 +7,9 @@ use serde::Serialize;
 use super::Alone;
 use crate::machine::Machine;
 
+/// Threads that use less than so many nanoseconds a point are left out of the table.
+const THREAD_NS_SHOWN: f64 = 0.5;
+
 /// Points per second that one core is to take.
 pub const POINTS_PER_S_GOAL: f64 = 500_000.0;
 
@@ -165,7 +168,10 @@ impl Report {
                 name,
                 stage,
                 cpu_ns_per_point,
-            } in &node.threads
+            } in node
+                .threads
+                .iter()
+                .filter(|one| one.cpu_ns_per_point >= THREAD_NS_SHOWN)
             {
                 add(
                     &format!("— {name}: {stage}"),

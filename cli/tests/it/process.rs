@@ -1,6 +1,7 @@
 //! The program as its users meet it: real processes, real sockets, real folders, stock clients.
 
 mod bad_input;
+mod bench;
 mod demo;
 mod http;
 mod kill;
