@@ -150,6 +150,10 @@ impl Outbound {
         let (first_id, span) = ids;
         let oldest = self.inflight.front()?.0;
         let index = u64::from(packet_id.get()).checked_sub(first_id)?;
+        // Ids of the other range would meet those of this one.
+        if index >= span {
+            return None;
+        }
         let seq = oldest + (index + span - oldest % span) % span;
         self.inflight
             .binary_search_by_key(&seq, |(seq, _)| *seq)

@@ -7,8 +7,8 @@ use mqtt::{
 
 use super::{AckKind, Admitted, Effect, Live, Opened};
 use crate::{
-    Answer, Command, Config, ConnectionId, Epoch, Identity, Match, Message, MonoMs, NodeEpoch, Now,
-    Subscription, Token, WallMs,
+    Answer, Command, Config, ConnectionId, Delivery, DeliveryStep, Epoch, Identity, Match, Message,
+    MonoMs, NodeEpoch, Now, Seq, Subscription, Token, WallMs,
 };
 
 const NOW: Now = Now {
@@ -314,5 +314,48 @@ fn every_reason_to_refuse_a_client_becomes_one_that_connack_may_carry() {
         let mut client = mqtt::Decoder::client(Version::V5, mqtt::Limits::default());
         let read = client.decode(&mut wire);
         assert_eq!(read.as_ref(), Ok(&Some(packet.clone())), "{reason:?}");
+    }
+}
+
+#[test]
+fn an_id_of_clean_sessions_acknowledges_nothing_of_a_persistent_one() {
+    let mut live = connected(60);
+    live.handle_delivery(delivery(0), NOW);
+    let sent = effects(&mut live);
+    let [Effect::Deliver(outgoing)] = &sent[..] else {
+        panic!("{sent:?}");
+    };
+    assert_eq!(outgoing.packet_id, PacketId::new(1));
+
+    // One span further.
+    live.handle_packet(Packet::PubAck(ack(1 + 32_767)), NOW);
+    assert_eq!(effects(&mut live), []);
+    live.handle_packet(Packet::PubAck(ack(1)), NOW);
+
+    assert_eq!(effects(&mut live), [Effect::Acked(Seq(0))]);
+}
+
+fn delivery(seq: u64) -> Delivery {
+    Delivery {
+        client: "c".try_into().expect("a client id"),
+        epoch: Epoch(9),
+        node_epoch: NodeEpoch(1),
+        connection: ConnectionId(1),
+        seq: Seq(seq),
+        step: DeliveryStep::Publish {
+            message: message("m"),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            subscription_ids: mqtt::SubscriptionIds::new(),
+            dup: false,
+        },
+    }
+}
+
+fn ack(packet_id: u16) -> mqtt::Ack {
+    mqtt::Ack {
+        packet_id: PacketId::new(packet_id).expect("above 0"),
+        reason: ReasonCode::Success,
+        properties: None,
     }
 }
