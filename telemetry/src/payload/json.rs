@@ -57,7 +57,7 @@ fn mark_huge_numbers(payload: &[u8]) -> Vec<u8> {
         let number = std::str::from_utf8(token)
             .ok()
             .and_then(|t| t.parse::<f64>().ok());
-        if byte != b'"' && number.is_some_and(f64::is_infinite) {
+        if number.is_some_and(f64::is_infinite) {
             marked.extend_from_slice(b"\"");
             marked.extend_from_slice(HUGE.as_bytes());
             marked.extend_from_slice(b"\"");
