@@ -3,8 +3,8 @@
 use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 /// How a connection actor ended, as its supervisor hears it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,17 +37,37 @@ impl Exit {
     }
 }
 
-/// Runs an actor's future to its end and turns a panic into [`Exit::Panicked`], so that one
+/// Runs an actor to its end, drops it, and turns a panic into [`Exit::Panicked`], so that one
 /// connection's bug ends one connection.
-pub async fn guarded(actor: impl Future<Output = Exit>) -> Exit {
-    let mut actor = pin!(actor);
-    std::future::poll_fn(move |context| {
-        match catch_unwind(AssertUnwindSafe(|| actor.as_mut().poll(context))) {
-            Ok(poll) => poll,
-            Err(panic) => Poll::Ready(Exit::Panicked(panic_text(&*panic))),
-        }
-    })
-    .await
+///
+/// A future by hand, awaited by reference: an `async fn` would hold the actor twice, once as its
+/// argument and once where it is polled, and the actor is most of an idle connection's memory.
+#[derive(Debug)]
+pub struct Guarded<A>(Option<A>);
+
+impl<A: Future<Output = Exit> + Unpin> Guarded<A> {
+    /// Puts the wall around an actor.
+    pub fn new(actor: A) -> Self {
+        Self(Some(actor))
+    }
+}
+
+impl<A: Future<Output = Exit> + Unpin> Future for Guarded<A> {
+    type Output = Exit;
+
+    /// # Panics
+    /// When polled after its end.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Exit> {
+        let actor = self.0.as_mut().expect("polled after its end");
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(actor).poll(context)));
+        let exit = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(exit)) => exit,
+            Err(panic) => Exit::Panicked(panic_text(&*panic)),
+        };
+        self.0 = None;
+        Poll::Ready(exit)
+    }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
@@ -64,8 +84,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_becomes_an_exit() {
-        let exit = guarded(async { panic!("slot {} is empty", 3) }).await;
+        let actor = Box::pin(async { panic!("slot {} is empty", 3) });
+        let exit = Guarded::new(actor).await;
         assert_eq!(exit, Exit::Panicked("slot 3 is empty".into()));
-        assert_eq!(guarded(async { Exit::Normal }).await, Exit::Normal);
+        assert_eq!(
+            Guarded::new(Box::pin(async { Exit::Normal })).await,
+            Exit::Normal
+        );
     }
 }

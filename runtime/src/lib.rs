@@ -16,7 +16,7 @@ mod supervisor;
 mod wheel;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use exit::{Exit, guarded};
+pub use exit::{Exit, Guarded};
 pub use io_thread::{IoHandle, IoThread, SendRefused};
 pub use limits::{DescriptorLimit, descriptor_limit, usable_cores};
 pub use mailbox::{Mailbox, Priority, Refused};

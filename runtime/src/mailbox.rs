@@ -14,6 +14,10 @@ pub enum Priority {
     Data,
 }
 
+/// Room for so many messages is kept by an empty mailbox, so that a busy one does not allocate for
+/// each; [`Mailbox::trim`] gives it back.
+const KEPT_MESSAGES: usize = 64;
+
 /// A message came back because the data queue is full.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused<T>(pub T);
@@ -31,7 +35,8 @@ struct Queues<T> {
 /// A bounded two-priority queue between tasks of one thread; clones are ends of the same queue.
 ///
 /// The data queue is bounded in bytes (the sizes that its senders state), the control queue in
-/// messages. An empty mailbox holds no heap memory for messages.
+/// messages. A trimmed empty
+/// mailbox holds no heap memory for messages.
 pub struct Mailbox<T> {
     queues: Rc<RefCell<Queues<T>>>,
 }
@@ -101,7 +106,7 @@ impl<T> Mailbox<T> {
         }
         let Some((bytes, message)) = queues.data.pop_front() else {
             // Memory of a burst goes back once the burst is over.
-            if queues.data.capacity() > 0 {
+            if queues.data.capacity() + queues.control.capacity() > KEPT_MESSAGES {
                 queues.data = VecDeque::new();
                 queues.control = VecDeque::new();
             }
@@ -109,6 +114,13 @@ impl<T> Mailbox<T> {
         };
         queues.data_bytes -= bytes as usize;
         Some(message)
+    }
+
+    /// Gives back the room that nothing waits in.
+    pub fn trim(&self) {
+        let mut queues = self.queues.borrow_mut();
+        queues.control.shrink_to_fit();
+        queues.data.shrink_to_fit();
     }
 
     /// Ready when a message waits, else registers the owner's waker. Cancel-safe.

@@ -1,7 +1,7 @@
 //! The connection actor: one socket, one `Live`, one mailbox.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -45,6 +45,8 @@ pub(super) struct Connection {
     held_back: bool,
     /// The socket is gone.
     ended: bool,
+    /// At the end of the turn, buffers of a busy time are given back.
+    trim_due: bool,
     /// The server closed: what still comes is read to nowhere until the client has closed too.
     draining: bool,
 }
@@ -67,6 +69,18 @@ struct Extra {
     filters: Vec<mqtt::Filter>,
     /// What `Live` had dropped when it was last counted.
     dropped: Dropped,
+}
+
+impl Extra {
+    fn is_idle(&self) -> bool {
+        self.obligations.is_empty()
+            && self.stash.is_empty()
+            && self.open.is_none()
+            && self.retained.is_empty()
+            && self.acked.is_empty()
+            && self.filters.is_empty()
+            && self.dropped == Dropped::default()
+    }
 }
 
 /// Retained messages of several shards on their way to one answer.
@@ -101,14 +115,10 @@ impl Connection {
             read_stopped: false,
             held_back: false,
             ended: false,
+            trim_due: false,
             draining: false,
             io,
         }
-    }
-
-    /// Runs the connection to its end.
-    pub(super) async fn run(mut self) -> Exit {
-        poll_fn(|context| self.poll_turn(context)).await
     }
 
     /// One turn: mailbox, socket, effects, one flush.
@@ -131,6 +141,9 @@ impl Connection {
         }
         self.set_timer();
         self.io.wake_flush();
+        if std::mem::take(&mut self.trim_due) {
+            self.trim();
+        }
         if self.is_over() {
             return Poll::Ready(self.exit.take().unwrap_or(Exit::Normal));
         }
@@ -218,11 +231,21 @@ impl Connection {
                 self.exit.get_or_insert(Exit::TimedOut);
             }
         }
+        self.trim_due = true;
+    }
+
+    /// Gives back what only a busy connection needs.
+    fn trim(&mut self) {
         self.live.trim();
+        self.mailbox.trim();
+        if self.extra.as_ref().is_some_and(|extra| extra.is_idle()) {
+            self.extra = None;
+        }
     }
 
     fn opened(&mut self, opened: Opened) {
         self.extra().open = None;
+        self.trim_due = true;
         if matches!(opened, Opened::Yes { .. }) {
             self.decoder.set_limits(self.io.shared.limits);
         }
@@ -259,6 +282,14 @@ impl Connection {
     }
 }
 
+impl Future for Connection {
+    type Output = Exit;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Exit> {
+        self.get_mut().poll_turn(context)
+    }
+}
+
 impl Drop for Connection {
     /// Ends the ownership of a connection that did not end by itself: its actor panicked, or its
     /// thread ends.
@@ -289,5 +320,19 @@ impl Drop for Connection {
         if !filters.is_empty() {
             self.drop_routes(filters, None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_small() {
+        let (connection, live) = (size_of::<Connection>(), size_of::<Live>());
+        let (decoder, extra) = (size_of::<Decoder>(), size_of::<Extra>());
+        println!("connection {connection}, live {live}, decoder {decoder}, extra {extra}");
+        assert!(connection <= 640, "{connection} bytes");
+        assert!(extra <= 256, "{extra} bytes");
     }
 }

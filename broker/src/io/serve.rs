@@ -13,7 +13,7 @@ use bridge::{Ingest, Streams};
 use bytes::BytesMut;
 use mqtt::ClientId;
 use ractor::ActorRef;
-use runtime::{Clock, Exit, Mailbox, TimerKey, Wheel, guarded, ractor};
+use runtime::{Clock, Exit, Guarded, Mailbox, TimerKey, Wheel, ractor};
 use session::{Answer, MonoMs, NodeEpoch, Now, Opened, WallMs, WillId};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
@@ -367,9 +367,10 @@ fn accepted(io: &Rc<Io>, socket: std::net::TcpStream, peer: SocketAddr) {
     };
     io.counters.connections_open.add(1);
     let io = Rc::clone(io);
+    let mut actor = Guarded::new(Connection::new(Rc::clone(&io), id, socket, mailbox.clone()));
     tokio::task::spawn_local(async move {
-        let connection = Connection::new(Rc::clone(&io), id, socket, mailbox.clone());
-        let exit = guarded(connection.run()).await;
+        // By reference: awaited by value, the task would have room for two of them.
+        let exit = (&mut actor).await;
         mailbox.close();
         io.slots.borrow_mut().remove(id);
         io.counters.connections_open.sub(1);
