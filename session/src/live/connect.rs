@@ -8,6 +8,7 @@ use mqtt::{
 };
 
 use super::effect::{ClosedBy, Credentials, Effect};
+use super::reasons::for_connack;
 use super::{Live, Opened, Phase};
 use crate::message::detach_properties;
 use crate::{Epoch, Identity, Now, Open, WillFate};
@@ -203,27 +204,6 @@ impl Live {
     /// Whether an ownership is held that a `Close` has to end.
     pub(super) fn is_owner(&self) -> bool {
         self.phase == Phase::Open && self.epoch != Epoch(0)
-    }
-}
-
-//# [MQTT-3.2.2-8] The Server sending the CONNACK packet MUST use one of the Connect Reason Code
-//# values
-/// What says the same or nearly so, where only a DISCONNECT may carry the reason itself.
-fn for_connack(reason: ReasonCode) -> ReasonCode {
-    use ReasonCode::*;
-    match reason {
-        ServerShuttingDown | SessionTakenOver | AdministrativeAction | KeepAliveTimeout
-        | MaximumConnectTime => ServerUnavailable,
-        MessageRateTooHigh => QuotaExceeded,
-        TopicFilterInvalid
-        | TopicAliasInvalid
-        | ReceiveMaximumExceeded
-        | PacketIdentifierInUse
-        | PacketIdentifierNotFound => ProtocolError,
-        SharedSubscriptionsNotSupported
-        | SubscriptionIdentifiersNotSupported
-        | WildcardSubscriptionsNotSupported => ImplementationSpecificError,
-        other => other,
     }
 }
 

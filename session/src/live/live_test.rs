@@ -309,12 +309,33 @@ fn every_reason_to_refuse_a_client_becomes_one_that_connack_may_carry() {
             assert_eq!(reason, ReasonCode::SessionTakenOver, "{refused:?}");
             continue;
         };
-        let mut wire = bytes::BytesMut::new();
-        mqtt::encode(packet, Version::V5, &mut wire);
-        let mut client = mqtt::Decoder::client(Version::V5, mqtt::Limits::default());
-        let read = client.decode(&mut wire);
-        assert_eq!(read.as_ref(), Ok(&Some(packet.clone())), "{reason:?}");
+        assert_client_reads(packet);
     }
+}
+
+#[test]
+fn every_reason_to_disconnect_a_client_becomes_one_that_disconnect_may_carry() {
+    // [MQTT-3.14.2-1]
+    for reason in (0x80..=0xFF).filter_map(|code| ReasonCode::try_from(code).ok()) {
+        let mut live = connected(0);
+
+        live.handle_malformed(reason, NOW);
+
+        let ended = effects(&mut live);
+        let [Effect::Send(packet), Effect::Close(closed)] = &ended[..] else {
+            panic!("{ended:?}");
+        };
+        assert_client_reads(packet);
+        assert_eq!(closed.reason, reason);
+    }
+}
+
+fn assert_client_reads(packet: &Packet) {
+    let mut wire = bytes::BytesMut::new();
+    mqtt::encode(packet, Version::V5, &mut wire);
+    let mut client = mqtt::Decoder::client(Version::V5, mqtt::Limits::default());
+    let read = client.decode(&mut wire);
+    assert_eq!(read.as_ref(), Ok(&Some(packet.clone())));
 }
 
 #[test]

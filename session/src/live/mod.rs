@@ -6,6 +6,7 @@ mod effect;
 #[cfg(test)]
 mod live_test;
 mod publish_in;
+mod reasons;
 mod requests;
 mod subscribe;
 mod timers;
@@ -441,7 +442,7 @@ impl Live {
     fn send_disconnect(&mut self, reason: ReasonCode) {
         if self.may_send_disconnect() {
             let disconnect = Disconnect {
-                reason,
+                reason: reasons::for_disconnect(reason),
                 ..Disconnect::default()
             };
             self.effects
