@@ -1,5 +1,6 @@
 //! `tidewire bench`: one module for each word.
 
+mod compare;
 mod density;
 mod load;
 mod pipeline;
@@ -23,6 +24,8 @@ pub(crate) enum Bench {
     Offline(load::Offline),
     /// All sessions reconnect at once.
     Storm(load::Storm),
+    /// Tidewire beside mosquitto and others, in turn, on pinned cores; a report and charts.
+    Compare(compare::Compare),
     /// Serve as a bare server that answers and passes on: the floor.
     Sink(load::SinkArguments),
     /// A part of the load generator; reads commands from standard input.
@@ -45,6 +48,7 @@ pub(crate) fn run(bench: &Bench) -> u8 {
         Bench::P2p(p2p) => load::p2p(p2p),
         Bench::Offline(offline) => load::offline(offline),
         Bench::Storm(storm) => load::storm(storm),
+        Bench::Compare(compare) => compare::run(compare),
         Bench::Sink(sink) => load::sink(sink),
         Bench::Worker => load::worker(),
         Bench::Density(density) => density::run(density),

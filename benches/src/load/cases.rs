@@ -15,8 +15,9 @@ use super::process::{Usage, usage};
 const CONNECTIONS_PER_WORKER: u32 = 18_000;
 /// Most workers.
 const WORKERS_MAX: u32 = 64;
-/// Connections that wait for a CONNACK at a time, of all workers, where no case says otherwise.
-const IN_FLIGHT: u32 = 256;
+/// Connections that wait for a CONNACK at a time, of all workers, where no case says otherwise: less
+/// than the backlog of 100 that brokers listen with, beyond which the kernel lets seconds pass.
+const IN_FLIGHT: u32 = 64;
 /// Nothing moved for this long: what has not come will not come.
 const QUIET_MS: u64 = 3_000;
 /// How long a storm is awaited, and its aftermath watched.

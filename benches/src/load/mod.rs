@@ -28,6 +28,7 @@ pub use crew::Launch;
 pub use histogram::Histogram;
 pub use order::{OrderCheck, Verdict};
 pub use outcome::Outcome;
+pub(crate) use outcome::grouped;
 pub use packet::Version;
 pub use plan::WINDOW_MAX;
 pub use process::{Usage, usage};

@@ -60,8 +60,9 @@ pub(crate) struct Conn {
     /// Connections.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     connections: u32,
-    /// Connections that may wait for their CONNACK at a time.
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    /// Connections that may wait for their CONNACK at a time; a broker that listens with a smaller
+    /// backlog loses seconds to the kernel's retries.
+    #[arg(long, value_name = "N", default_value_t = 64)]
     in_flight: u32,
     /// Each subscribes to a topic of its own.
     #[arg(long)]
