@@ -346,6 +346,14 @@ impl Config {
                 "mqtt.queue_messages_limit and mqtt.queue_bytes_limit must be at least 1".into(),
             );
         }
+        let log = &self.telemetry.log;
+        if log.log_bytes_limit < 2 * u64::from(log.segment_bytes) {
+            return refuse(format!(
+                "telemetry.log.log_bytes_limit = {}: must be at least two segments of \
+                 telemetry.log.segment_bytes = {}",
+                log.log_bytes_limit, log.segment_bytes
+            ));
+        }
         if self.stop_disconnects_per_s == 0 {
             return refuse("stop_disconnects_per_s = 0: must be at least 1".into());
         }

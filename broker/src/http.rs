@@ -221,6 +221,12 @@ fn telemetry_metrics(telemetry: &Telemetry, out: &mut String) {
     );
     counter(
         out,
+        "refused_batches_total",
+        "Batches that the log had no room for.",
+        status.refused_batches,
+    );
+    counter(
+        out,
         "processed_messages_total",
         "Messages processed.",
         status.processed_messages,

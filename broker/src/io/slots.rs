@@ -126,6 +126,17 @@ mod tests {
         let second = slots.insert(Mailbox::new(1, 1)).expect("a slot");
         assert_eq!(Place::of(first).slot, Place::of(second).slot);
         assert!(slots.get(first).is_none() && slots.get(second).is_some());
-        assert_eq!(slots.iter().count(), 1);
+        assert_eq!(slots.next_to_kick(5).count(), 1);
+    }
+
+    #[test]
+    fn everybody_is_told_to_end_once() {
+        let mut slots = Slots::new(0);
+        let ids: Vec<_> = (0..5)
+            .map(|_| slots.insert(Mailbox::new(1, 1)).expect("a slot"))
+            .collect();
+        slots.remove(ids[1]);
+        let counts: Vec<_> = (0..4).map(|_| slots.next_to_kick(2).count()).collect();
+        assert_eq!(counts, [2, 2, 0, 0]);
     }
 }

@@ -1,0 +1,12 @@
+//! A whole node in this process, spoken to over TCP.
+
+mod admin_http;
+mod delivery;
+mod gate;
+mod harness;
+mod pressure;
+mod retained;
+mod routes;
+mod sessions;
+mod stop;
+mod wills;
