@@ -14,7 +14,9 @@ pub(super) struct Scanned(StoppedNode);
 impl Scanned {
     /// Opens the store and takes into its head, in memory, what only the log holds.
     pub(super) fn open(data: &Path) -> Result<Self, Error> {
-        StoppedNode::open(data).map(Self).map_err(|error| Error::Failed(error.to_string()))
+        StoppedNode::open(data)
+            .map(Self)
+            .map_err(|error| Error::Failed(error.to_string()))
     }
 }
 

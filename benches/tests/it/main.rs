@@ -9,4 +9,5 @@ mod check;
 mod fleet;
 mod folder;
 mod ledger;
+mod load;
 mod options;
