@@ -425,13 +425,18 @@ struct RunningSink {
 
 impl RunningSink {
     fn start() -> Self {
-        let sink = Sink::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let address = sink.address();
         let stop = Arc::new(AtomicBool::new(false));
+        let (bound, address) = std::sync::mpsc::sync_channel(1);
+        // Bound where it runs: what it holds for the kernel stays on its thread.
         let thread = std::thread::spawn({
             let stop = Arc::clone(&stop);
-            move || sink.run(&stop)
+            move || {
+                let sink = Sink::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+                bound.send(sink.address()).unwrap();
+                sink.run(&stop)
+            }
         });
+        let address = address.recv().unwrap();
         Self {
             address,
             stop,
