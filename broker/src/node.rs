@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -99,6 +99,8 @@ pub struct Node {
     threads: Vec<IoThread<IoMessage>>,
     root: ActorRef<SupervisorMessage>,
     listeners: ActorRef<SupervisorMessage>,
+    /// Gone once nobody listens any more.
+    listening: Weak<TcpListener>,
     http: tokio::task::JoinHandle<()>,
     ticks: tokio::task::JoinHandle<()>,
     telemetry: Option<Arc<Telemetry>>,
@@ -219,6 +221,8 @@ impl Node {
                 telemetry: telemetry.is_some(),
             },
         });
+        let mqtt = Arc::new(mqtt);
+        let listening = Arc::downgrade(&mqtt);
         let listeners = supervisor(
             "listeners",
             vec![listener(mqtt, &handles, &counters)],
@@ -238,6 +242,7 @@ impl Node {
             threads,
             root,
             listeners,
+            listening,
             http,
             ticks,
             telemetry,
@@ -281,10 +286,25 @@ impl Node {
         self.ticks.abort();
         self.root.stop(None);
         self.http.abort();
+        if let Err(error) = self.http.await
+            && error.is_panic()
+        {
+            tracing::error!(%error, "the admin API had panicked");
+        }
         drop(self.state);
         drop(self.shared);
         if let Some(telemetry) = &self.telemetry {
             telemetry.shutdown().await;
+        }
+        // A supervisor that is told to stop does not wait for its children, and who starts a node
+        // again wants the port.
+        let closed = async {
+            while self.listening.strong_count() > 0 {
+                tokio::time::sleep(STOP_STEP).await;
+            }
+        };
+        if tokio::time::timeout(patience, closed).await.is_err() {
+            tracing::warn!(address = %self.mqtt, "the listener has not ended");
         }
     }
 
@@ -500,8 +520,8 @@ fn connection_supervisors(counters: &[Arc<Counters>]) -> (Box<[Seat]>, Vec<Child
     (seats.into(), children)
 }
 
-fn listener(socket: TcpListener, threads: &Threads, counters: &[Arc<Counters>]) -> ChildSpec {
-    let (socket, threads, counters) = (Arc::new(socket), threads.clone(), counters.to_vec());
+fn listener(socket: Arc<TcpListener>, threads: &Threads, counters: &[Arc<Counters>]) -> ChildSpec {
+    let (threads, counters) = (threads.clone(), counters.to_vec());
     let spawn = move |parent| {
         let listener = Listener {
             socket: Arc::clone(&socket),

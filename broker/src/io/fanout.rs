@@ -53,6 +53,7 @@ impl Io {
     pub(crate) fn publish(
         &self,
         connection: ConnectionId,
+        epoch: session::Epoch,
         inbound: session::Inbound,
         stamp: impl FnOnce(u64) -> Stamp,
     ) -> FannedOut {
@@ -73,7 +74,7 @@ impl Io {
                 device,
                 payload: &publish.payload,
                 received_ms: self.now().wall.0 as i64,
-                connection_epoch: connection.0,
+                connection_epoch: epoch.0,
                 packet_seq: inbound.seq,
                 content_type,
                 retransmit: publish.dup,

@@ -69,6 +69,9 @@ async fn a_client_that_never_reads_does_not_hold_a_stop_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_node_gives_its_ports_and_its_folder_back() {
     let mut config = config();
+    // An address of its own: on the others' a free port may be another test's in the next moment.
+    config.mqtt.listen.set_ip([127, 0, 0, 77].into());
+    config.admin.listen.set_ip([127, 0, 0, 77].into());
     let node = start(config.clone()).await;
     let (mqtt, admin) = (node.node.mqtt, node.node.admin);
     let folder = node.stop().await;

@@ -150,7 +150,7 @@ impl Connection {
             epoch: live.epoch(),
             seq,
         };
-        let fanned_out = io.publish(self.id, inbound, stamp);
+        let fanned_out = io.publish(self.id, live.epoch(), inbound, stamp);
         let Some(token) = token else { return };
         let outcome = match fanned_out {
             FannedOut::Owed(0) => ReasonCode::Success,
