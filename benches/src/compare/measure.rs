@@ -52,6 +52,15 @@ const WAKE_UP_JUDGED: [Judged; 1] = per_cpu(1.2);
 const FANOUT_JUDGED: [Judged; 1] = per_cpu(3.0);
 const P2P_JUDGED: [Judged; 1] = per_cpu(1.0);
 
+/// No first step is set for it; the goal is 2 000 bytes.
+const CONN_SUBSCRIBED_JUDGED: [Judged; 1] = [Judged {
+    figure: "rss_bytes_per_connection",
+    title: "resident bytes per idle connection",
+    more_is_better: false,
+    ratio_goal: None,
+    bound: None,
+}];
+
 const CONN_JUDGED: [Judged; 2] = [
     Judged {
         figure: "rss_bytes_per_connection",
@@ -237,7 +246,7 @@ pub(super) fn measures(options: &Options) -> Vec<Measure> {
             title: format!("{connections} connections with a subscription each, then idle"),
             case: conn(true),
             columns: CONN_COLUMNS,
-            judged: &CONN_JUDGED[..1],
+            judged: &CONN_SUBSCRIBED_JUDGED,
         },
         Measure {
             word: "storm",

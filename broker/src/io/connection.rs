@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use mqtt::{Decoder, Publish, ReasonCode};
 use runtime::{Exit, Mailbox};
-use session::{ConnectionId, Dropped, Live, MonoMs, Opened, Seq, Token};
+use session::{Answer, ConnectionId, Dropped, Live, MonoMs, Opened, Seq, Token};
 use tokio::net::TcpStream;
 
 use super::serve::Io;
@@ -18,6 +18,8 @@ mod effects;
 mod socket;
 mod stash;
 
+/// How long after a turn a connection gives back the buffers of a busy time, in milliseconds.
+const TRIM_MS: u64 = 5_000;
 /// Mailbox messages that one turn takes before it lets others go on.
 const TURN_MESSAGES_MAX: usize = 256;
 
@@ -47,6 +49,8 @@ pub(super) struct Connection {
     ended: bool,
     /// At the end of the turn, buffers of a busy time are given back.
     trim_due: bool,
+    /// Something was done since buffers were given back last.
+    busy: bool,
     /// The server closed: what still comes is read to nowhere until the client has closed too.
     draining: bool,
 }
@@ -116,6 +120,7 @@ impl Connection {
             held_back: false,
             ended: false,
             trim_due: false,
+            busy: false,
             draining: false,
             io,
         }
@@ -190,6 +195,7 @@ impl Connection {
             let Some(message) = self.mailbox.pop() else {
                 return false;
             };
+            self.busy = true;
             self.handle(message);
             self.drain_effects();
         }
@@ -201,7 +207,10 @@ impl Connection {
         match message {
             ConnectionMessage::Opened(opened) => self.opened(opened),
             ConnectionMessage::WrongEpoch(current) => self.open_again(current),
-            ConnectionMessage::Answer(token, answer) => self.live.handle_answer(token, answer, now),
+            ConnectionMessage::Answer(token, answer) => {
+                self.trim_due |= matches!(answer, Answer::Subscribed(_));
+                self.live.handle_answer(token, answer, now);
+            }
             ConnectionMessage::Settled(token) => self.settled(token),
             ConnectionMessage::Unsettled => self.live.handle_kick(ReasonCode::ServerBusy, now),
             ConnectionMessage::Delivery(delivery) => self.live.handle_delivery(*delivery, now),
@@ -238,8 +247,16 @@ impl Connection {
     fn trim(&mut self) {
         self.live.trim();
         self.mailbox.trim();
-        if self.extra.as_ref().is_some_and(|extra| extra.is_idle()) {
-            self.extra = None;
+        self.busy = false;
+        match &mut self.extra {
+            Some(extra) if extra.is_idle() => self.extra = None,
+            Some(extra) => {
+                extra.obligations.shrink_to_fit();
+                extra.acked.shrink_to_fit();
+                extra.retained.shrink_to_fit();
+                extra.filters.shrink_to_fit();
+            }
+            None => {}
         }
     }
 
@@ -261,6 +278,9 @@ impl Connection {
                 return;
             }
             obligations.swap_remove(at);
+        } else {
+            // A SUBSCRIBE or UNSUBSCRIBE: after it most clients only wait.
+            self.trim_due = true;
         }
         self.live
             .handle_settled(token, ReasonCode::Success, self.io.now());
@@ -269,7 +289,9 @@ impl Connection {
     /// Sets a timer if the deadline comes before the one that is set.
     fn set_timer(&mut self) {
         let deadline = self.linger_until.or_else(|| self.live.deadline());
-        if let Some(deadline) = deadline
+        // A busy connection has one such timer at a time: the next turn's lies behind it.
+        let trim = self.busy.then(|| self.io.now().mono.plus_ms(TRIM_MS));
+        if let Some(deadline) = deadline.into_iter().chain(trim).min()
             && deadline < self.timer
         {
             self.timer = deadline;

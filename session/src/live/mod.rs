@@ -313,6 +313,13 @@ impl Live {
     /// Gives back buffers that an idle connection does not need.
     pub fn trim(&mut self) {
         self.effects.shrink_to_fit();
+        self.local.shrink_to_fit();
+        if self.requests.as_ref().is_some_and(|r| r.is_idle()) {
+            self.requests = None;
+        }
+        if self.inbound.as_ref().is_some_and(|i| i.is_idle()) {
+            self.inbound = None;
+        }
         let dropped = self.dropped();
         let idle = self.outbound.as_ref().is_some_and(|o| o.is_idle());
         // A clean session's packet ids go on where they were, and counters stay.

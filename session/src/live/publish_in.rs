@@ -26,6 +26,15 @@ pub(super) struct PublishIn {
     unnumbered: VecDeque<(Token, u64, Publish)>,
 }
 
+impl PublishIn {
+    pub(super) fn is_idle(&self) -> bool {
+        self.acks.is_empty()
+            && self.recs.is_empty()
+            && self.q2.is_empty()
+            && self.unnumbered.is_empty()
+    }
+}
+
 #[derive(Debug)]
 struct Owed {
     token: Token,

@@ -62,6 +62,10 @@ pub(super) struct Requests {
 }
 
 impl Requests {
+    pub(super) fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.replays.is_empty()
+    }
+
     pub(super) fn oldest(&self) -> Option<MonoMs> {
         let waits = self.pending.iter();
         let waits = waits.filter(|(_, _, r)| !matches!(r, Request::Retained(_)));

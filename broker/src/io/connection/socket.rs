@@ -64,6 +64,7 @@ impl Connection {
             self.socket_ended();
             return false;
         }
+        self.busy = true;
         io.counters.received_bytes_total.add(length as u64);
         if self.partial.is_empty() {
             let mut bytes = shared.split();
