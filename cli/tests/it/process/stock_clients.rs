@@ -1,5 +1,6 @@
 //! mosquitto's command line clients, in both versions of the protocol.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -34,6 +35,7 @@ impl<'a> Clients<'a> {
         // Without a terminal the client would keep its lines back until it ends.
         let mut client = Command::new("stdbuf");
         client.args(["-oL", "mosquitto_sub", "-d", "-F", "MESSAGE %t %q %r %p"]);
+        client.args(["-W", PATIENCE_S]);
         self.address(&mut client, version);
         let mut child = client
             .args(arguments)
@@ -45,8 +47,15 @@ impl<'a> Clients<'a> {
         let mut subscriber = Subscriber {
             child,
             lines: BufReader::new(stdout).lines(),
+            early: VecDeque::new(),
         };
-        subscriber.line(|line| line.starts_with("Subscribed").then_some(()));
+        // A session that is resumed may get its messages before the SUBACK.
+        while let Some(message) = subscriber.line(|line| {
+            let subscribed = line.starts_with("Subscribed").then_some(None);
+            subscribed.or_else(|| message(line).map(Some))
+        }) {
+            subscriber.early.push_back(message);
+        }
         subscriber
     }
 
@@ -58,16 +67,22 @@ impl<'a> Clients<'a> {
     }
 }
 
+/// Seconds after which a subscriber gives up, so that a message that never comes fails its test.
+const PATIENCE_S: &str = "60";
+
 /// A running subscriber, killed when dropped.
 struct Subscriber {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    /// Messages that came before the SUBACK.
+    early: VecDeque<String>,
 }
 
 impl Subscriber {
     /// The next message as `topic qos retained payload`.
     fn message(&mut self) -> String {
-        self.line(|line| line.strip_prefix("MESSAGE ").map(str::to_owned))
+        let early = self.early.pop_front();
+        early.unwrap_or_else(|| self.line(message))
     }
 
     fn line<T>(&mut self, mut found: impl FnMut(&str) -> Option<T>) -> T {
@@ -101,6 +116,11 @@ impl Drop for Subscriber {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// The message that a line of the subscriber tells of.
+fn message(line: &str) -> Option<String> {
+    line.strip_prefix("MESSAGE ").map(str::to_owned)
 }
 
 fn started(place: &Place) -> Option<(Node<'_>, Clients<'_>)> {
