@@ -30,6 +30,8 @@ mod stopped;
 
 mod line;
 
+pub mod kafka;
+
 pub use config::{Config, LogConfig};
 pub use counters::DeadLetterReason;
 pub use dead_letter::DeadLetter;
