@@ -144,7 +144,7 @@ pub struct LevelStatus {
 /// Counts what passed the telemetry line since the start of the process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PipelineStatus {
-    /// Messages that were made durable in the log.
+    /// Messages that were taken on their way into the log.
     pub accepted_messages: u64,
     /// Bytes of these messages' log records.
     pub accepted_bytes: u64,

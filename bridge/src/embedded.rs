@@ -1,22 +1,86 @@
 //! The embedded log behind the log trait.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use storage::log::{Consumer, EmbeddedLog, Incarnation, Reason, Record, Start, StoredRecord};
+use storage::log::{Consumer, EmbeddedLog, Incarnation, Reason, Start, StoredRecord};
 
-use crate::log::{AppendError, Appended, Consume, Log, Position, ReadError};
+use crate::log::{
+    Append, AppendError, Consume, Log, Outcome, Ports, Position, ReadError, Submission,
+    memory_bytes,
+};
+use crate::room::Room;
 
 /// Is this node's own log, used when no Kafka is configured.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     log: EmbeddedLog,
+    ports: Ports,
+    room: Arc<Room>,
 }
 
 impl Embedded {
-    pub(crate) fn new(log: EmbeddedLog) -> Self {
-        Self { log }
+    pub(crate) fn new(log: EmbeddedLog, ports: Ports, inflight_bytes_limit: u64) -> Self {
+        Self {
+            log,
+            ports,
+            room: Arc::new(Room::new(inflight_bytes_limit)),
+        }
     }
+}
+
+impl Append for Embedded {
+    fn append(&self, submission: Submission) -> Result<(), (AppendError, Submission)> {
+        let Submission {
+            records,
+            tickets,
+            port,
+        } = submission;
+        let bytes: u64 = records.iter().map(memory_bytes).sum();
+        // Taken out again when the log refuses, so they cannot live in the closure alone.
+        let tickets = Arc::new(Mutex::new(tickets));
+        let done = {
+            let (ports, room) = (self.ports.clone(), Arc::clone(&self.room));
+            let taken = Arc::clone(&tickets);
+            move |result: Result<(), storage::log::AppendError>| {
+                let outcome = match result {
+                    Ok(()) => Outcome::Durable,
+                    Err(error) => {
+                        tracing::warn!(%error, "records were not made durable");
+                        Outcome::NotDurable
+                    }
+                };
+                room.release(bytes);
+                let tickets = take(&taken).into_iter().flatten().collect();
+                ports.settle(port, outcome, tickets);
+                room.wake();
+            }
+        };
+        self.log.append(records, done).map_err(|refused| {
+            let error = match refused.reason {
+                Reason::Full => AppendError::Full,
+                Reason::OverLimit => {
+                    self.room.close();
+                    AppendError::OverLimit
+                }
+                Reason::Closed => AppendError::Closed,
+            };
+            let submission = Submission {
+                records: refused.records,
+                tickets: take(&tickets),
+                port,
+            };
+            (error, submission)
+        })
+    }
+
+    fn room(&self) -> &Room {
+        &self.room
+    }
+}
+
+fn take<T: Default>(slot: &Mutex<T>) -> T {
+    std::mem::take(&mut slot.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl Log for Embedded {
@@ -26,27 +90,6 @@ impl Log for Embedded {
 
     fn incarnation(&self) -> u64 {
         self.log.incarnation().get()
-    }
-
-    fn append(
-        &self,
-        records: Vec<Record>,
-        appended: Appended,
-    ) -> Result<(), (AppendError, Vec<Record>)> {
-        let done = move |result: Result<(), storage::log::AppendError>| {
-            if let Err(error) = &result {
-                tracing::warn!(%error, "records were not made durable");
-            }
-            appended(result.is_ok());
-        };
-        self.log.append(records, done).map_err(|refused| {
-            let error = match refused.reason {
-                Reason::Full => AppendError::Full,
-                Reason::OverLimit => AppendError::OverLimit,
-                Reason::Closed => AppendError::Closed,
-            };
-            (error, refused.records)
-        })
     }
 
     fn consume(&self, from: &[Option<Position>]) -> Result<Box<dyn Consume>, ReadError> {
@@ -80,6 +123,7 @@ impl Log for Embedded {
 
     fn release(&self, offsets: &[(u16, u64)], now_ms: i64) {
         self.log.release(offsets, now_ms);
+        self.room.reopen();
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -1,13 +1,13 @@
 //! The broker's side: batches of messages on their way into the log.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use storage::log::{ContentType, Record};
 
-use crate::log::{AppendError, Log};
+use crate::log::{Append, AppendError, Port, PortId, Ports, Submission, Ticket, memory_bytes};
 use crate::stream::StreamId;
 
 /// Is one telemetry PUBLISH as the connection received it.
@@ -32,21 +32,6 @@ pub struct Message<'a> {
     pub retransmit: bool,
 }
 
-/// Is told once how a submitted batch ended. It runs on the log's thread and must only hand on
-/// (send to a mailbox, wake a task); it must not block.
-pub type Done = Box<dyn FnOnce(Outcome) + Send>;
-
-/// Says how a submitted batch ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Every message of the batch has what its stream's mode demands; PUBACK may leave.
-    Durable,
-    /// Nothing is promised about the batch: the disk was full, or the line was shut down, before
-    /// it was durable. Acknowledge nothing; the messages may be submitted again while the line
-    /// runs.
-    NotDurable,
-}
-
 /// Says why a batch came back. Nothing of it was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedReason {
@@ -54,7 +39,7 @@ pub enum RefusedReason {
     /// ([`Ingest::notify_ready`]).
     #[error("telemetry in flight is at its limit in bytes")]
     Full,
-    /// The log on disk is at `log_bytes_limit`. Withhold as for `Full`.
+    /// The log on disk is at its limit. Withhold as for `Full`.
     #[error("the telemetry log is at its limit on disk")]
     OverLimit,
     /// The line is shut down; it will take nothing more.
@@ -63,48 +48,47 @@ pub enum RefusedReason {
 }
 
 /// Gives a refused batch back, so that it can be submitted again as it is.
+#[derive(Debug)]
 pub struct Refused {
     /// Why.
     pub reason: RefusedReason,
     /// The batch, whole.
     pub batch: Batch,
-    /// Its completion, not called.
-    pub done: Done,
 }
 
-impl fmt::Debug for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Refused")
-            .field("reason", &self.reason)
-            .finish_non_exhaustive()
-    }
-}
+/// Is a way out of the node that stalls by itself: the embedded log, or one topic of Kafka.
+/// Batches hold messages of one outlet, so that one that stalls holds back nobody else's PUBACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OutletId(pub u16);
 
-/// Collects the messages that one turn of an io thread gave. Made by [`Ingest::batch`].
+/// Collects the messages that one turn of an io thread gave for one outlet. Made by
+/// [`Ingest::batch`].
 #[derive(Debug)]
 pub struct Batch {
     node: u32,
     buckets: u32,
+    outlet: OutletId,
     /// Device ids: one allocation for all of a batch.
     devices: BytesMut,
-    records: Vec<Record>,
+    submission: Submission,
     bytes: u64,
 }
 
 impl Batch {
-    /// Adds a message; its device id is copied, its payload shared.
+    /// Adds a message; its device id is copied, its payload shared. The ticket comes back through
+    /// the batch's port; without one (QoS 0) nobody is told, and the message may be dropped where
+    /// room is short.
     ///
     /// # Panics
     /// When the device id is longer than 65 535 bytes; none comes so out of
     /// [`crate::Streams::match_topic`].
-    pub fn push(&mut self, message: &Message<'_>) {
+    pub fn push(&mut self, message: &Message<'_>, ticket: Option<Ticket>) {
         assert!(
             message.device.len() <= usize::from(u16::MAX),
             "a device id fits a log record"
         );
         self.devices.extend_from_slice(message.device.as_bytes());
-        self.bytes += message.device.len() as u64 + message.payload.len() as u64 + RECORD_BYTES;
-        self.records.push(Record {
+        let record = Record {
             partition: telemetry::bucket_of(message.device.as_bytes(), self.buckets),
             key: self.devices.split().freeze(),
             payload: message.payload.clone(),
@@ -116,17 +100,21 @@ impl Batch {
             connection_epoch: message.connection_epoch,
             packet_seq: message.packet_seq,
             retransmit: message.retransmit,
-        });
+            droppable: ticket.is_none(),
+        };
+        self.bytes += memory_bytes(&record);
+        self.submission.records.push(record);
+        self.submission.tickets.push(ticket);
     }
 
     /// Is the number of messages.
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.submission.records.len()
     }
 
     /// Is true without messages.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.submission.records.is_empty()
     }
 
     /// Size in bytes: what counts against `inflight_bytes_limit`.
@@ -135,11 +123,8 @@ impl Batch {
     }
 }
 
-/// What a record holds in memory beside key and payload.
-const RECORD_BYTES: u64 = size_of::<Record>() as u64;
-
 /// Media types that say how a payload is to be read; anything else leaves it to the decoder.
-fn content_type_of(text: &str) -> ContentType {
+pub(crate) fn content_type_of(text: &str) -> ContentType {
     let essence = text.split(';').next().unwrap_or_default().trim();
     let known = [
         ("application/json", ContentType::Json),
@@ -154,10 +139,6 @@ fn content_type_of(text: &str) -> ContentType {
         .map_or(ContentType::Unspecified, |(_, content_type)| *content_type)
 }
 
-/// Greatest number of callbacks that wait for room. One io thread needs one; a callback beyond
-/// this is called at once and its owner tries again in vain, which harms nothing.
-pub const READY_CALLBACKS_MAX: usize = 4096;
-
 /// Takes batches into the log; cloning it is cheap and any thread may hold one.
 #[derive(Clone)]
 pub struct Ingest {
@@ -165,17 +146,15 @@ pub struct Ingest {
 }
 
 struct Shared {
-    log: Arc<dyn Log>,
+    outlets: Vec<Arc<dyn Append>>,
+    /// Outlet of each stream.
+    by_stream: Vec<OutletId>,
+    ports: Ports,
     node: u32,
     buckets: u32,
-    inflight_bytes_limit: u64,
-    inflight_bytes: AtomicU64,
-    /// Set when the log refused for its size on disk, cleared by the next release.
-    over_limit: std::sync::atomic::AtomicBool,
     accepted_messages: AtomicU64,
     accepted_bytes: AtomicU64,
     refused_batches: AtomicU64,
-    waiting: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
 }
 
 impl fmt::Debug for Ingest {
@@ -196,187 +175,135 @@ pub(crate) struct Counts {
 }
 
 impl Ingest {
-    pub(crate) fn new(log: Arc<dyn Log>, node: u32, inflight_bytes_limit: u64) -> Self {
-        let buckets = u32::from(log.partitions());
+    pub(crate) fn new(
+        outlets: Vec<Arc<dyn Append>>,
+        by_stream: Vec<OutletId>,
+        ports: Ports,
+        node: u32,
+        buckets: u16,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
-                log,
+                outlets,
+                by_stream,
+                ports,
                 node,
-                buckets,
-                inflight_bytes_limit,
-                inflight_bytes: AtomicU64::new(0),
-                over_limit: std::sync::atomic::AtomicBool::new(false),
+                buckets: u32::from(buckets),
                 accepted_messages: AtomicU64::new(0),
                 accepted_bytes: AtomicU64::new(0),
                 refused_batches: AtomicU64::new(0),
-                waiting: Mutex::new(Vec::new()),
             }),
         }
     }
 
+    /// Registers who is told how messages ended: one for each io thread.
+    #[must_use]
+    pub fn port(&self, port: Arc<dyn Port>) -> PortId {
+        self.shared.ports.add(port)
+    }
+
+    /// Is all outlets of the line.
+    pub fn outlets(&self) -> impl Iterator<Item = OutletId> + use<> {
+        (0..self.shared.outlets.len() as u16).map(OutletId)
+    }
+
+    /// Is the outlet of a stream.
+    #[must_use]
+    pub fn outlet_of(&self, stream: StreamId) -> OutletId {
+        let outlet = self.shared.by_stream.get(usize::from(stream.0));
+        outlet.copied().unwrap_or(OutletId(0))
+    }
+
     /// Is an empty batch.
-    pub fn batch(&self) -> Batch {
+    #[must_use]
+    pub fn batch(&self, outlet: OutletId, port: PortId) -> Batch {
         Batch {
             node: self.shared.node,
             buckets: self.shared.buckets,
+            outlet,
             devices: BytesMut::new(),
-            records: Vec::new(),
+            submission: Submission {
+                records: Vec::new(),
+                tickets: Vec::new(),
+                port,
+            },
             bytes: 0,
         }
     }
 
-    /// Appends the batch to the log; `done` is called after the log's fsync covers it. Batches of
-    /// one caller become durable, and are completed, in the order of their submission. Never
-    /// blocks. An empty batch is completed at once, on the caller's thread.
+    /// Takes the batch into its outlet. The port hears of each ticket once its message is
+    /// durable. Messages of one device and one caller become durable in the order of their
+    /// submission. Never blocks.
     ///
     /// # Errors
-    /// Gives batch and completion back when there is no room; nothing of the batch was taken.
-    pub fn submit(&self, mut batch: Batch, done: Done) -> Result<(), Refused> {
+    /// Gives the batch back when there is no room; nothing of it was taken.
+    pub fn submit(&self, mut batch: Batch) -> Result<(), Refused> {
         if batch.is_empty() {
-            done(Outcome::Durable);
             return Ok(());
         }
-        let bytes = batch.bytes;
-        if !self.shared.reserve(bytes) {
-            return Err(self.shared.refuse(RefusedReason::Full, batch, done));
+        let outlet = &self.shared.outlets[usize::from(batch.outlet.0)];
+        let (bytes, messages) = (batch.bytes, batch.len() as u64);
+        if !outlet.room().reserve(bytes) {
+            return Err(self.refuse(RefusedReason::Full, batch));
         }
-        let messages = batch.records.len() as u64;
-        // The completion is taken out again when the log refuses, so it cannot live in the closure.
-        let done = Arc::new(Mutex::new(Some(done)));
-        let appended = {
-            let (shared, done) = (Arc::clone(&self.shared), Arc::clone(&done));
-            Box::new(move |durable| {
-                shared.settle(bytes, messages, durable);
-                if let Some(done) = take(&done) {
-                    done(if durable {
-                        Outcome::Durable
-                    } else {
-                        Outcome::NotDurable
-                    });
-                }
-                shared.wake();
-            })
+        let empty = Submission {
+            records: Vec::new(),
+            tickets: Vec::new(),
+            port: batch.submission.port,
         };
-        let records = std::mem::take(&mut batch.records);
-        let Err((error, records)) = self.shared.log.append(records, appended) else {
+        let submission = std::mem::replace(&mut batch.submission, empty);
+        let Err((error, submission)) = outlet.append(submission) else {
+            let accepted = &self.shared.accepted_messages;
+            accepted.fetch_add(messages, Ordering::Relaxed);
+            self.shared
+                .accepted_bytes
+                .fetch_add(bytes, Ordering::Relaxed);
             return Ok(());
         };
-        batch.records = records;
+        outlet.room().release(bytes);
+        batch.submission = submission;
         let reason = match error {
             AppendError::Full => RefusedReason::Full,
-            AppendError::OverLimit => {
-                self.shared.over_limit.store(true, Ordering::Release);
-                RefusedReason::OverLimit
-            }
+            AppendError::OverLimit => RefusedReason::OverLimit,
             AppendError::Closed => RefusedReason::Stopped,
         };
-        self.shared.release(bytes);
-        let done = take(&done).expect("the log does not call the completion of what it refuses");
-        Err(self.shared.refuse(reason, batch, done))
+        Err(self.refuse(reason, batch))
+    }
+
+    fn refuse(&self, reason: RefusedReason, batch: Batch) -> Refused {
+        self.shared.refused_batches.fetch_add(1, Ordering::Relaxed);
+        Refused { reason, batch }
     }
 
     /// Calls back once, soon after there may be room again: then submit what was refused, and
     /// ask again if it is refused again. Meant for one callback per io thread, which wakes that
-    /// thread's paused connections. It runs on the log's or the writer's thread and must not
-    /// block; when there is room already, on the caller's.
-    pub fn notify_ready(&self, ready: Box<dyn FnOnce() + Send>) {
-        {
-            let mut waiting = self
-                .shared
-                .waiting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            // Looked at under the lock, or the last completion could pass between look and push.
-            if !self.shared.has_room() && waiting.len() < READY_CALLBACKS_MAX {
-                waiting.push(ready);
-                return;
-            }
-        }
-        ready();
-    }
-
-    /// Says that the log may have become smaller.
-    pub(crate) fn log_released(&self) {
-        self.shared.over_limit.store(false, Ordering::Release);
-        self.shared.wake();
+    /// thread's paused connections. It runs on a thread of the line and must not block; when
+    /// there is room already, on the caller's.
+    pub fn notify_ready(&self, outlet: OutletId, ready: Box<dyn FnOnce() + Send>) {
+        let outlet = &self.shared.outlets[usize::from(outlet.0)];
+        outlet.room().notify(ready);
     }
 
     /// Wakes all who wait, since nothing will be taken any more.
     pub(crate) fn stopped(&self) {
-        let waiting = {
-            let mut waiting = self
-                .shared
-                .waiting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *waiting)
-        };
-        waiting.into_iter().for_each(|ready| ready());
+        self.shared
+            .outlets
+            .iter()
+            .for_each(|outlet| outlet.room().stop());
     }
 
     pub(crate) fn counts(&self) -> Counts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let inflight = self
+            .shared
+            .outlets
+            .iter()
+            .map(|outlet| outlet.room().bytes());
         Counts {
             accepted_messages: load(&self.shared.accepted_messages),
             accepted_bytes: load(&self.shared.accepted_bytes),
-            inflight_bytes: load(&self.shared.inflight_bytes),
+            inflight_bytes: inflight.sum(),
             refused_batches: load(&self.shared.refused_batches),
         }
-    }
-}
-
-fn take(slot: &Mutex<Option<Done>>) -> Option<Done> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
-impl Shared {
-    fn reserve(&self, bytes: u64) -> bool {
-        let reserved =
-            self.inflight_bytes
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
-                    // A batch above the whole limit passes alone, or it could never pass.
-                    (now == 0 || now + bytes <= self.inflight_bytes_limit).then_some(now + bytes)
-                });
-        reserved.is_ok()
-    }
-
-    fn release(&self, bytes: u64) {
-        self.inflight_bytes.fetch_sub(bytes, Ordering::AcqRel);
-    }
-
-    fn settle(&self, bytes: u64, messages: u64, durable: bool) {
-        self.release(bytes);
-        if durable {
-            self.accepted_messages
-                .fetch_add(messages, Ordering::Relaxed);
-            self.accepted_bytes.fetch_add(bytes, Ordering::Relaxed);
-        }
-    }
-
-    fn refuse(&self, reason: RefusedReason, batch: Batch, done: Done) -> Refused {
-        self.refused_batches.fetch_add(1, Ordering::Relaxed);
-        Refused {
-            reason,
-            batch,
-            done,
-        }
-    }
-
-    /// Half of the limit must be free before anybody is woken, or each completion would wake all
-    /// for one batch.
-    fn has_room(&self) -> bool {
-        !self.over_limit.load(Ordering::Acquire)
-            && self.inflight_bytes.load(Ordering::Acquire) <= self.inflight_bytes_limit / 2
-    }
-
-    fn wake(&self) {
-        let waiting = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if waiting.is_empty() || !self.has_room() {
-                return;
-            }
-            std::mem::take(&mut *waiting)
-        };
-        waiting.into_iter().for_each(|ready| ready());
     }
 }

@@ -11,9 +11,10 @@ mod stream;
 mod config;
 
 mod ingest;
+mod room;
 
 mod embedded;
-pub mod log;
+mod log;
 #[cfg(test)]
 mod log_conformance;
 
@@ -35,13 +36,13 @@ pub mod kafka;
 pub use config::{Config, LogConfig};
 pub use counters::DeadLetterReason;
 pub use dead_letter::DeadLetter;
-pub use ingest::{
-    Batch, Done, Ingest, Message, Outcome, READY_CALLBACKS_MAX, Refused, RefusedReason,
-};
+pub use ingest::{Batch, Ingest, Message, OutletId, Refused, RefusedReason};
 #[doc(hidden)]
 pub use line::Defects;
 pub use line::{Fatal, OnFatal, OpenError, Telemetry};
+pub use log::{Outcome, Port, PortId, Ticket};
 pub use query::{QueryError, QueryRequest, QueryService};
+pub use room::READY_CALLBACKS_MAX;
 pub use stopped::{StoppedError, StoppedNode};
 pub use stream::{
     DEVICE_ID_BYTES_MAX, Mode, RuleError, STREAM_NAME_BYTES_MAX, STREAM_RULES_MAX, StreamId,

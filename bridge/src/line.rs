@@ -19,7 +19,7 @@ use crate::counters::Counters;
 use crate::dead_letter::DeadLetters;
 use crate::embedded::Embedded;
 use crate::ingest::Ingest;
-use crate::log::Log;
+use crate::log::{Append, Log, Ports};
 use crate::merger::Merger;
 use crate::progress::Progress;
 use crate::query::{QueryService, status_of};
@@ -116,6 +116,8 @@ impl Folders {
 /// Log and store on disk, opened and matched, with nothing running.
 struct Parts {
     log: Arc<dyn Log>,
+    outlets: Vec<Arc<dyn Append>>,
+    ports: Ports,
     tsdb: Tsdb,
     dead_letters: DeadLetters,
     stop: Arc<AtomicBool>,
@@ -173,11 +175,13 @@ impl Telemetry {
     ) -> Result<Self, OpenError> {
         let Parts {
             log,
+            outlets,
+            ports,
             tsdb,
             dead_letters,
             stop,
         } = parts;
-        let ingest = Ingest::new(Arc::clone(&log), config.node, config.inflight_bytes_limit);
+        let ingest = Ingest::new(outlets, Vec::new(), ports, config.node, config.buckets);
         let progress = Arc::new(Progress::new(log.partitions()));
         let query = QueryService::start(
             &tsdb,
@@ -191,7 +195,6 @@ impl Telemetry {
             log,
             tsdb: tsdb.clone(),
             dead_letters: Arc::new(Mutex::new(dead_letters)),
-            ingest: ingest.clone(),
             progress,
             counters: Arc::new(Counters::default()),
             clock,
@@ -496,7 +499,13 @@ fn open_parts(
         }
     };
     let log = log.map_err(|error| OpenError::Log(error.to_string()))?;
-    let log: Arc<dyn Log> = Arc::new(Embedded::new(log));
+    let ports = Ports::default();
+    let log = Arc::new(Embedded::new(
+        log,
+        ports.clone(),
+        config.inflight_bytes_limit,
+    ));
+    let outlets: Vec<Arc<dyn Append>> = vec![Arc::clone(&log) as Arc<dyn Append>];
     // Said now, and not by the writer later: a log that does not fit the store must not serve.
     let from = positions_of(&tsdb, log.partitions()).map_err(OpenError::Store)?;
     log.consume(&from)
@@ -521,6 +530,8 @@ fn open_parts(
     let dead_letters = dead_letters.map_err(|error| OpenError::DeadLetters(error.to_string()))?;
     Ok(Parts {
         log,
+        outlets,
+        ports,
         tsdb,
         dead_letters,
         stop,

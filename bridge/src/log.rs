@@ -1,20 +1,100 @@
-//! What the telemetry line asks of a log: the embedded one now, Kafka later.
+//! What the telemetry line asks of a log: the embedded one, or Kafka.
 //!
 //! A log has a fixed number of partitions; a device's records all go to one, its bucket. Readers
 //! see only what is durable. A position names the log's incarnation, since a log that lost its
 //! torn tail counts on from an older offset: a consumer ahead of the end must stop, not go on.
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use storage::log::{Record, StoredRecord};
 
-/// Is called once, on the log's own thread, with true when the records are durable and false
-/// when they will not be; it must not block.
-pub type Appended = Box<dyn FnOnce(bool) + Send>;
+use crate::room::Room;
 
-/// Says why records were not taken; none was, and the completion was dropped uncalled.
+/// Names to its owner what a record settles; the line carries it untouched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The owner's to use.
+    pub kind: u32,
+    /// The owner's to use.
+    pub words: [u64; 2],
+}
+
+/// Says how a submitted record ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The record has what its stream's mode demands; PUBACK may leave.
+    Durable,
+    /// Nothing is promised about the record: the disk was full, or the line was shut down, before
+    /// it was durable. Acknowledge nothing; it may be sent again.
+    NotDurable,
+}
+
+/// Hears how records ended. It is called on a thread of the line and must only hand on (send to a
+/// mailbox, wake a task); it must not block for long.
+pub trait Port: Send + Sync + 'static {
+    /// Tells the tickets of records that ended, in the order in which they were settled.
+    fn settled(&self, outcome: Outcome, tickets: Vec<Ticket>);
+}
+
+/// Is the number of a port among [`Ports`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(u16);
+
+/// Holds the ports of a line; there are few, one for each io thread, and none ever goes.
+#[derive(Clone, Default)]
+pub(crate) struct Ports(Arc<RwLock<Vec<Arc<dyn Port>>>>);
+
+impl std::fmt::Debug for Ports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ports").finish_non_exhaustive()
+    }
+}
+
+impl Ports {
+    /// Adds a port.
+    ///
+    /// # Panics
+    /// When there are 65 536 already.
+    pub(crate) fn add(&self, port: Arc<dyn Port>) -> PortId {
+        let mut ports = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let id = u16::try_from(ports.len()).expect("a line has few ports");
+        ports.push(port);
+        PortId(id)
+    }
+
+    /// Tells a port how its tickets ended.
+    pub(crate) fn settle(&self, port: PortId, outcome: Outcome, tickets: Vec<Ticket>) {
+        if tickets.is_empty() {
+            return;
+        }
+        let port = {
+            let ports = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(&ports[usize::from(port.0)])
+        };
+        port.settled(outcome, tickets);
+    }
+}
+
+/// Is records on their way into a log, with what each one settles.
+#[derive(Clone, Debug)]
+pub(crate) struct Submission {
+    /// The records, in order.
+    pub(crate) records: Vec<Record>,
+    /// What each settles, record by record; none where nobody was promised anything.
+    pub(crate) tickets: Vec<Option<Ticket>>,
+    /// Who hears of it.
+    pub(crate) port: PortId,
+}
+
+/// What a record takes in memory while it is submitted and not durable, in bytes.
+pub(crate) fn memory_bytes(record: &Record) -> u64 {
+    (size_of::<Record>() + record.key.len() + record.payload.len()) as u64
+}
+
+/// Says why records were not taken; none was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
+pub(crate) enum AppendError {
     /// The log's queue in memory is full; there will be room after some completions.
     #[error("the log's queue is full")]
     Full,
@@ -28,39 +108,42 @@ pub enum AppendError {
 
 /// Is the place in one partition from which a consumer goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Position {
+pub(crate) struct Position {
     /// The log's incarnation under which the offset was learned.
-    pub incarnation: u64,
+    pub(crate) incarnation: u64,
     /// Offset of the next record to read.
-    pub offset: u64,
+    pub(crate) offset: u64,
 }
 
 /// Says why a log cannot be read from a position: its records are not what the consumer knows.
 /// The state is unchanged; going on would lose or double records.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct ReadError(pub String);
+pub(crate) struct ReadError(pub(crate) String);
+
+/// Takes records and settles each when it is durable.
+pub(crate) trait Append: Send + Sync + 'static {
+    /// Appends the records in their order and settles each once it is durable. Records of one
+    /// partition keep the order of the calls of one thread. The caller has reserved their
+    /// [`memory_bytes`] in [`Append::room`]; they are released as the records are settled.
+    ///
+    /// # Errors
+    /// Gives the records back when none was taken; the room is the caller's again.
+    fn append(&self, submission: Submission) -> Result<(), (AppendError, Submission)>;
+
+    /// Is the room in memory for what is not yet durable.
+    fn room(&self) -> &Room;
+}
 
 /// Is a durable, partitioned log as the telemetry line needs it.
 ///
 /// Any thread may call; only [`Log::close`] blocks on a disk.
-pub trait Log: Send + Sync + 'static {
+pub(crate) trait Log: Append {
     /// Is the number of partitions, 1 or more.
     fn partitions(&self) -> u16;
 
-    /// Is the incarnation that new offsets belong to.
+    /// Is the incarnation that new offsets belong to; 0 while a log elsewhere was not reached yet.
     fn incarnation(&self) -> u64;
-
-    /// Appends the records in their order and calls `appended` once all are durable. Records of
-    /// one partition keep the order of the calls of one thread.
-    ///
-    /// # Errors
-    /// Gives the records back when none was taken.
-    fn append(
-        &self,
-        records: Vec<Record>,
-        appended: Appended,
-    ) -> Result<(), (AppendError, Vec<Record>)>;
 
     /// Opens a reader of all partitions. A partition without a position is read from its first
     /// record that is still there.
@@ -84,7 +167,7 @@ pub trait Log: Send + Sync + 'static {
 }
 
 /// Reads a log's partitions, each in order.
-pub trait Consume: Send {
+pub(crate) trait Consume: Send {
     /// Waits up to `timeout` for durable records and gives those at hand, about `bytes_max` of
     /// them; at least one if there is any, none after the timeout or when the log is closed.
     ///

@@ -1,31 +1,36 @@
 //! What every log must do, as a function that is run against each implementation.
 
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use bytes::Bytes;
 use storage::log::{ContentType, Record, StoredRecord};
 
-use crate::log::{AppendError, Consume, Log, Position};
+use crate::log::{
+    AppendError, Consume, Log, Outcome, Port, PortId, Ports, Position, Submission, Ticket,
+    memory_bytes,
+};
 
 /// Longest wait for a record that must come; a condition ends it, not this time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Checks a log of at least two partitions that `open` opens empty at first and gives again, with
 /// what it holds, after it was closed.
-pub(crate) fn check(open: impl Fn() -> Arc<dyn Log>) {
-    let log = open();
-    gives_back_records_by_partition_in_order(&*log);
+pub(crate) fn check(open: impl Fn(Ports) -> Arc<dyn Log>) {
+    let ports = Ports::default();
+    let log = open(ports.clone());
+    let appender = Appender::new(&ports);
+    gives_back_records_by_partition_in_order(&*log, &appender);
     reads_on_from_a_position(&*log);
     refuses_positions_that_it_never_had(&*log);
-    completes_each_append_once_and_in_order(&*log);
+    settles_each_record_once_and_in_order(&*log, &appender);
     let (ends, incarnation) = (log.ends(), log.incarnation());
     log.close();
-    refuses_after_close_and_gives_back(&*log);
+    refuses_after_close_and_gives_back(&*log, &appender);
     drop(log);
 
-    let log = open();
+    let log = open(ports);
     assert_eq!(
         (log.ends(), log.incarnation()),
         (ends, incarnation),
@@ -46,17 +51,64 @@ fn record(partition: u16, n: u64) -> Record {
         connection_epoch: 4,
         packet_seq: n,
         retransmit: n.is_multiple_of(2),
+        droppable: n.is_multiple_of(3),
     }
 }
 
-fn append(log: &dyn Log, records: Vec<Record>) {
-    let (told, durable) = sync_channel(1);
-    log.append(
-        records,
-        Box::new(move |ok| told.send(ok).expect("the test waits")),
-    )
-    .expect("the log has room");
-    assert_eq!(durable.recv_timeout(PATIENCE), Ok(true));
+/// Appends and hears of each record by its number.
+struct Appender {
+    port: PortId,
+    settled: Receiver<(u64, Outcome)>,
+}
+
+struct Numbers(SyncSender<(u64, Outcome)>);
+
+impl Port for Numbers {
+    fn settled(&self, outcome: Outcome, tickets: Vec<Ticket>) {
+        for ticket in tickets {
+            let told = self.0.send((ticket.words[0], outcome));
+            told.expect("the test waits");
+        }
+    }
+}
+
+impl Appender {
+    fn new(ports: &Ports) -> Self {
+        let (told, settled) = sync_channel(1_000);
+        let port = ports.add(Arc::new(Numbers(told)));
+        Self { port, settled }
+    }
+
+    fn submission(&self, records: Vec<Record>) -> Submission {
+        let ticket = |record: &Record| {
+            Some(Ticket {
+                kind: 0,
+                words: [record.packet_seq, 0],
+            })
+        };
+        Submission {
+            tickets: records.iter().map(ticket).collect(),
+            records,
+            port: self.port,
+        }
+    }
+
+    fn begin(&self, log: &dyn Log, records: Vec<Record>) {
+        let bytes = records.iter().map(memory_bytes).sum();
+        assert!(log.room().reserve(bytes), "the log has room");
+        let taken = log.append(self.submission(records));
+        taken.expect("the log has room");
+    }
+
+    /// Appends and waits until all is durable.
+    fn append(&self, log: &dyn Log, records: Vec<Record>) {
+        let count = records.len();
+        self.begin(log, records);
+        for _ in 0..count {
+            let (_, outcome) = self.settled.recv_timeout(PATIENCE).expect("it is settled");
+            assert_eq!(outcome, Outcome::Durable);
+        }
+    }
 }
 
 fn read(consumer: &mut dyn Consume, count: usize) -> Vec<StoredRecord> {
@@ -74,10 +126,10 @@ fn read(consumer: &mut dyn Consume, count: usize) -> Vec<StoredRecord> {
     read
 }
 
-fn gives_back_records_by_partition_in_order(log: &dyn Log) {
+fn gives_back_records_by_partition_in_order(log: &dyn Log, appender: &Appender) {
     let sent: Vec<Record> = (0..10).map(|n| record((n % 2) as u16, n)).collect();
-    append(log, sent[..4].to_vec());
-    append(log, sent[4..].to_vec());
+    appender.append(log, sent[..4].to_vec());
+    appender.append(log, sent[4..].to_vec());
 
     let read = read(
         &mut *log.consume(&[]).expect("an empty assignment reads all"),
@@ -136,28 +188,29 @@ fn refuses_positions_that_it_never_had(log: &dyn Log) {
     );
 }
 
-fn completes_each_append_once_and_in_order(log: &dyn Log) {
-    let (told, order) = sync_channel(100);
+fn settles_each_record_once_and_in_order(log: &dyn Log, appender: &Appender) {
     for n in 0..50 {
-        let told = told.clone();
-        let appended = Box::new(move |ok| told.send((n, ok)).expect("the test waits"));
-        log.append(vec![record(1, n)], appended)
-            .expect("the log has room");
+        appender.begin(log, vec![record(1, n)]);
     }
-    drop(told);
 
-    let completed: Vec<_> = order.iter().collect();
+    let settled: Vec<_> = (0..50)
+        .map(|_| appender.settled.recv_timeout(PATIENCE))
+        .collect();
 
-    assert_eq!(completed, (0..50).map(|n| (n, true)).collect::<Vec<_>>());
+    let expected: Vec<_> = (0..50).map(|n| Ok((n, Outcome::Durable))).collect();
+    assert_eq!(settled, expected);
+    assert!(appender.settled.try_recv().is_err(), "nothing comes twice");
+    assert_eq!(log.room().bytes(), 0, "what is durable takes no room");
 }
 
-fn refuses_after_close_and_gives_back(log: &dyn Log) {
+fn refuses_after_close_and_gives_back(log: &dyn Log, appender: &Appender) {
     let sent = vec![record(0, 1)];
 
-    let refused = log.append(sent.clone(), Box::new(|_| panic!("never called")));
+    let refused = log.append(appender.submission(sent.clone()));
 
-    let (error, records) = refused.expect_err("a closed log takes nothing");
-    assert_eq!((error, records), (AppendError::Closed, sent));
+    let (error, back) = refused.expect_err("a closed log takes nothing");
+    assert_eq!((error, back.records), (AppendError::Closed, sent));
+    assert!(back.tickets[0].is_some());
 }
 
 fn keeps_unread_records_whatever_is_released(log: &dyn Log) {
@@ -182,7 +235,7 @@ fn keeps_unread_records_whatever_is_released(log: &dyn Log) {
 #[test]
 fn the_embedded_log_conforms() {
     let fs = storage::fs::FaultFs::new(0);
-    check(|| {
+    check(|ports| {
         let config = storage::log::Config {
             partitions: 2,
             ..storage::log::Config::default()
@@ -191,6 +244,7 @@ fn the_embedded_log_conforms() {
         let log = storage::log::EmbeddedLog::open(Arc::new(fs.clone()), folder, config, |fatal| {
             panic!("{fatal}")
         });
-        Arc::new(crate::embedded::Embedded::new(log.expect("the log opens")))
+        let log = log.expect("the log opens");
+        Arc::new(crate::embedded::Embedded::new(log, ports, 1 << 20))
     });
 }

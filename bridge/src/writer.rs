@@ -12,7 +12,6 @@ use storage::tsdb::{ReplayOffset, Tsdb};
 
 use crate::counters::Counters;
 use crate::dead_letter::{DeadLetterError, DeadLetters, SharedDeadLetters};
-use crate::ingest::Ingest;
 use crate::line::{Fatal, OnFatal};
 use crate::log::{Consume, Log, Position};
 use crate::processor::Processor;
@@ -32,7 +31,6 @@ pub(crate) struct WriterContext {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) tsdb: Tsdb,
     pub(crate) dead_letters: SharedDeadLetters,
-    pub(crate) ingest: Ingest,
     pub(crate) progress: Arc<Progress>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -251,7 +249,6 @@ impl Writer<'_> {
         let committed: Vec<(u16, u64)> = (0..).zip(self.committed.iter().copied()).collect();
         context.log.release(&committed, now_ms);
         context.dead_letters().release(now_ms);
-        context.ingest.log_released();
         self.released_at_ms = context.clock.mono_ms();
     }
 }

@@ -216,7 +216,7 @@ fn telemetry_metrics(telemetry: &Telemetry, out: &mut String) {
     counter(
         out,
         "accepted_messages_total",
-        "Messages made durable in the log.",
+        "Messages taken into the log.",
         status.accepted_messages,
     );
     counter(

@@ -51,7 +51,36 @@ impl Owed {
             Self::Will { .. } => wills,
         }
     }
+
+    /// Packs it for the telemetry line, which carries it untouched.
+    pub(crate) fn ticket(self) -> bridge::Ticket {
+        match self {
+            Self::Connection(id, token) => bridge::Ticket {
+                kind: TICKET_CONNECTION,
+                words: [id.0, token.0],
+            },
+            Self::Will { shard, id } => bridge::Ticket {
+                kind: u32::from(shard),
+                words: [id.0, 0],
+            },
+        }
+    }
+
+    /// Unpacks [`Owed::ticket`].
+    pub(crate) fn of_ticket(ticket: bridge::Ticket) -> Self {
+        let [first, second] = ticket.words;
+        match u16::try_from(ticket.kind) {
+            Ok(shard) => Self::Will {
+                shard,
+                id: session::WillId(first),
+            },
+            Err(_) => Self::Connection(ConnectionId(first), session::Token(second)),
+        }
+    }
 }
+
+/// The kind of tickets of connections: no number of a shard.
+const TICKET_CONNECTION: u32 = u32::MAX;
 
 /// The partition of `key` among `parts`: the same function places session shards and telemetry
 /// buckets (DESIGN §6).
@@ -62,6 +91,19 @@ pub(crate) fn shard_of(key: &str, shards: std::num::NonZeroU32) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_owed_survives_packing() {
+        for owed in [
+            Owed::Connection(ConnectionId(u64::MAX), session::Token(7)),
+            Owed::Will {
+                shard: u16::MAX,
+                id: session::WillId(9),
+            },
+        ] {
+            assert_eq!(Owed::of_ticket(owed.ticket()), owed);
+        }
+    }
 
     #[test]
     fn a_place_survives_packing() {

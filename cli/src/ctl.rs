@@ -99,7 +99,7 @@ fn tsdb_table(status: &Status) -> String {
     line(format_args!("bytes per point of merged blocks: {merged}"));
     let pipeline = &status.pipeline;
     line(format_args!(
-        "messages: {} durable, {} processed, {} waiting",
+        "messages: {} accepted, {} processed, {} waiting",
         pipeline.accepted_messages,
         pipeline.processed_messages,
         pipeline.lag.values().sum::<u64>()

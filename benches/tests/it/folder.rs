@@ -107,6 +107,7 @@ fn log_record((device, sequence): Key) -> LogRecord {
         connection_epoch: 1,
         packet_seq: sequence,
         retransmit: false,
+        droppable: false,
     }
 }
 

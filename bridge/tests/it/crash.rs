@@ -11,12 +11,10 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use storage::fs::FaultFs;
 use storage::{log, tsdb};
-use tidewire_bridge::{
-    Config, Defects, LogConfig, Message, OpenError, Outcome, RefusedReason, StreamId,
-};
+use tidewire_bridge::{Config, Defects, LogConfig, Message, OpenError, Outcome, RefusedReason};
 use tokio::sync::oneshot;
 
-use crate::harness::{FOLDER, Line, NOW_MS, small};
+use crate::harness::{FOLDER, Line, NOW_MS, message_at, small};
 use crate::lazy_fs::LazyFs;
 
 /// Lives of a node in one run; each but the last ends in a crash.
@@ -271,30 +269,25 @@ impl Run {
     }
 
     fn submit(&self, line: &Line, messages: &[usize]) -> oneshot::Receiver<Outcome> {
-        let ingest = line.telemetry.ingest();
-        let mut batch = ingest.batch();
-        for &at in messages {
+        let payloads = messages
+            .iter()
+            .map(|&at| Bytes::from(self.sent[at].payload()));
+        let payloads: Vec<Bytes> = payloads.collect();
+        let batch = messages.iter().zip(&payloads).map(|(&at, payload)| {
             let sent = &self.sent[at];
-            batch.push(&Message {
-                stream: StreamId(0),
-                device: &sent.device,
-                payload: &Bytes::from(sent.payload()),
-                content_type: None,
-                received_ms: NOW_MS,
-                connection_epoch: 1,
+            Message {
                 packet_seq: sent.sequence as u64,
-                retransmit: false,
-            });
-        }
-        let (told, outcome) = oneshot::channel();
-        let done = Box::new(move |outcome| {
-            let _unheard = told.send(outcome);
+                ..message_at(&sent.device, payload, NOW_MS)
+            }
         });
-        // A refusal drops the completion: nothing was promised.
-        if let Err(refused) = ingest.submit(batch, done) {
-            assert_eq!(refused.reason, RefusedReason::Stopped);
+        match line.submit(&batch.collect::<Vec<_>>()) {
+            Ok(outcome) => outcome,
+            Err(refused) => {
+                assert_eq!(refused.reason, RefusedReason::Stopped);
+                // Its sender is dropped: nothing was promised.
+                oneshot::channel().1
+            }
         }
-        outcome
     }
 
     async fn check_answers(&self, line: &Line) -> Result<(), String> {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use runtime::ManualClock;
 use storage::fs::{FaultFs, Fs};
 use tidewire_bridge::{
-    Config, Defects, Fatal, LogConfig, Message, OnFatal, OpenError, Outcome, QueryRequest,
-    StreamId, Telemetry,
+    Batch, Config, Defects, Fatal, LogConfig, Message, OnFatal, OpenError, Outcome, OutletId, Port,
+    PortId, QueryRequest, Refused, StreamId, Telemetry, Ticket,
 };
 
 pub(crate) const NOW_MS: i64 = 1_700_000_000_000;
@@ -33,8 +33,45 @@ pub(crate) fn small() -> Config {
     }
 }
 
+/// Tells each batch's sender its outcome: the tickets of a batch have one number.
+#[derive(Default)]
+pub(crate) struct Batches(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    last: u64,
+    open: BTreeMap<u64, Open>,
+}
+
+struct Open {
+    left: usize,
+    outcome: Outcome,
+    told: tokio::sync::oneshot::Sender<Outcome>,
+}
+
+impl Port for Batches {
+    fn settled(&self, outcome: Outcome, tickets: Vec<Ticket>) {
+        let open = &mut self.0.lock().expect("nobody panics with it").open;
+        for ticket in tickets {
+            let number = ticket.words[0];
+            let one = open.get_mut(&number).expect("settled once");
+            one.left -= 1;
+            if outcome == Outcome::NotDurable {
+                one.outcome = outcome;
+            }
+            if one.left == 0 {
+                let one = open.remove(&number).expect("looked up above");
+                // A test that gave up waiting does not care.
+                let _unheard = one.told.send(one.outcome);
+            }
+        }
+    }
+}
+
 pub(crate) struct Line {
     pub(crate) telemetry: Telemetry,
+    batches: Arc<Batches>,
+    port: PortId,
     pub(crate) clock: ManualClock,
     pub(crate) fatal: Arc<Mutex<Option<Fatal>>>,
 }
@@ -79,11 +116,25 @@ impl Line {
             defects,
         )
         .await?;
-        Ok(Self {
+        Ok(Self::of(telemetry, clock, fatal))
+    }
+
+    pub(crate) fn of(
+        telemetry: Telemetry,
+        clock: ManualClock,
+        fatal: Arc<Mutex<Option<Fatal>>>,
+    ) -> Self {
+        let batches: Arc<Batches> = Arc::default();
+        let port = telemetry
+            .ingest()
+            .port(Arc::clone(&batches) as Arc<dyn Port>);
+        Self {
             telemetry,
+            batches,
+            port,
             clock,
             fatal,
-        })
+        }
     }
 
     /// Waits until no level has segments enough for a merge.
@@ -100,25 +151,49 @@ impl Line {
     }
 
     pub(crate) async fn send_at(&self, device: &str, payload: &str, received_ms: i64) -> Outcome {
-        let ingest = self.telemetry.ingest();
-        let mut batch = ingest.batch();
-        batch.push(&Message {
-            stream: StreamId(0),
-            device,
-            payload: &Bytes::copy_from_slice(payload.as_bytes()),
-            content_type: None,
-            received_ms,
-            connection_epoch: 1,
-            packet_seq: 1,
-            retransmit: false,
-        });
+        let payload = Bytes::copy_from_slice(payload.as_bytes());
+        let outcome = self.submit(&[message_at(device, &payload, received_ms)]);
+        outcome
+            .expect("there is room")
+            .await
+            .unwrap_or(Outcome::NotDurable)
+    }
+
+    /// Submits messages as one batch.
+    pub(crate) fn submit(
+        &self,
+        messages: &[Message<'_>],
+    ) -> Result<tokio::sync::oneshot::Receiver<Outcome>, Refused> {
+        let (batch, outcome) = self.batch(messages);
+        self.telemetry.ingest().submit(batch)?;
+        Ok(outcome)
+    }
+
+    /// Makes a batch of which the receiver will hear.
+    pub(crate) fn batch(
+        &self,
+        messages: &[Message<'_>],
+    ) -> (Batch, tokio::sync::oneshot::Receiver<Outcome>) {
         let (told, outcome) = tokio::sync::oneshot::channel();
-        let done = Box::new(move |outcome| {
-            // A test that gave up waiting does not care.
-            let _unheard = told.send(outcome);
-        });
-        ingest.submit(batch, done).expect("there is room");
-        outcome.await.unwrap_or(Outcome::NotDurable)
+        let mut waiting = self.batches.0.lock().expect("nobody panics with it");
+        waiting.last += 1;
+        let number = waiting.last;
+        let open = Open {
+            left: messages.len(),
+            outcome: Outcome::Durable,
+            told,
+        };
+        waiting.open.insert(number, open);
+        drop(waiting);
+        let mut batch = self.telemetry.ingest().batch(OutletId(0), self.port);
+        let ticket = Ticket {
+            kind: 0,
+            words: [number, 0],
+        };
+        for message in messages {
+            batch.push(message, Some(ticket));
+        }
+        (batch, outcome)
     }
 
     pub(crate) async fn rows(&self, device: &str) -> Vec<(i64, BTreeMap<String, f64>)> {
@@ -142,6 +217,19 @@ impl Line {
             (row.ts, metrics.collect())
         };
         answer.rows.into_iter().map(row).collect()
+    }
+}
+
+pub(crate) fn message_at<'a>(device: &'a str, payload: &'a Bytes, received_ms: i64) -> Message<'a> {
+    Message {
+        stream: StreamId(0),
+        device,
+        payload,
+        content_type: None,
+        received_ms,
+        connection_epoch: 1,
+        packet_seq: 1,
+        retransmit: false,
     }
 }
 

@@ -1,9 +1,11 @@
 //! What a caller of the line sees.
 
-use storage::fs::FaultFs;
-use tidewire_bridge::{Config, Outcome};
+use std::sync::{Arc, Mutex};
 
-use crate::harness::{Line, NOW_MS, message, row, small};
+use storage::fs::FaultFs;
+use tidewire_bridge::{Config, Outcome, OutletId, Port, Ticket};
+
+use crate::harness::{Line, NOW_MS, message, message_at, row, small};
 
 #[tokio::test]
 async fn a_durable_message_is_read_back_at_once() {
@@ -141,60 +143,47 @@ async fn a_batch_beyond_the_limit_in_flight_comes_back_and_room_is_announced() {
     )
     .await;
     let ingest = line.telemetry.ingest();
-    let fill = |count: usize| {
-        let mut batch = ingest.batch();
-        for n in 0..count {
-            let payload = bytes::Bytes::from(message(NOW_MS + n as i64, &[("a", 1.0)]));
-            batch.push(&tidewire_bridge::Message {
-                stream: tidewire_bridge::StreamId(0),
-                device: "car",
-                payload: &payload,
-                content_type: None,
-                received_ms: NOW_MS,
-                connection_epoch: 1,
-                packet_seq: n as u64,
-                retransmit: false,
-            });
-        }
-        batch
-    };
-    // The log's thread is held in the first completion, so the first batch stays in flight.
+    let payloads: Vec<bytes::Bytes> = (0..3)
+        .map(|n| bytes::Bytes::from(message(NOW_MS + n, &[("a", 1.0)])))
+        .collect();
+    let messages: Vec<_> = payloads
+        .iter()
+        .map(|payload| message_at("car", payload, NOW_MS))
+        .collect();
+    // The log's thread is held in the first settlement, so the first batch stays in flight.
     let (hold, held) = std::sync::mpsc::sync_channel::<()>(0);
-    let (told, first) = tokio::sync::oneshot::channel();
-    ingest
-        .submit(
-            fill(1),
-            Box::new(move |outcome| {
-                held.recv().expect("the test lets go");
-                told.send(outcome).expect("the test waits");
-            }),
-        )
-        .expect("an empty line has room");
-    let (told, second) = tokio::sync::oneshot::channel();
-    ingest
-        .submit(
-            fill(3),
-            Box::new(|outcome| told.send(outcome).expect("the test waits")),
-        )
-        .map_or_else(
-            |refused| {
-                // As a connection does: hold it, and submit it when there is room.
-                let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
-                let _unused = &is_ready;
-                ingest.notify_ready(Box::new(move || ready.send(()).expect("the test waits")));
-                hold.send(()).expect("the log's thread waits");
-                is_ready.recv().expect("room is announced");
-                assert_eq!(refused.batch.len(), 3);
-                ingest
-                    .submit(refused.batch, refused.done)
-                    .expect("there is room now");
-            },
-            |()| hold.send(()).expect("the log's thread waits"),
-        );
+    let port = ingest.port(Arc::new(HeldPort(Mutex::new(held))));
+    let mut first = ingest.batch(OutletId(0), port);
+    let ticket = Ticket {
+        kind: 0,
+        words: [0, 0],
+    };
+    first.push(&messages[0], Some(ticket));
+    ingest.submit(first).expect("an empty line has room");
 
-    assert_eq!(first.await, Ok(Outcome::Durable));
-    assert_eq!(second.await, Ok(Outcome::Durable));
+    let (batch, outcome) = line.batch(&messages);
+    let refused = ingest.submit(batch).expect_err("one byte is the limit");
+    // As a connection does: hold it, and submit it when there is room.
+    let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+    let told = Box::new(move || ready.send(()).expect("the test waits"));
+    ingest.notify_ready(OutletId(0), told);
+    hold.send(()).expect("the log's thread waits");
+    is_ready.recv().expect("room is announced");
+    assert_eq!(refused.batch.len(), 3);
+    ingest.submit(refused.batch).expect("there is room now");
+
+    assert_eq!(outcome.await, Ok(Outcome::Durable));
     assert_eq!(line.rows("car").await.len(), 3);
+}
+
+/// Holds the thread that settles until the test lets go.
+struct HeldPort(Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl Port for HeldPort {
+    fn settled(&self, _: Outcome, _: Vec<Ticket>) {
+        let held = self.0.lock().expect("nobody panics with it");
+        held.recv().expect("the test lets go");
+    }
 }
 
 #[tokio::test]
@@ -220,22 +209,12 @@ async fn another_number_of_buckets_is_refused_by_name() {
 async fn after_a_shutdown_nothing_is_taken() {
     let line = Line::open(&FaultFs::new(9), small()).await;
     line.telemetry.shutdown().await;
-    let ingest = line.telemetry.ingest();
-    let mut batch = ingest.batch();
-    batch.push(&tidewire_bridge::Message {
-        stream: tidewire_bridge::StreamId(0),
-        device: "car",
-        payload: &bytes::Bytes::from_static(b"{}"),
-        content_type: None,
-        received_ms: NOW_MS,
-        connection_epoch: 1,
-        packet_seq: 1,
-        retransmit: false,
-    });
+    let payload = bytes::Bytes::from_static(b"{}");
 
-    let refused = ingest
-        .submit(batch, Box::new(|_| panic!("never called")))
-        .expect_err("closed");
+    let refused = line.submit(&[message_at("car", &payload, NOW_MS)]);
 
-    assert_eq!(refused.reason, tidewire_bridge::RefusedReason::Stopped);
+    assert_eq!(
+        refused.expect_err("closed").reason,
+        tidewire_bridge::RefusedReason::Stopped
+    );
 }

@@ -30,10 +30,9 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
 #[tokio::test]
 async fn sealed_rows_and_those_only_in_the_log_are_answered_and_nothing_is_changed() {
     let data = tempfile::tempdir().expect("a folder");
-    let line = |telemetry| Line {
-        telemetry,
-        clock: ManualClock::at(NOW_MS as u64),
-        fatal: Arc::default(),
+    let line = |telemetry| {
+        let clock = ManualClock::at(NOW_MS as u64);
+        Line::of(telemetry, clock, Arc::default())
     };
     let clock = Arc::new(ManualClock::at(NOW_MS as u64));
     let on_fatal: tidewire_bridge::OnFatal = Arc::new(|fatal| panic!("{fatal}"));

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bridge::{Batch, Ingest, Outcome, Refused};
+use bridge::{Batch, Ingest, Outcome, OutletId, PortId, Refused};
 use ractor::ActorRef;
 use runtime::ractor;
 use session::{Acks, Command, Match, Message, Retain};
@@ -47,11 +47,50 @@ struct ToThread {
 
 struct Telemetry {
     ingest: Ingest,
+    port: PortId,
+    outlets: Vec<Outlet>,
+}
+
+/// What is on its way into one outlet.
+struct Outlet {
+    id: OutletId,
     batch: Batch,
-    owed: Vec<Owed>,
-    /// What the log gave back, with its completion; at most one, since nothing is submitted
-    /// while it waits.
-    held: Option<Refused>,
+    /// What the outlet gave back; at most one, since nothing is submitted while it waits.
+    held: Option<Batch>,
+}
+
+/// Hands what the line settled to its io thread.
+struct Settlements {
+    threads: Threads,
+    thread: usize,
+}
+
+impl bridge::Port for Settlements {
+    fn settled(&self, outcome: Outcome, tickets: Vec<bridge::Ticket>) {
+        let owed = tickets.into_iter().map(Owed::of_ticket).collect();
+        let message = match outcome {
+            Outcome::Durable => IoMessage::Settled(owed),
+            Outcome::NotDurable => IoMessage::Unsettled(owed),
+        };
+        self.threads.blocking_send(self.thread, message);
+    }
+}
+
+impl Telemetry {
+    fn new(ingest: Ingest, threads: &Threads, thread: usize) -> Self {
+        let threads = threads.clone();
+        let port = ingest.port(Arc::new(Settlements { threads, thread }));
+        let outlets = ingest.outlets().map(|id| Outlet {
+            id,
+            batch: ingest.batch(id, port),
+            held: None,
+        });
+        Self {
+            outlets: outlets.collect(),
+            port,
+            ingest,
+        }
+    }
 }
 
 impl Outbound {
@@ -69,17 +108,12 @@ impl Outbound {
             to_threads: std::iter::repeat_with(ToThread::default)
                 .take(threads.len())
                 .collect(),
+            telemetry: ingest.map(|ingest| Telemetry::new(ingest, &threads, thread)),
             threads,
             to_shards: std::iter::repeat_with(Vec::new).take(count).collect(),
             acks: std::iter::repeat_with(Vec::new).take(count).collect(),
             shards,
             routes,
-            telemetry: ingest.map(|ingest| Telemetry {
-                batch: ingest.batch(),
-                ingest,
-                owed: Vec::new(),
-                held: None,
-            }),
             deltas: Vec::new(),
             waiting: Vec::new(),
             telemetry_bytes_limit,
@@ -91,11 +125,8 @@ impl Outbound {
     /// Whether a tick has to flush: also what the log refused is tried again, should the word
     /// that it has room have been lost at a full inbox.
     pub(crate) fn is_waiting(&self) -> bool {
-        let held = self
-            .telemetry
-            .as_ref()
-            .is_some_and(|one| one.held.is_some());
-        self.dirty || held
+        let held = |one: &Telemetry| one.outlets.iter().any(|outlet| outlet.held.is_some());
+        self.dirty || self.telemetry.as_ref().is_some_and(held)
     }
 
     /// Whether something waits for a flush.
@@ -188,13 +219,14 @@ impl Outbound {
             .telemetry
             .as_mut()
             .expect("a stream matched, so there is a log");
-        let is_full = telemetry.batch.bytes() >= self.telemetry_bytes_limit;
-        if telemetry.held.is_some() && (owed.is_none() || is_full) {
+        let outlet = telemetry.ingest.outlet_of(message.stream);
+        let outlet = &mut telemetry.outlets[usize::from(outlet.0)];
+        let is_full = outlet.batch.bytes() >= self.telemetry_bytes_limit;
+        if outlet.held.is_some() && (owed.is_none() || is_full) {
             return false;
         }
         self.dirty = true;
-        telemetry.batch.push(message);
-        telemetry.owed.extend(owed);
+        outlet.batch.push(message, owed.map(Owed::ticket));
         true
     }
 
@@ -251,44 +283,40 @@ impl Outbound {
         let Some(telemetry) = &mut self.telemetry else {
             return;
         };
-        if let Some(Refused { batch, done, .. }) = telemetry.held.take()
-            && let Err(refused) = telemetry.ingest.submit(batch, done)
-        {
-            self.hold(refused);
-            return;
-        }
-        let telemetry = self.telemetry.as_mut().expect("looked at above");
-        if telemetry.batch.is_empty() {
-            return;
-        }
-        let batch = std::mem::replace(&mut telemetry.batch, telemetry.ingest.batch());
-        let owed = std::mem::take(&mut telemetry.owed);
-        let (threads, thread) = (self.threads.clone(), self.thread);
-        let done = Box::new(move |outcome| {
-            if owed.is_empty() {
-                return;
-            }
-            let message = match outcome {
-                Outcome::Durable => IoMessage::Settled(owed),
-                Outcome::NotDurable => IoMessage::Unsettled(owed),
+        let Telemetry {
+            ingest,
+            port,
+            outlets,
+        } = telemetry;
+        for outlet in outlets {
+            let refused = flush_outlet(ingest, *port, outlet);
+            let Some(Refused { reason, batch }) = refused else {
+                continue;
             };
-            threads.blocking_send(thread, message);
-        });
-        if let Err(refused) = telemetry.ingest.submit(batch, done) {
-            self.hold(refused);
+            tracing::debug!(%reason, outlet = outlet.id.0, "telemetry waits");
+            outlet.held = Some(batch);
+            let (threads, thread) = (self.threads.clone(), self.thread);
+            let ready = Box::new(move || {
+                // A full inbox means that the thread is about to make a round in any case.
+                drop(threads.try_send(thread, IoMessage::TelemetryReady));
+            });
+            ingest.notify_ready(outlet.id, ready);
         }
     }
+}
 
-    fn hold(&mut self, refused: Refused) {
-        let telemetry = self.telemetry.as_mut().expect("only telemetry is refused");
-        tracing::debug!(reason = %refused.reason, "telemetry waits for the log");
-        telemetry.held = Some(refused);
-        let (threads, thread) = (self.threads.clone(), self.thread);
-        telemetry.ingest.notify_ready(Box::new(move || {
-            // A full inbox means that the thread is about to make a round in any case.
-            drop(threads.try_send(thread, IoMessage::TelemetryReady));
-        }));
+/// Submits what was held, then what came since; gives back what the outlet refused.
+fn flush_outlet(ingest: &Ingest, port: PortId, outlet: &mut Outlet) -> Option<Refused> {
+    if let Some(held) = outlet.held.take()
+        && let Err(refused) = ingest.submit(held)
+    {
+        return Some(refused);
     }
+    if outlet.batch.is_empty() {
+        return None;
+    }
+    let batch = std::mem::replace(&mut outlet.batch, ingest.batch(outlet.id, port));
+    ingest.submit(batch).err()
 }
 
 /// The io thread of a connection.

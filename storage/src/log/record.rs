@@ -23,6 +23,8 @@ pub struct Record {
     pub packet_seq: u64,
     /// Whether the device said it had sent it before (DUP).
     pub retransmit: bool,
+    /// Whether nobody was promised it (QoS 0): it may be dropped where room is short.
+    pub droppable: bool,
 }
 
 /// How a payload is to be read. Grows only at the end: the numbers are stored.
@@ -65,17 +67,20 @@ const VERSION: u8 = 1;
 /// Bytes before the key.
 const HEADER_BYTES: usize = 34;
 const FLAG_RETRANSMIT: u8 = 1;
+const FLAG_DROPPABLE: u8 = 2;
 
 impl Record {
     /// Bytes that the record takes in the journal before compression.
-    pub(super) fn stored_bytes(&self) -> usize {
+    #[must_use]
+    pub fn stored_bytes(&self) -> usize {
         HEADER_BYTES + self.key.len() + self.payload.len()
     }
 
     /// Appends the stored form; `docs/formats/journal.md` has the offsets.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let key_bytes = u16::try_from(self.key.len()).expect("append checks the key's length");
-        let flags = if self.retransmit { FLAG_RETRANSMIT } else { 0 };
+        let flag = |set, flag| if set { flag } else { 0 };
+        let flags = flag(self.retransmit, FLAG_RETRANSMIT) | flag(self.droppable, FLAG_DROPPABLE);
         out.extend_from_slice(&[VERSION, self.content_type as u8, flags, 0]);
         out.extend_from_slice(&self.node.to_le_bytes());
         out.extend_from_slice(&self.received_ms.to_le_bytes());
@@ -121,6 +126,7 @@ impl Record {
             connection_epoch: word(16),
             packet_seq: word(24),
             retransmit: header[2] & FLAG_RETRANSMIT != 0,
+            droppable: header[2] & FLAG_DROPPABLE != 0,
         })
     }
 }

@@ -652,6 +652,7 @@ pub(crate) fn record(partition: u16, id: u64, payload_bytes: usize) -> Record {
         connection_epoch: 5,
         packet_seq: id,
         retransmit: id.is_multiple_of(7),
+        droppable: id.is_multiple_of(5),
     }
 }
 
