@@ -2,4 +2,6 @@
 
 mod settings;
 
+mod delivery;
+
 pub use settings::{Settings, SettingsError};

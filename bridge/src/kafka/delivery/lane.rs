@@ -1,0 +1,40 @@
+//! One partition of one topic: what is with Kafka's client, what waits, where its spool stands.
+
+use std::collections::VecDeque;
+
+use super::slots::SlotId;
+
+/// Says where a lane's part of the spool stands. All are offsets, `delivered` is lowest or equal
+/// to `read`; `read <= durable <= end`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    /// Kafka has confirmed all below.
+    pub(crate) delivered: u64,
+    /// All below were given to Kafka's client, or wait in memory for that.
+    pub(crate) read: u64,
+    /// All below are fsynced.
+    pub(crate) durable: u64,
+    /// The next record gets this one.
+    pub(crate) end: u64,
+}
+
+/// Is the way of one partition's records.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    /// With Kafka's client, in the order in which it took them.
+    pub(super) inflight: VecDeque<SlotId>,
+    /// For Kafka's client once it has room; behind `inflight`.
+    pub(super) waiting: VecDeque<SlotId>,
+    /// Bytes of `inflight`.
+    pub(super) inflight_bytes: u64,
+    /// Whether new records go to the spool, behind what is there.
+    pub(super) away: bool,
+    pub(super) spool: Cursor,
+}
+
+impl Lane {
+    /// Whether the spool holds records that Kafka has not confirmed.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.spool.delivered < self.spool.end
+    }
+}
