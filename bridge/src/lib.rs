@@ -45,6 +45,6 @@ pub use query::{QueryError, QueryRequest, QueryService};
 pub use room::READY_CALLBACKS_MAX;
 pub use stopped::{StoppedError, StoppedNode};
 pub use stream::{
-    DEVICE_ID_BYTES_MAX, Mode, RuleError, STREAM_NAME_BYTES_MAX, STREAM_RULES_MAX, StreamId,
-    StreamRule, Streams,
+    Class, DEAD_LETTER_SUFFIX, DEVICE_ID_BYTES_MAX, Mode, Outlet, PersistentSubscribers, RuleError,
+    STREAM_NAME_BYTES_MAX, STREAM_RULES_MAX, StreamId, StreamRule, Streams, TOPIC_BYTES_MAX,
 };

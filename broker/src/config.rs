@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bridge::StreamRule;
+use bridge::{StreamRule, Streams};
 use serde::{Deserialize, Serialize};
 
 /// Largest packet that MQTT can express, in bytes (§1.5.5 and its fixed header).
@@ -370,7 +370,17 @@ impl Config {
                 self.admin.listen
             ));
         }
-        Ok(())
+        self.streams().map(drop)
+    }
+
+    /// The stream rules, checked; none with `no_telemetry`.
+    pub(crate) fn streams(&self) -> Result<Streams, ConfigError> {
+        if self.no_telemetry {
+            return Ok(Streams::none());
+        }
+        let has_kafka = self.kafka.bootstrap.is_some();
+        Streams::new(self.telemetry.streams.clone(), has_kafka)
+            .map_err(|error| ConfigError::Value(format!("telemetry.streams: {error}")))
     }
 
     pub(crate) fn session(&self) -> session::Config {
@@ -452,6 +462,22 @@ mod tests {
     fn an_unknown_key_is_named() {
         let error = toml::from_str::<Config>("[mqtt]\nlisten_on = 5").expect_err("unknown");
         assert!(error.to_string().contains("listen_on"), "{error}");
+    }
+
+    #[test]
+    fn stream_rules_are_checked_before_anything_starts() {
+        let mut config: Config = toml::from_str(
+            "[[telemetry.streams]]
+             name = 'gateways'
+             filter = 'site/+/#'
+             key = '{2}'",
+        )
+        .expect("each key is known");
+        let error = config.validate().expect_err("there is no second +");
+        let expected = "telemetry.streams: stream \"gateways\": key = \"{2}\" names nothing";
+        assert!(error.to_string().starts_with(expected), "{error}");
+        config.no_telemetry = true;
+        config.validate().expect("no rule is used");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bridge::{Streams, Telemetry};
+use bridge::Telemetry;
 use mqtt::ReasonCode;
 use ractor::{Actor, ActorCell, ActorRef};
 use runtime::{
@@ -140,7 +140,7 @@ impl Node {
         defects: Defects,
     ) -> Result<Self, StartError> {
         config.validate()?;
-        let streams = streams(&config)?;
+        let streams = config.streams()?;
         let folder = DataFolder::open(&config)?;
         let mqtt = bind(
             "mqtt.listen",
@@ -330,14 +330,6 @@ impl Node {
             tokio::time::sleep(STOP_STEP).await;
         }
     }
-}
-
-fn streams(config: &Config) -> Result<Streams, ConfigError> {
-    if config.no_telemetry {
-        return Ok(Streams::none());
-    }
-    Streams::new(config.telemetry.streams.clone())
-        .map_err(|error| ConfigError::Value(format!("telemetry.streams: {error}")))
 }
 
 fn origins(config: &Config) -> Box<[Mutex<session::Origins>]> {

@@ -53,6 +53,7 @@ impl Io {
     pub(crate) fn publish(
         &self,
         connection: ConnectionId,
+        client: &str,
         epoch: session::Epoch,
         inbound: session::Inbound,
         stamp: impl FnOnce(u64) -> Stamp,
@@ -63,7 +64,7 @@ impl Io {
         let publish = inbound.publish;
         let mut open = 0;
         let mut matched = false;
-        if let Some((stream, device)) = self.shared.streams.match_topic(&publish.topic) {
+        if let Some((stream, device)) = self.shared.streams.match_topic(&publish.topic, client) {
             matched = true;
             let content_type = publish
                 .properties
@@ -122,7 +123,8 @@ impl Io {
     pub(crate) fn publish_will(&self, shard: u16, will: &WillRow) -> u32 {
         let owed = Some(Owed::Will { shard, id: will.id });
         let mut open = 0;
-        if let Some((stream, device)) = self.shared.streams.match_topic(&will.message.topic) {
+        let (streams, topic) = (&self.shared.streams, &will.message.topic);
+        if let Some((stream, device)) = streams.match_topic(topic, &will.client) {
             let message = bridge::Message {
                 stream,
                 device,

@@ -150,7 +150,8 @@ impl Connection {
             epoch: live.epoch(),
             seq,
         };
-        let fanned_out = io.publish(self.id, live.epoch(), inbound, stamp);
+        let client = live.client().map_or("", |client| client.as_str());
+        let fanned_out = io.publish(self.id, client, live.epoch(), inbound, stamp);
         let Some(token) = token else { return };
         let outcome = match fanned_out {
             FannedOut::Owed(0) => ReasonCode::Success,
