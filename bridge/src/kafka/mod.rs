@@ -3,5 +3,7 @@
 mod settings;
 
 mod delivery;
+mod producer;
+mod spool;
 
 pub use settings::{Settings, SettingsError};

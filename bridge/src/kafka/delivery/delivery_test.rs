@@ -330,6 +330,24 @@ fn strict_records_are_withheld_while_kafka_is_away() {
 }
 
 #[test]
+fn strict_records_wait_behind_what_an_earlier_mode_left_in_the_spool() {
+    let mut world = World::new(LOG, 1 << 20);
+    let left = world.send(0);
+    world.fsync();
+    world.policy = KAFKA;
+    world.start(1 << 20);
+    world.delivery.handle_contact(0, Contact::Good);
+
+    let strict = world.send(0);
+    world.wait(60_000);
+    world.fsync();
+    assert!(!world.settled.contains(&strict), "only Kafka settles it");
+
+    world.heal();
+    assert_eq!(world.kafka[0], [left, strict]);
+}
+
+#[test]
 fn records_for_the_disk_are_settled_there_and_reach_kafka() {
     let mut world = good(DISK);
     let n = world.send(0);

@@ -25,6 +25,9 @@ pub(super) struct Lane {
     pub(super) inflight: VecDeque<SlotId>,
     /// For Kafka's client once it has room; behind `inflight`.
     pub(super) waiting: VecDeque<SlotId>,
+    /// New records of a topic that does not spool any more, behind what an earlier mode left in
+    /// its spool.
+    pub(super) held: VecDeque<SlotId>,
     /// Bytes of `inflight`.
     pub(super) inflight_bytes: u64,
     /// Whether new records go to the spool, behind what is there.

@@ -216,6 +216,11 @@ impl Delivery {
         }
         let of = &mut self.topics[usize::from(topic)];
         let at = &mut of.lanes[usize::from(lane)];
+        if at.away && !of.policy.spools {
+            at.held.push_back(id);
+            self.slots.pin(id);
+            return;
+        }
         if at.away {
             if of.full_until_ms.is_some() && self.slots.get(id).record.droppable {
                 of.counts.shed_quota += 1;

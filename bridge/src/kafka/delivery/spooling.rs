@@ -74,7 +74,7 @@ impl Delivery {
             let of = &mut self.topics[usize::from(topic)];
             let at = &mut of.lanes[usize::from(lane)];
             // The lane may have moved on since the read was asked for.
-            if !at.away || offset != at.spool.read || offset >= at.spool.durable {
+            if !at.away || offset != at.spool.read || offset >= at.spool.end {
                 continue;
             }
             at.spool.read = offset + 1;
@@ -207,13 +207,18 @@ impl Delivery {
                 .is_some_and(|&id| self.is_old(id, now_ms));
             at.away && is_read && !is_owed && at.inflight_bytes <= bytes_max
         };
-        let back: Vec<usize> = (0..)
+        let back: Vec<u16> = (0..)
             .zip(&of.lanes)
             .filter(|(_, at)| is_back(at))
             .map(|(lane, _)| lane)
             .collect();
         for lane in back {
-            self.topics[usize::from(topic)].lanes[lane].away = false;
+            let at = &mut self.topics[usize::from(topic)].lanes[usize::from(lane)];
+            at.away = false;
+            if !at.held.is_empty() {
+                at.waiting.append(&mut at.held);
+                self.blocked.insert((topic, lane));
+            }
         }
     }
 

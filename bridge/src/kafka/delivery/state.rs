@@ -41,7 +41,7 @@ impl Delivery {
             contact: of.contact.clone(),
             inflight_records: sum(|at| at.inflight.len() as u64),
             inflight_bytes: sum(|at| at.inflight_bytes),
-            waiting_records: sum(|at| at.waiting.len() as u64),
+            waiting_records: sum(|at| (at.waiting.len() + at.held.len()) as u64),
             spool_records: sum(|at| at.spool.end - at.spool.delivered.min(at.spool.end)),
             is_spool_full: of.full_until_ms.is_some(),
             lanes_away: sum(|at| u64::from(at.away)),
