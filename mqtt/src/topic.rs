@@ -200,6 +200,31 @@ impl Filter {
         }
         levels.next().is_none()
     }
+
+    /// Whether some topic is matched by both filters; of a shared filter, what follows the share
+    /// name decides.
+    pub fn overlaps(&self, other: &Filter) -> bool {
+        let (one, other) = (self.topic_filter(), other.topic_filter());
+        let is_wild = |filter: &str| filter.starts_with(['+', '#']);
+        // [MQTT-4.7.2-1]
+        if (one.starts_with('$') && is_wild(other)) || (other.starts_with('$') && is_wild(one)) {
+            return false;
+        }
+        let (mut ones, mut others) = (one.split('/'), other.split('/'));
+        let mut common = 0;
+        loop {
+            match (ones.next(), others.next()) {
+                (None, None) => return true,
+                // `a/#` matches `a`; but `/#` would have to match the topic of no character.
+                (Some("#"), None) | (None, Some("#")) => {
+                    return common > 1 || !(one.starts_with('/') || other.starts_with('/'));
+                }
+                (Some("#"), Some(_)) | (Some(_), Some("#")) => return true,
+                (Some(a), Some(b)) if a == "+" || b == "+" || a == b => common += 1,
+                _ => return false,
+            }
+        }
+    }
 }
 
 fn check_filter(filter: &str) -> Result<(), FilterError> {

@@ -198,3 +198,51 @@ fn a_client_identifier_is_not_empty() {
         Ok("car42".to_owned())
     );
 }
+
+/// All texts of 1 to `levels` of these levels.
+fn joined(alphabet: &[&str], levels: usize) -> Vec<String> {
+    let mut all: Vec<String> = alphabet.iter().map(|level| (*level).to_owned()).collect();
+    let mut longest = all.clone();
+    for _ in 1..levels {
+        longest = longest
+            .iter()
+            .flat_map(|front| alphabet.iter().map(move |level| format!("{front}/{level}")))
+            .collect();
+        all.extend_from_slice(&longest);
+    }
+    all
+}
+
+#[test]
+fn filters_overlap_exactly_when_a_topic_matches_both() {
+    // `x` stands for whatever no filter names.
+    let topics: Vec<Topic> = joined(&["", "a", "b", "$a", "x"], 4)
+        .iter()
+        .filter_map(|text| Topic::try_from(text.as_str()).ok())
+        .collect();
+    let filters: Vec<Filter> = joined(&["", "a", "b", "$a", "+", "#"], 3)
+        .iter()
+        .filter_map(|text| Filter::try_from(text.as_str()).ok())
+        .collect();
+    let matched: Vec<Vec<bool>> = filters
+        .iter()
+        .map(|filter| topics.iter().map(|topic| filter.matches(topic)).collect())
+        .collect();
+
+    for (one, ones) in filters.iter().zip(&matched) {
+        for (other, others) in filters.iter().zip(&matched) {
+            let both = ones.iter().zip(others).any(|(a, b)| *a && *b);
+
+            assert_eq!(one.overlaps(other), both, "{one} and {other}");
+        }
+    }
+}
+
+#[test]
+fn a_shared_filter_overlaps_as_what_follows_the_share_name() {
+    let shared = filter("$share/g/fleet/+/telemetry");
+
+    assert!(shared.overlaps(&filter("fleet/#")));
+    assert!(filter("fleet/#").overlaps(&shared));
+    assert!(!shared.overlaps(&filter("cmd/#")));
+}
