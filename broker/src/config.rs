@@ -383,7 +383,7 @@ impl Config {
             .map_err(|error| ConfigError::Value(format!("telemetry.streams: {error}")))
     }
 
-    pub(crate) fn session(&self) -> session::Config {
+    pub(crate) fn session(&self, streams: &Streams) -> session::Config {
         let mqtt = &self.mqtt;
         session::Config {
             connect_timeout_ms: mqtt.connect_timeout.as_millis() as u64,
@@ -399,6 +399,7 @@ impl Config {
             queue_messages: mqtt.queue_messages_limit,
             queue_bytes: mqtt.queue_bytes_limit,
             settle_deadline_ms: mqtt.settle_deadline.as_millis() as u64,
+            persistent_rules: crate::io::persistent_rules(streams),
             ..session::Config::default()
         }
     }

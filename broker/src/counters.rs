@@ -66,6 +66,14 @@ counters! {
     telemetry_qos0_dropped_total: counter;
     /// PUBLISH packets whose topic matched more of the subscription tree than may be visited.
     match_limit_total: counter;
+    /// Filters of persistent sessions with QoS > 0 that overlap a stream, granted as asked.
+    stream_subscriptions_allowed_total: counter;
+    /// Filters of persistent sessions with QoS > 0 that overlap a stream, granted QoS 0.
+    stream_subscriptions_lowered_total: counter;
+    /// Filters of persistent sessions with QoS > 0 that overlap a stream, refused.
+    stream_subscriptions_denied_total: counter;
+    /// PUBLISH packets of QoS 2 received by streams outside class critical.
+    stream_qos2_total: counter;
 }
 
 /// One number that one thread raises and others read.

@@ -175,7 +175,7 @@ impl Node {
         let (seats, children) = connection_supervisors(&counters);
         supervisor("connections", children, Some(root.get_cell())).await?;
         let shared = Arc::new(Shared {
-            session: Arc::new(config.session()),
+            session: Arc::new(config.session(&streams)),
             limits: config.codec(),
             node_epoch: NodeEpoch(clock.wall_ms()),
             shard_count: NonZeroU32::new(u32::from(config.cluster.shards)).expect("validated"),

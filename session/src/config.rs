@@ -1,5 +1,7 @@
 //! The bounds of a connection.
 
+use mqtt::Filter;
+
 /// Bounds and defaults of [`crate::Live`], shared by all connections of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -36,6 +38,28 @@ pub struct Config {
     pub settle_deadline_ms: u64,
     /// Requests (SUBSCRIBE, UNSUBSCRIBE) a client may have unanswered; beyond, 0x96.
     pub requests: usize,
+    /// What persistent sessions get on which topics; of several that fit the strictest holds.
+    pub persistent_rules: Vec<PersistentRule>,
+}
+
+/// What a persistent session gets that asks for QoS > 0 by a filter that overlaps this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PersistentRule {
+    /// The topics.
+    pub filter: Filter,
+    /// What it gets.
+    pub policy: PersistentPolicy,
+}
+
+/// What a persistent session gets that asks for QoS > 0; the stricter the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PersistentPolicy {
+    /// What it asked for.
+    Allow,
+    /// QoS 0.
+    Qos0,
+    /// A refusal: 0x87, in 3.1.1 0x80.
+    Deny,
 }
 
 impl Default for Config {
@@ -57,6 +81,7 @@ impl Default for Config {
             retained_rows: 1_000,
             settle_deadline_ms: 30_000,
             requests: 64,
+            persistent_rules: Vec::new(),
         }
     }
 }

@@ -47,7 +47,7 @@ mod live;
 mod message;
 
 pub use command::*;
-pub use config::Config;
+pub use config::{Config, PersistentPolicy, PersistentRule};
 pub use durable::{
     Counters, Delivery, DeliveryStep, Durable, DurableEffect, Limits, Origins, QoS0Recipient,
     RouteRow, WillRow,

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use bridge::{Class, StreamId};
 use mqtt::{QoS, Topic, VISITED_NODES_MAX};
 use session::{
     Command, ConnectionId, Enqueue, Match, Message, Origin, Retain, Stamp, Subscription, WillRow,
@@ -66,6 +67,7 @@ impl Io {
         let mut matched = false;
         if let Some((stream, device)) = self.shared.streams.match_topic(&publish.topic, client) {
             matched = true;
+            self.count_qos_2(stream, publish.qos);
             let content_type = publish
                 .properties
                 .as_ref()
@@ -117,6 +119,14 @@ impl Io {
             origin: inbound.origin,
         };
         FannedOut::Owed(open + self.send(&message, source, &destinations))
+    }
+
+    /// Counts QoS 2 where it is not meant: the log takes it at least once in any case.
+    fn count_qos_2(&self, stream: StreamId, qos: QoS) {
+        let rule = || self.shared.streams.rule(stream);
+        if qos == QoS::ExactlyOnce && rule().is_some_and(|rule| rule.class != Class::Critical) {
+            self.counters.stream_qos2_total.add(1);
+        }
     }
 
     /// Fans a will out.

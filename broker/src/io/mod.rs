@@ -6,6 +6,7 @@ mod fanout;
 mod outbound;
 mod serve;
 mod slots;
+mod stream_subscribers;
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use session::{Answer, ConnectionId, Delivery, Match, Message, Token, WillRow};
 use crate::ids::Owed;
 
 pub(crate) use serve::{Shared, serve};
+pub(crate) use stream_subscribers::rules as persistent_rules;
 
 /// Batches that may wait in an io thread's inbox.
 pub(crate) const INBOX_BATCHES_LIMIT: usize = 4_096;

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use super::connection::Connection;
 use super::outbound::Outbound;
 use super::slots::{ConnectionMessage, Slots};
+use super::stream_subscribers::Warnings;
 use super::{IoMessage, ShardEvent, Threads};
 use crate::counters::Counters;
 use crate::defects::Defects;
@@ -88,6 +89,7 @@ pub(crate) struct Io {
     wheel: RefCell<Wheel>,
     now: Cell<Now>,
     flush: Notify,
+    pub(super) stream_warnings: Warnings,
 }
 
 /// One thread's view of the routes.
@@ -320,6 +322,7 @@ pub(crate) async fn serve(
         wheel: RefCell::new(Wheel::new(TICK_MS, WHEEL_TICKS, now_ms)),
         now: Cell::default(),
         flush: Notify::new(),
+        stream_warnings: Warnings::default(),
         shared,
     });
     let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));

@@ -70,6 +70,9 @@ pub enum Effect {
         /// Most rows wanted for one filter.
         limit: usize,
     },
+    /// A filter of a persistent session met this one of [`crate::Config::persistent_rules`],
+    /// and its policy was followed: count it. Nothing comes back.
+    PersistentRule(usize),
     /// Flush, close the socket, drop the connection's router rows. The last effect.
     Close(Box<Closed>),
 }

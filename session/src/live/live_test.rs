@@ -11,7 +11,7 @@ use crate::{
     MonoMs, NodeEpoch, Now, Seq, Subscription, Token, WallMs,
 };
 
-const NOW: Now = Now {
+pub(super) const NOW: Now = Now {
     mono: MonoMs(1_000),
     wall: WallMs(1_000_000),
 };
@@ -24,7 +24,11 @@ fn at(ms: u64) -> Now {
 }
 
 fn connected(expiry_s: u32) -> Live {
-    let mut live = connecting(expiry_s);
+    connected_with(Config::default(), expiry_s, Version::V5)
+}
+
+pub(super) fn connected_with(config: Config, expiry_s: u32, version: Version) -> Live {
+    let mut live = connecting_with(config, expiry_s, version);
     let opened = Opened::Yes {
         epoch: Epoch(9),
         incarnation: Epoch(9),
@@ -37,11 +41,15 @@ fn connected(expiry_s: u32) -> Live {
 
 /// A connection whose `Open` is unanswered.
 fn connecting(expiry_s: u32) -> Live {
-    let config = Arc::new(Config::default());
+    connecting_with(Config::default(), expiry_s, Version::V5)
+}
+
+fn connecting_with(config: Config, expiry_s: u32, version: Version) -> Live {
+    let config = Arc::new(config);
     let mut live = Live::new(&config, NodeEpoch(1), ConnectionId(1), NOW);
     let connect = Connect {
-        version: Version::V5,
-        clean_start: true,
+        version,
+        clean_start: version == Version::V5 || expiry_s == 0,
         keep_alive_s: 0,
         client_id: "c".try_into().expect("text"),
         will: None,

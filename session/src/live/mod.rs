@@ -9,6 +9,8 @@ mod publish_in;
 mod reasons;
 mod requests;
 mod subscribe;
+#[cfg(test)]
+mod subscribe_test;
 mod timers;
 
 use std::collections::VecDeque;

@@ -1,5 +1,6 @@
 //! SUBSCRIBE, UNSUBSCRIBE and the retained messages that follow.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use mqtt::{
@@ -12,7 +13,9 @@ use super::deliver::Waiting;
 use super::effect::Effect;
 use super::requests::{Asked, PendingSubscribe, Request};
 use crate::durable::granted;
-use crate::{Answer, Command, Message, Now, Replay, Subs, Subscription, Token, Unsubs};
+use crate::{
+    Answer, Command, Message, Now, PersistentPolicy, Replay, Subs, Subscription, Token, Unsubs,
+};
 
 impl Live {
     pub(super) fn handle_subscribe(&mut self, subscribe: Subscribe, now: Now) {
@@ -29,10 +32,11 @@ impl Live {
             reasons: Vec::with_capacity(subscribe.filters.len()),
             asked: Vec::new(),
         };
-        for (at, (filter, options)) in subscribe.filters.into_iter().enumerate() {
+        for (at, (filter, mut options)) in subscribe.filters.into_iter().enumerate() {
+            let reason = self.judge_filter(&filter);
+            let reason = reason.or_else(|| self.obey_rule(&filter, &mut options.qos));
             let id = subscribe.subscription_id;
             let subscription = Subscription { options, id };
-            let reason = self.judge_filter(&filter);
             pending.reasons.push(reason.unwrap_or(granted(options.qos)));
             if reason.is_some() {
                 continue;
@@ -205,6 +209,27 @@ impl Live {
             return None;
         };
         Some(self.for_suback(reason))
+    }
+
+    /// Follows the strictest of the rules for persistent sessions that the filter meets, by a
+    /// lower QoS or a refusal.
+    fn obey_rule(&mut self, filter: &Filter, qos: &mut QoS) -> Option<ReasonCode> {
+        if !self.is_persistent || *qos == QoS::AtMostOnce {
+            return None;
+        }
+        let rules = self.config.persistent_rules.iter().enumerate();
+        let met = rules.filter(|(_, rule)| rule.filter.overlaps(filter));
+        // The first of the strictest.
+        let (at, rule) = met.min_by_key(|(_, rule)| Reverse(rule.policy))?;
+        self.effects.push_back(Effect::PersistentRule(at));
+        match rule.policy {
+            PersistentPolicy::Allow => None,
+            PersistentPolicy::Qos0 => {
+                *qos = QoS::AtMostOnce;
+                None
+            }
+            PersistentPolicy::Deny => Some(self.for_suback(ReasonCode::NotAuthorized)),
+        }
     }
 
     /// 3.1.1 knows one failure.

@@ -169,6 +169,7 @@ impl<'a> Shell<'a> {
             | Effect::Ack(_)
             | Effect::Deliver(_)
             | Effect::Acked(_)
+            | Effect::PersistentRule(_)
             | Effect::Close(_) => return,
         };
         self.asked.push(asked);

@@ -363,6 +363,7 @@ impl World {
                         .collect();
                     self.live(id).handle_retained(token, rows, now);
                 }
+                Effect::PersistentRule(at) => panic!("no rule is set, but {at} was met"),
                 Effect::Close(closed) => {
                     self.router.retain(|(c, ..)| *c != id);
                     conn.closed = Some(*closed.clone());

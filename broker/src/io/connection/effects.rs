@@ -42,6 +42,7 @@ impl Connection {
                 } => {
                     self.ask_retained(token, filters, limit);
                 }
+                Effect::PersistentRule(rule) => self.io.met_persistent_rule(rule),
                 Effect::Close(closed) => self.close(*closed),
             }
         }
