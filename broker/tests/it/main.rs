@@ -9,4 +9,5 @@ mod retained;
 mod routes;
 mod sessions;
 mod stop;
+mod streams;
 mod wills;
