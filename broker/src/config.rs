@@ -482,6 +482,33 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_manual_is_accepted_and_begins_with_the_defaults() {
+        let manual = include_str!("../../docs/streams.md");
+        let example = manual
+            .split("```")
+            .find_map(|part| part.strip_prefix("toml\n"));
+        let config: Config =
+            toml::from_str(example.expect("the manual has one")).expect("each key is known");
+
+        let streams = config.streams().expect("no rule is refused");
+
+        let topics: Vec<_> = streams.outlets().iter().map(|one| &*one.topic).collect();
+        assert_eq!(
+            topics,
+            ["tidewire.telemetry", "plant.alarms", "tidewire.debug"]
+        );
+        let first = StreamRule {
+            topic: None,
+            ..config.telemetry.streams[0].clone()
+        };
+        assert_eq!(first, StreamRule::default());
+        assert_eq!(
+            config.telemetry.streams[0].topic.as_deref(),
+            Some("tidewire.telemetry")
+        );
+    }
+
+    #[test]
     fn an_address_beyond_loopback_needs_allow_anonymous() {
         let mut config = Config::default();
         config.mqtt.listen = SocketAddr::from(([0, 0, 0, 0], 1883));
