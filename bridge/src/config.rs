@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use crate::kafka::Settings;
+use crate::stream::{StreamRule, Streams};
+
 /// Is the configuration of a node's telemetry line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Number of the node; a part of every stamp.
     pub node: u32,
@@ -23,6 +26,15 @@ pub struct Config {
     pub query_wait: Duration,
     /// The embedded log.
     pub log: LogConfig,
+    /// Kafka instead of the embedded log.
+    pub kafka: Option<Settings>,
+    /// Which topics are telemetry, and where each goes.
+    pub streams: Streams,
+    /// Largest payload of a message, in bytes.
+    pub payload_bytes_max: u32,
+    /// Messages that the store's writer takes per second at most; none: as fast as it can. For
+    /// tests of back-pressure, and for a machine that has more to do.
+    pub store_messages_per_s_max: Option<u32>,
 }
 
 impl Default for Config {
@@ -37,6 +49,11 @@ impl Default for Config {
             inflight_bytes_limit: 64 << 20,
             query_wait: Duration::from_secs(2),
             log: LogConfig::default(),
+            kafka: None,
+            streams: Streams::new(vec![StreamRule::default()], false)
+                .expect("the default rule is good"),
+            payload_bytes_max: 1 << 20,
+            store_messages_per_s_max: None,
         }
     }
 }

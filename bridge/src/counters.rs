@@ -20,10 +20,12 @@ pub enum DeadLetterReason {
     RowFull,
     /// A sealed point has another value, which stays.
     Conflict,
+    /// Kafka will never take the record, such as one that is too large for its topic.
+    Refused,
 }
 
 impl DeadLetterReason {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Unparsable,
         Self::ContentType,
         Self::Time,
@@ -31,6 +33,7 @@ impl DeadLetterReason {
         Self::RejectedMetric,
         Self::RowFull,
         Self::Conflict,
+        Self::Refused,
     ];
 
     /// The name in counters.
@@ -44,6 +47,7 @@ impl DeadLetterReason {
             Self::RejectedMetric => "rejected_metric",
             Self::RowFull => "row_full",
             Self::Conflict => "conflict",
+            Self::Refused => "refused",
         }
     }
 
@@ -57,6 +61,7 @@ impl DeadLetterReason {
             Self::RejectedMetric => 5,
             Self::RowFull => 6,
             Self::Conflict => 7,
+            Self::Refused => 8,
         }
     }
 

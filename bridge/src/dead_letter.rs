@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use rdkafka::message::OwnedHeaders;
 use storage::fs::Fs;
 use storage::log::{self, EmbeddedLog, Reason, Record, Start, StoredRecord};
 
 use crate::counters::DeadLetterReason;
+use crate::kafka::message::insert;
 
 /// Version of the stored form.
 const VERSION: u8 = 1;
@@ -93,6 +95,18 @@ impl DeadLetter {
     }
 }
 
+impl DeadLetter {
+    /// Adds to a record's headers why it is a dead letter, and where it stood.
+    pub(crate) fn headers(&self, headers: OwnedHeaders) -> OwnedHeaders {
+        let headers = insert(headers, "tidewire-reason", self.reason.label().as_bytes());
+        let headers = insert(headers, "tidewire-error", self.text.as_bytes());
+        let partition = self.partition.to_string();
+        let headers = insert(headers, "tidewire-partition", partition.as_bytes());
+        let offset = self.offset.to_string();
+        insert(headers, "tidewire-offset", offset.as_bytes())
+    }
+}
+
 fn encode(source: &StoredRecord, incarnation: u64, reason: DeadLetterReason, text: &str) -> Record {
     let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
     let payload = &source.record.payload;
@@ -120,10 +134,64 @@ pub(crate) enum DeadLetterError {
     Stopped,
 }
 
-/// Keeps dead letters, each once.
+/// Is where dead letters are kept: a log of this node, or a topic of Kafka.
+pub(crate) trait Keep: Send {
+    /// Makes letters durable; false when there was no room, to be tried again.
+    fn keep(&mut self, letters: &[Record]) -> Result<bool, DeadLetterError>;
+
+    /// Drops what is older or more than is to be kept.
+    fn release(&self, now_ms: i64);
+
+    /// Ends it.
+    fn close(&self);
+}
+
+/// Keeps letters in a log of this node.
 #[derive(Debug)]
+struct Local(EmbeddedLog);
+
+impl Keep for Local {
+    fn keep(&mut self, letters: &[Record]) -> Result<bool, DeadLetterError> {
+        let (done, result) = crossbeam_channel::bounded(1);
+        let completion = move |appended| {
+            // The receiver waits below until it hears.
+            done.send(appended).expect("the one receiver waits");
+        };
+        if let Err(refused) = self.0.append(letters.to_vec(), completion) {
+            return match refused.reason {
+                Reason::Full => Ok(false),
+                Reason::OverLimit => {
+                    let newest = letters.iter().map(|r| r.received_ms).max();
+                    self.release(newest.unwrap_or(0));
+                    Ok(false)
+                }
+                Reason::Closed => Err(DeadLetterError::Log(refused.reason.to_string())),
+            };
+        }
+        match result.recv() {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(log::AppendError::NoSpace)) => Ok(false),
+            Ok(Err(error)) => Err(DeadLetterError::Log(error.to_string())),
+            Err(_) => Err(DeadLetterError::Log(
+                "the log ended without an answer".to_owned(),
+            )),
+        }
+    }
+
+    /// Nothing reads dead letters but people, so all of them count as read and go by age and size.
+    fn release(&self, now_ms: i64) {
+        let ends: Vec<(u16, u64)> = (0..).zip(self.0.ends()).collect();
+        self.0.release(&ends, now_ms);
+    }
+
+    fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// Keeps dead letters, each once.
 pub(crate) struct DeadLetters {
-    log: EmbeddedLog,
+    keep: Box<dyn Keep>,
     /// By partition: name of the source log and the highest source offset that is kept.
     kept: Vec<Option<(u32, u64)>>,
     pending: Vec<Record>,
@@ -131,49 +199,36 @@ pub(crate) struct DeadLetters {
     stop: Arc<AtomicBool>,
 }
 
+impl std::fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeadLetters")
+            .field("pending_bytes", &self.pending_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
 impl DeadLetters {
-    /// Opens the log and looks up which source offsets it holds already.
-    pub(crate) fn open(
-        fs: Arc<dyn Fs>,
-        folder: &Path,
-        config: log::Config,
-        stop: Arc<AtomicBool>,
-        on_fatal: impl FnOnce(log::Fatal) + Send + 'static,
-    ) -> Result<Self, DeadLetterError> {
-        let failed = |error: &dyn std::fmt::Display| DeadLetterError::Log(error.to_string());
-        let log = EmbeddedLog::open(fs, folder, config, on_fatal).map_err(|e| failed(&e))?;
-        let kept = vec![None; usize::from(log.partitions())];
-        let mut letters = Self {
-            log,
-            kept,
+    /// Opens letters that are kept elsewhere. What a crash lets the source bring again is kept
+    /// again.
+    pub(crate) fn elsewhere(keep: Box<dyn Keep>, partitions: u16, stop: Arc<AtomicBool>) -> Self {
+        Self {
+            keep,
+            kept: vec![None; usize::from(partitions)],
             pending: Vec::new(),
             pending_bytes: 0,
             stop,
-        };
-        let ends = letters.log.ends();
-        let begin = |partition| Start {
-            partition,
-            offset: letters.log.start(partition),
-            incarnation: None,
-        };
-        let starts: Vec<Start> = (0..letters.log.partitions()).map(begin).collect();
-        let mut positions: Vec<u64> = starts.iter().map(|start| start.offset).collect();
-        let mut consumer = letters.log.consumer();
-        consumer.assign(starts).map_err(|e| failed(&e))?;
-        while positions
-            .iter()
-            .zip(&ends)
-            .any(|(position, end)| position < end)
-        {
-            let records = consumer
-                .poll(SCAN_BYTES, Duration::from_secs(1))
-                .map_err(|e| failed(&e))?;
-            for StoredRecord { offset, record } in records {
-                let letter = DeadLetter::decode(&record).map_err(|e| failed(&e))?;
-                positions[usize::from(record.partition)] = offset + 1;
+        }
+    }
+
+    /// Opens letters in `log` and looks up which source offsets it holds already.
+    pub(crate) fn local(log: &EmbeddedLog, stop: Arc<AtomicBool>) -> Result<Self, DeadLetterError> {
+        let mut letters = Self::elsewhere(Box::new(Local(log.clone())), log.partitions(), stop);
+        read_all(log, |_, letter| {
+            // Incarnation 0: it never had an offset.
+            if letter.incarnation != 0 {
                 letters.keep(letter.partition, letter.incarnation, letter.offset);
             }
-        }
+        })?;
         Ok(letters)
     }
 
@@ -209,10 +264,26 @@ impl DeadLetters {
         Ok(true)
     }
 
+    /// Takes a record that a log refused for good, so that it has no offset there.
+    pub(crate) fn put_refused(
+        &mut self,
+        record: &Record,
+        text: &str,
+    ) -> Result<(), DeadLetterError> {
+        let source = StoredRecord {
+            offset: record.packet_seq,
+            record: record.clone(),
+        };
+        let record = encode(&source, 0, DeadLetterReason::Refused, text);
+        self.pending_bytes += record.key.len() + record.payload.len();
+        self.pending.push(record);
+        self.flush()
+    }
+
     /// Makes durable what was taken. Waits for room on a full disk.
     pub(crate) fn flush(&mut self) -> Result<(), DeadLetterError> {
         while !self.pending.is_empty() {
-            if self.try_flush()? {
+            if self.keep.keep(&self.pending)? {
                 break;
             }
             if self.stop.load(Ordering::Relaxed) {
@@ -225,48 +296,54 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// True when all is durable, false when there was no room.
-    fn try_flush(&mut self) -> Result<bool, DeadLetterError> {
-        let (done, result) = crossbeam_channel::bounded(1);
-        let completion = move |appended| {
-            // The receiver waits below until it hears.
-            done.send(appended).expect("the one receiver waits");
-        };
-        if let Err(refused) = self.log.append(self.pending.clone(), completion) {
-            return match refused.reason {
-                Reason::Full => Ok(false),
-                Reason::OverLimit => {
-                    let newest = self
-                        .pending
-                        .iter()
-                        .map(|r| r.received_ms)
-                        .max()
-                        .unwrap_or(0);
-                    self.release(newest);
-                    Ok(false)
-                }
-                Reason::Closed => Err(DeadLetterError::Log(refused.reason.to_string())),
-            };
-        }
-        match result.recv() {
-            Ok(Ok(())) => Ok(true),
-            Ok(Err(log::AppendError::NoSpace)) => Ok(false),
-            Ok(Err(error)) => Err(DeadLetterError::Log(error.to_string())),
-            Err(_) => Err(DeadLetterError::Log(
-                "the log ended without an answer".to_owned(),
-            )),
-        }
-    }
-
-    /// Nothing reads dead letters but people, so all of them count as read and go by age and size.
     pub(crate) fn release(&self, now_ms: i64) {
-        let ends: Vec<(u16, u64)> = (0..).zip(self.log.ends()).collect();
-        self.log.release(&ends, now_ms);
+        self.keep.release(now_ms);
     }
 
     pub(crate) fn close(&self) {
-        self.log.close();
+        self.keep.close();
     }
+}
+
+/// Opens the log of dead letters in `folder`.
+pub(crate) fn open_log(
+    fs: Arc<dyn Fs>,
+    folder: &Path,
+    config: log::Config,
+    on_fatal: impl FnOnce(log::Fatal) + Send + 'static,
+) -> Result<EmbeddedLog, DeadLetterError> {
+    EmbeddedLog::open(fs, folder, config, on_fatal)
+        .map_err(|error| DeadLetterError::Log(error.to_string()))
+}
+
+/// Reads every letter of a log with its own offset. Blocks on the disk.
+pub(crate) fn read_all(
+    log: &EmbeddedLog,
+    mut each: impl FnMut(u64, DeadLetter),
+) -> Result<(), DeadLetterError> {
+    let failed = |error: &dyn std::fmt::Display| DeadLetterError::Log(error.to_string());
+    let begin = |partition| Start {
+        partition,
+        offset: log.start(partition),
+        incarnation: None,
+    };
+    let starts: Vec<Start> = (0..log.partitions()).map(begin).collect();
+    let mut positions: Vec<u64> = starts.iter().map(|start| start.offset).collect();
+    let ends = log.ends();
+    let mut consumer = log.consumer();
+    consumer.assign(starts).map_err(|e| failed(&e))?;
+    let is_behind = |positions: &[u64]| positions.iter().zip(&ends).any(|(at, end)| at < end);
+    while is_behind(&positions) {
+        let records = consumer
+            .poll(SCAN_BYTES, Duration::from_secs(1))
+            .map_err(|e| failed(&e))?;
+        for StoredRecord { offset, record } in records {
+            let letter = DeadLetter::decode(&record).map_err(|e| failed(&e))?;
+            positions[usize::from(record.partition)] = offset + 1;
+            each(offset, letter);
+        }
+    }
+    Ok(())
 }
 
 /// Shares the dead letters between restarts of the writer.

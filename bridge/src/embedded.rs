@@ -83,7 +83,18 @@ fn take<T: Default>(slot: &Mutex<T>) -> T {
     std::mem::take(&mut slot.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// Name of the embedded log in the store's offsets.
+pub(crate) const SOURCE: &str = "log";
+
 impl Log for Embedded {
+    fn source(&self) -> &str {
+        SOURCE
+    }
+
+    fn is_behind(&self, _: u16) -> bool {
+        false
+    }
+
     fn partitions(&self) -> u16 {
         self.log.partitions()
     }

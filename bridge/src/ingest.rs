@@ -123,20 +123,29 @@ impl Batch {
     }
 }
 
-/// Media types that say how a payload is to be read; anything else leaves it to the decoder.
+/// Media types that say how a payload is to be read.
+const MEDIA_TYPES: [(&str, ContentType); 5] = [
+    ("application/json", ContentType::Json),
+    ("application/senml+json", ContentType::SenmlJson),
+    ("application/senml+cbor", ContentType::SenmlCbor),
+    ("application/msgpack", ContentType::MessagePack),
+    ("application/cbor", ContentType::Cbor),
+];
+
+/// Reads a media type; an unknown one leaves it to the decoder.
 pub(crate) fn content_type_of(text: &str) -> ContentType {
     let essence = text.split(';').next().unwrap_or_default().trim();
-    let known = [
-        ("application/json", ContentType::Json),
-        ("application/senml+json", ContentType::SenmlJson),
-        ("application/senml+cbor", ContentType::SenmlCbor),
-        ("application/msgpack", ContentType::MessagePack),
-        ("application/cbor", ContentType::Cbor),
-    ];
-    known
+    MEDIA_TYPES
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(essence))
         .map_or(ContentType::Unspecified, |(_, content_type)| *content_type)
+}
+
+/// Is the media type of a content type that has one.
+pub(crate) fn media_type_of(content_type: ContentType) -> Option<&'static str> {
+    let mut known = MEDIA_TYPES.iter();
+    let found = known.find(|(_, known)| *known == content_type)?;
+    Some(found.0)
 }
 
 /// Takes batches into the log; cloning it is cheap and any thread may hold one.

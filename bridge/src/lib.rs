@@ -30,6 +30,7 @@ mod query;
 mod stopped;
 
 mod line;
+mod parts;
 
 pub mod kafka;
 

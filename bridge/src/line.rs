@@ -1,7 +1,7 @@
 //! The telemetry line of a node: log, writer, hot store, queries.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,23 +10,19 @@ use admin::query::{PipelineStatus, TsdbStatus};
 use runtime::ractor::{Actor, ActorRef};
 use runtime::{ChildSpec, Clock, Restart, Supervisor, SupervisorMessage};
 use storage::fs::Fs;
-use storage::log::{self, EmbeddedLog};
+use storage::log::EmbeddedLog;
 use storage::tsdb::{self, Tsdb};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
-use crate::counters::Counters;
-use crate::dead_letter::DeadLetters;
-use crate::embedded::Embedded;
 use crate::ingest::Ingest;
-use crate::log::{Append, Log, Ports};
+use crate::kafka::sender::Handle;
 use crate::merger::Merger;
+use crate::parts::{self, Folders, Parts};
 use crate::progress::Progress;
 use crate::query::{QueryService, status_of};
-use crate::writer::{StoreWriter, WriterContext, positions_of};
+use crate::writer::{StoreWriter, WriterContext};
 
-/// Bytes of a dead-letter segment file.
-const DLQ_SEGMENT_BYTES: u32 = 4 << 20;
 /// Restarts of the writer within [`RESTART_WINDOW_MS`] after which the process is to end.
 const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW_MS: u64 = 60_000;
@@ -82,6 +78,10 @@ pub struct Telemetry {
 
 /// What ends with the line.
 struct Running {
+    /// This node's own log of dead letters.
+    letters: EmbeddedLog,
+    /// What sends to Kafka; none with the embedded log.
+    kafka: Option<Handle>,
     context: Arc<WriterContext>,
     supervisor: ActorRef<SupervisorMessage>,
     watch: Mutex<Option<JoinHandle<()>>>,
@@ -94,33 +94,6 @@ impl std::fmt::Debug for Running {
             .field("shut", &self.shut)
             .finish_non_exhaustive()
     }
-}
-
-/// Where the parts of a line lie.
-pub(crate) struct Folders {
-    pub(crate) log: PathBuf,
-    pub(crate) dead_letters: PathBuf,
-    pub(crate) tsdb: PathBuf,
-}
-
-impl Folders {
-    pub(crate) fn of(data_dir: &Path) -> Self {
-        Self {
-            log: data_dir.join("log"),
-            dead_letters: data_dir.join("dlq"),
-            tsdb: data_dir.join("tsdb"),
-        }
-    }
-}
-
-/// Log and store on disk, opened and matched, with nothing running.
-struct Parts {
-    log: Arc<dyn Log>,
-    outlets: Vec<Arc<dyn Append>>,
-    ports: Ports,
-    tsdb: Tsdb,
-    dead_letters: DeadLetters,
-    stop: Arc<AtomicBool>,
 }
 
 impl Telemetry {
@@ -153,12 +126,13 @@ impl Telemetry {
         on_fatal: OnFatal,
         defects: Defects,
     ) -> Result<Self, OpenError> {
-        check(&config)?;
+        parts::check(&config)?;
         let folders = Folders::of(data_dir);
         let parts = {
             let (config, on_fatal) = (config.clone(), Arc::clone(&on_fatal));
+            let clock = Arc::clone(&clock);
             tokio::task::spawn_blocking(move || {
-                open_parts(&fs, &folders, &config, &on_fatal, defects)
+                parts::open(&fs, &folders, &config, &clock, &on_fatal, defects)
             })
         };
         let parts = parts
@@ -176,12 +150,16 @@ impl Telemetry {
         let Parts {
             log,
             outlets,
+            by_stream,
             ports,
             tsdb,
             dead_letters,
+            letters,
+            counters,
+            kafka,
             stop,
         } = parts;
-        let ingest = Ingest::new(outlets, Vec::new(), ports, config.node, config.buckets);
+        let ingest = Ingest::new(outlets, by_stream, ports, config.node, config.buckets);
         let progress = Arc::new(Progress::new(log.partitions()));
         let query = QueryService::start(
             &tsdb,
@@ -194,9 +172,11 @@ impl Telemetry {
         let context = Arc::new(WriterContext {
             log,
             tsdb: tsdb.clone(),
-            dead_letters: Arc::new(Mutex::new(dead_letters)),
+            dead_letters,
             progress,
-            counters: Arc::new(Counters::default()),
+            counters,
+            source_error: Mutex::new(None),
+            messages_per_s_max: config.store_messages_per_s_max,
             clock,
             head_bytes_limit: config.head_bytes_limit,
             head_age_max_ms: config.head_age_max.as_millis() as u64,
@@ -235,6 +215,8 @@ impl Telemetry {
             }
         });
         let running = Running {
+            letters,
+            kafka,
             context,
             supervisor,
             watch: Mutex::new(Some(watch)),
@@ -350,12 +332,14 @@ impl Telemetry {
             tracing::warn!(%error, "watching the telemetry supervisor failed");
         }
         let context = Arc::clone(&self.running.context);
+        let letters = self.running.letters.clone();
         let closed = tokio::task::spawn_blocking(move || {
             context
                 .dead_letters
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .close();
+            letters.close();
             context.tsdb.close();
         });
         if let Err(error) = closed.await {
@@ -423,117 +407,4 @@ fn merger_child(
             })
         }),
     }
-}
-
-fn check(config: &Config) -> Result<(), OpenError> {
-    let refuse = |what: String| Err(OpenError::Config(what));
-    if config.buckets == 0 {
-        return refuse("telemetry.buckets = 0: there must be at least 1".to_owned());
-    }
-    if !(1..=4096).contains(&config.block_rows) {
-        return refuse(format!(
-            "block_rows = {} is outside 1 to 4096",
-            config.block_rows
-        ));
-    }
-    if !(2..=64).contains(&config.merge_fan_in) {
-        return refuse(format!(
-            "merge_fan_in = {} is outside 2 to 64",
-            config.merge_fan_in
-        ));
-    }
-    if config.head_bytes_limit == 0 || config.inflight_bytes_limit == 0 {
-        return refuse("head_bytes_limit and inflight_bytes_limit must be at least 1".to_owned());
-    }
-    Ok(())
-}
-
-pub(crate) fn log_config(config: &Config) -> log::Config {
-    log::Config {
-        partitions: config.buckets,
-        segment_bytes: config.log.segment_bytes,
-        log_bytes_limit: config.log.log_bytes_limit,
-        read_retention: config.log.read_retention,
-        read_retention_bytes: config.log.read_retention_bytes,
-        ..log::Config::default()
-    }
-}
-
-pub(crate) fn tsdb_config(config: &Config) -> tsdb::Config {
-    tsdb::Config {
-        buckets: config.buckets,
-        block_rows: config.block_rows,
-        merge_fan_in: config.merge_fan_in,
-    }
-}
-
-fn open_parts(
-    fs: &Arc<dyn Fs>,
-    folders: &Folders,
-    config: &Config,
-    on_fatal: &OnFatal,
-    defects: Defects,
-) -> Result<Parts, OpenError> {
-    let tsdb = Tsdb::open_with_defects(
-        Arc::clone(fs),
-        &folders.tsdb,
-        tsdb_config(config),
-        defects.tsdb,
-    )
-    .map_err(|error| OpenError::Store(error.to_string()))?;
-    let log = {
-        let on_fatal = Arc::clone(on_fatal);
-        let failed = move |fatal: log::Fatal| on_fatal(Fatal(fatal.to_string()));
-        let log_config = log_config(config);
-        if defects.log == log::Defects::default() {
-            EmbeddedLog::open(Arc::clone(fs), &folders.log, log_config, failed)
-        } else {
-            EmbeddedLog::open_sabotaged(
-                Arc::clone(fs),
-                &folders.log,
-                log_config,
-                0,
-                defects.log,
-                failed,
-            )
-        }
-    };
-    let log = log.map_err(|error| OpenError::Log(error.to_string()))?;
-    let ports = Ports::default();
-    let log = Arc::new(Embedded::new(
-        log,
-        ports.clone(),
-        config.inflight_bytes_limit,
-    ));
-    let outlets: Vec<Arc<dyn Append>> = vec![Arc::clone(&log) as Arc<dyn Append>];
-    // Said now, and not by the writer later: a log that does not fit the store must not serve.
-    let from = positions_of(&tsdb, log.partitions()).map_err(OpenError::Store)?;
-    log.consume(&from)
-        .map_err(|error| OpenError::Log(error.to_string()))?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let dlq = log::Config {
-        segment_bytes: DLQ_SEGMENT_BYTES.min(config.log.segment_bytes),
-        tail_cache_bytes: 0,
-        ..log_config(config)
-    };
-    let dead_letters = {
-        let on_fatal = Arc::clone(on_fatal);
-        let failed = move |fatal: log::Fatal| on_fatal(Fatal(format!("dead letters: {fatal}")));
-        DeadLetters::open(
-            Arc::clone(fs),
-            &folders.dead_letters,
-            dlq,
-            Arc::clone(&stop),
-            failed,
-        )
-    };
-    let dead_letters = dead_letters.map_err(|error| OpenError::DeadLetters(error.to_string()))?;
-    Ok(Parts {
-        log,
-        outlets,
-        ports,
-        tsdb,
-        dead_letters,
-        stop,
-    })
 }

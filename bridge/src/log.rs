@@ -139,6 +139,9 @@ pub(crate) trait Append: Send + Sync + 'static {
 ///
 /// Any thread may call; only [`Log::close`] blocks on a disk.
 pub(crate) trait Log: Append {
+    /// Is the log's name in the store's offsets.
+    fn source(&self) -> &str;
+
     /// Is the number of partitions, 1 or more.
     fn partitions(&self) -> u16;
 
@@ -154,6 +157,10 @@ pub(crate) trait Log: Append {
 
     /// Is one past the last durable offset, by partition, at one moment.
     fn ends(&self) -> Vec<u64>;
+
+    /// Whether something of the partition is acknowledged that [`Log::ends`] does not count,
+    /// because it waits in a spool.
+    fn is_behind(&self, partition: u16) -> bool;
 
     /// Says by partition which offset will be asked for next at the earliest, also after a
     /// restart. What is older may be dropped.

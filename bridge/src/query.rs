@@ -136,7 +136,7 @@ impl QueryService {
             })?;
         let answer = answered.await.map_err(|_| QueryError::Stopped)?;
         let mut answer = answer.map_err(|error| QueryError::Store(error.to_string()))?;
-        answer.partial |= reached.is_err();
+        answer.partial |= reached.is_err() || self.log.is_behind(bucket);
         Ok(answer)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use runtime::Clock;
@@ -13,14 +13,14 @@ use storage::tsdb::{ReplayOffset, Tsdb};
 use crate::counters::Counters;
 use crate::dead_letter::{DeadLetterError, DeadLetters, SharedDeadLetters};
 use crate::line::{Fatal, OnFatal};
-use crate::log::{Consume, Log, Position};
+use crate::log::{Consume, Log, Position, ReadError};
 use crate::processor::Processor;
 use crate::progress::Progress;
 
-/// Name of the log in the manifest.
-pub(crate) const SOURCE: &str = "log";
 /// Bytes of records taken from the log at once.
 pub(crate) const POLL_BYTES: usize = 1 << 20;
+/// The same while messages per second are limited, so that one group is not a second's worth.
+const PACED_POLL_BYTES: usize = 64 << 10;
 /// Longest wait for records, so that the head's age is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// How often the log is told the time while nothing is sealed.
@@ -36,6 +36,8 @@ pub(crate) struct WriterContext {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) head_bytes_limit: u64,
     pub(crate) head_age_max_ms: u64,
+    /// Messages taken per second at most.
+    pub(crate) messages_per_s_max: Option<u32>,
     /// Set to end the writer after what it is doing.
     pub(crate) stop: Arc<AtomicBool>,
     /// Asked for a seal now: the number of the last request, and of the last one done.
@@ -46,12 +48,16 @@ pub(crate) struct WriterContext {
     /// Whether the writer is within the store, whose broken invariants end the process.
     pub(crate) in_store: AtomicBool,
     pub(crate) on_fatal: OnFatal,
+    /// Why the store cannot go on reading Kafka, for a person to decide; the broker serves on.
+    pub(crate) source_error: Mutex<Option<String>>,
 }
 
 /// Says why a writer cannot go on.
 #[derive(Debug)]
 pub(crate) enum WriterError {
     Fatal(Fatal),
+    /// What the log has is not what the store knows.
+    Source(ReadError),
     Stopped,
 }
 
@@ -69,15 +75,19 @@ fn fatal(error: &dyn std::fmt::Display) -> WriterError {
 }
 
 /// Gives the store's replay offsets as positions by partition.
-pub(crate) fn positions_of(tsdb: &Tsdb, partitions: u16) -> Result<Vec<Option<Position>>, String> {
+pub(crate) fn positions_of(tsdb: &Tsdb, log: &dyn Log) -> Result<Vec<Option<Position>>, String> {
+    let (partitions, name) = (log.partitions(), log.source());
     let mut positions = vec![None; usize::from(partitions)];
     for at in tsdb.replay_offsets().map_err(|error| error.to_string())? {
         let place = positions
             .get_mut(usize::from(at.partition))
-            .filter(|_| at.source == SOURCE)
+            .filter(|_| at.source == name)
             .ok_or_else(|| {
                 let (source, partition) = (&at.source, at.partition);
-                format!("the store has an offset of partition {partition} of {source:?}, which is not there")
+                format!(
+                    "the store was filled from {source:?} (partition {partition}), this node is to fill it \
+                     from {name:?}: a store has one source"
+                )
             })?;
         *place = Some(Position {
             incarnation: at.incarnation,
@@ -96,6 +106,8 @@ struct Writer<'a> {
     /// Since when the log is ahead of the store's offsets, by the monotonic clock.
     ahead_since_ms: Option<u64>,
     released_at_ms: u64,
+    /// When the limit of messages per second lets the next ones in, by the monotonic clock.
+    not_before_ms: u64,
 }
 
 impl WriterContext {
@@ -110,9 +122,8 @@ impl WriterContext {
     /// Begins where the store's offsets say, with an empty head.
     fn start(&self) -> Result<Writer<'_>, WriterError> {
         self.tsdb.clear_head();
-        let partitions = self.log.partitions();
-        let from = positions_of(&self.tsdb, partitions).map_err(|error| fatal(&error))?;
-        let consumer = self.log.consume(&from).map_err(|error| fatal(&error))?;
+        let from = positions_of(&self.tsdb, &*self.log).map_err(|error| fatal(&error))?;
+        let consumer = self.log.consume(&from).map_err(WriterError::Source)?;
         let positions: Vec<u64> = from
             .iter()
             .map(|position| position.map_or(0, |position| position.offset))
@@ -126,6 +137,7 @@ impl WriterContext {
             positions,
             ahead_since_ms: None,
             released_at_ms: self.clock.mono_ms(),
+            not_before_ms: 0,
         })
     }
 
@@ -147,12 +159,14 @@ impl WriterContext {
 impl Writer<'_> {
     fn turn(&mut self) -> Result<(), WriterError> {
         let asked = self.context.seal_asked.load(Ordering::Acquire);
+        let bytes_max = self.pace();
         let records = self
             .consumer
-            .poll(POLL_BYTES, POLL_WAIT)
-            .map_err(|error| fatal(&error))?;
+            .poll(bytes_max, POLL_WAIT)
+            .map_err(WriterError::Source)?;
         if !records.is_empty() {
             self.take(&records)?;
+            self.count_pace(records.len());
         }
         let is_asked = *self.context.seal_done.borrow() < asked;
         if self.is_due() || is_asked {
@@ -190,6 +204,25 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Waits until the limit of messages per second lets the next ones in; how many bytes to take.
+    fn pace(&mut self) -> usize {
+        if self.context.messages_per_s_max.is_none() {
+            return POLL_BYTES;
+        }
+        let early_ms = self
+            .not_before_ms
+            .saturating_sub(self.context.clock.mono_ms());
+        std::thread::park_timeout(Duration::from_millis(early_ms).min(POLL_WAIT));
+        PACED_POLL_BYTES
+    }
+
+    fn count_pace(&mut self, messages: usize) {
+        if let Some(max) = self.context.messages_per_s_max {
+            let begin_ms = self.not_before_ms.max(self.context.clock.mono_ms());
+            self.not_before_ms = begin_ms + messages as u64 * 1_000 / u64::from(max.max(1));
+        }
+    }
+
     fn is_due(&self) -> bool {
         let context = self.context;
         let age_ms = |since| context.clock.mono_ms().saturating_sub(since);
@@ -208,7 +241,7 @@ impl Writer<'_> {
         let offsets: Vec<ReplayOffset> = moved
             .filter(|(_, (position, committed))| position > committed)
             .map(|(partition, (&offset, _))| ReplayOffset {
-                source: SOURCE.to_owned(),
+                source: context.log.source().to_owned(),
                 partition,
                 incarnation,
                 offset,
@@ -309,6 +342,19 @@ fn run_caught(context: &WriterContext) -> Ended {
         Ok(Ok(()) | Err(WriterError::Stopped)) => Ended::Stopped,
         Ok(Err(WriterError::Fatal(error))) => {
             (context.on_fatal)(error);
+            Ended::Stopped
+        }
+        Ok(Err(WriterError::Source(error))) => {
+            if context.log.source() == crate::embedded::SOURCE {
+                (context.on_fatal)(Fatal(error.to_string()));
+                return Ended::Stopped;
+            }
+            // Kafka keeps what is acknowledged, so the broker serves on; a person decides.
+            tracing::error!(%error, "the store has stopped reading");
+            *context
+                .source_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
             Ended::Stopped
         }
         Err(panic) => {

@@ -41,7 +41,7 @@ pub struct Config {
     /// The cluster.
     pub cluster: Cluster,
     /// Kafka.
-    pub kafka: Kafka,
+    pub kafka: bridge::kafka::Settings,
     /// Telemetry.
     pub telemetry: Telemetry,
 }
@@ -59,7 +59,7 @@ impl Default for Config {
             mqtt: Mqtt::default(),
             admin: Admin::default(),
             cluster: Cluster::default(),
-            kafka: Kafka::default(),
+            kafka: bridge::kafka::Settings::default(),
             telemetry: Telemetry::default(),
         }
     }
@@ -176,15 +176,6 @@ impl Default for Cluster {
     }
 }
 
-/// Kafka; not built yet.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Kafka {
-    /// Addresses of Kafka brokers, separated by commas; absent: the embedded log.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bootstrap: Option<String>,
-}
-
 /// Telemetry: stream rules, log and hot store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -205,6 +196,9 @@ pub struct Telemetry {
     /// How long a query waits for the store's writer to pass the log's end.
     #[serde(with = "humantime_serde")]
     pub query_wait: Duration,
+    /// Messages that the store's writer takes per second at most; absent: as fast as it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store_messages_per_s_max: Option<u32>,
     /// The embedded log.
     pub log: TelemetryLog,
     /// Which topics are telemetry, and whose.
@@ -222,6 +216,7 @@ impl Default for Telemetry {
             merge_fan_in: line.merge_fan_in,
             inflight_bytes_limit: line.inflight_bytes_limit,
             query_wait: line.query_wait,
+            store_messages_per_s_max: None,
             log: TelemetryLog::default(),
             streams: vec![StreamRule::default()],
         }
@@ -295,9 +290,11 @@ impl Config {
         })
     }
 
-    /// The configuration as a TOML file that says the same.
+    /// The configuration as a TOML file that says the same, secrets as `***`.
     pub fn to_toml(&self) -> String {
-        toml::to_string_pretty(self).expect("plain values are TOML")
+        let mut shown = self.clone();
+        shown.kafka = self.kafka.shown();
+        toml::to_string_pretty(&shown).expect("plain values are TOML")
     }
 
     /// Checks what no type can say.
@@ -320,12 +317,9 @@ impl Config {
                 "cluster.join = {address}: joining is not built yet"
             ));
         }
-        if let Some(bootstrap) = &self.kafka.bootstrap {
-            return refuse(format!(
-                "kafka.bootstrap = {bootstrap}: Kafka is not built yet; without it telemetry goes \
-                 into the embedded log"
-            ));
-        }
+        self.kafka
+            .check()
+            .map_err(|error| ConfigError::Value(error.to_string()))?;
         if self.io_threads > crate::ids::THREADS_MAX {
             return refuse(format!(
                 "io_threads = {}: must be 0 to 256",
@@ -427,7 +421,7 @@ impl Config {
         }
     }
 
-    pub(crate) fn line(&self, node: u32) -> bridge::Config {
+    pub(crate) fn line(&self, node: u32, streams: &Streams) -> bridge::Config {
         let telemetry = &self.telemetry;
         bridge::Config {
             node,
@@ -444,6 +438,10 @@ impl Config {
                 read_retention: telemetry.log.read_retention,
                 read_retention_bytes: telemetry.log.read_retention_bytes,
             },
+            kafka: self.kafka.bootstrap.is_some().then(|| self.kafka.clone()),
+            streams: streams.clone(),
+            payload_bytes_max: self.mqtt.packet_bytes_limit,
+            store_messages_per_s_max: telemetry.store_messages_per_s_max,
         }
     }
 }

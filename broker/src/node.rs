@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bridge::Telemetry;
+use bridge::{Streams, Telemetry};
 use mqtt::ReasonCode;
 use ractor::{Actor, ActorCell, ActorRef};
 use runtime::{
@@ -152,7 +152,9 @@ impl Node {
         let number = folder.identity.node;
         let telemetry = match streams.is_empty() {
             true => None,
-            false => Some(Arc::new(open_telemetry(&config, number, &clock).await?)),
+            false => Some(Arc::new(
+                open_telemetry(&config, &streams, number, &clock).await?,
+            )),
         };
 
         let shards = Shards::new(config.cluster.shards);
@@ -363,6 +365,7 @@ fn address(listener: &TcpListener) -> SocketAddr {
 
 async fn open_telemetry(
     config: &Config,
+    streams: &Streams,
     number: u32,
     clock: &Arc<dyn Clock>,
 ) -> Result<Telemetry, bridge::OpenError> {
@@ -372,7 +375,7 @@ async fn open_telemetry(
         tracing::error!(%fatal, "the process ends");
         std::process::abort();
     });
-    let line = config.line(number);
+    let line = config.line(number, streams);
     Telemetry::open(
         &config.data,
         Arc::new(RealFs),

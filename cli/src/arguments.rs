@@ -69,7 +69,8 @@ pub(crate) struct Serve {
     /// Session shards, 1 to 128, fixed when the data folder is created [default: 32].
     #[arg(long, value_name = "N")]
     pub(crate) shards: Option<u16>,
-    /// Kafka to pass telemetry to (not built yet).
+    /// Kafka to pass telemetry to: HOST:PORT, or several separated by commas [default: the embedded
+    /// log].
     #[arg(long, value_name = "BOOTSTRAP")]
     pub(crate) kafka: Option<String>,
     /// Serve as a plain broker: no topic is telemetry.
@@ -109,7 +110,7 @@ pub(crate) struct Demo {
     /// Address of the admin API [default: a free port].
     #[arg(long, value_name = "ADDR")]
     pub(crate) admin: Option<SocketAddr>,
-    /// Kafka to go through (not built yet).
+    /// Kafka to go through: HOST:PORT, or several separated by commas [default: the embedded log].
     #[arg(long, value_name = "BOOTSTRAP")]
     pub(crate) kafka: Option<String>,
     /// Kill the node with SIGKILL in the middle and start it again after 5 s.

@@ -57,13 +57,16 @@ fn config(arguments: &Serve) -> Result<Config, ConfigError> {
 
 async fn serve(config: Config) -> u8 {
     let cluster = config.cluster.listen;
+    let kafka = config.kafka.bootstrap.clone();
     let node = match Node::start(config).await {
         Ok(node) => node,
         Err(error) => return refused(&error),
     };
     tracing::info!(node = node.number, mqtt = %node.mqtt, admin = %node.admin, "serving");
     tracing::info!(%cluster, "the cluster is not built yet: its address is not bound");
-    if node.telemetry() {
+    if let Some(kafka) = kafka {
+        tracing::info!(%kafka, "telemetry goes to Kafka");
+    } else if node.telemetry() {
         tracing::info!(
             "one node and no Kafka: killing it loses nothing acknowledged, losing its disk does"
         );

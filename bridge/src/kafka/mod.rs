@@ -2,8 +2,19 @@
 
 mod settings;
 
+pub(crate) mod message;
+
 mod delivery;
 mod producer;
 mod spool;
+
+mod contact;
+mod letters;
+pub(crate) mod open;
+pub(crate) mod sender;
+
+mod consumer;
+mod log;
+mod watch;
 
 pub use settings::{Settings, SettingsError};

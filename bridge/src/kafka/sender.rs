@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender as ChannelSender, Try
 use runtime::Clock;
 
 use super::delivery::{
-    Contact, Delivery, Failure, Limits, Policy, Poisoned, SlotId, SpoolWork, TopicState,
+    Contact, Delivery, Failure, Limits, Poisoned, Policy, SlotId, SpoolWork, TopicState,
 };
 use super::message;
 use super::producer::{Outgoing, Producer, SendError};
@@ -54,7 +54,7 @@ pub(crate) struct TopicSpec {
     pub(crate) spool: Option<(Spool, Vec<(u64, u64)>)>,
     pub(crate) room: Arc<Room>,
     /// Where delivery reports are told to those who read the topic here.
-    pub(crate) watch: Option<Arc<super::consumer::Watch>>,
+    pub(crate) watch: Option<Arc<super::watch::Watch>>,
 }
 
 struct Topic {
@@ -62,7 +62,7 @@ struct Topic {
     cargo: Cargo,
     spool: Option<Spool>,
     room: Arc<Room>,
-    watch: Option<Arc<super::consumer::Watch>>,
+    watch: Option<Arc<super::watch::Watch>>,
 }
 
 /// Is what the sender is asked for.
@@ -398,7 +398,9 @@ impl Sender {
     }
 
     fn take_reports(&mut self, now_ms: u64) {
-        let Some(producer) = &self.producer else { return };
+        let Some(producer) = &self.producer else {
+            return;
+        };
         for report in producer.take_reports() {
             match report.result {
                 Ok(offset) => {
@@ -414,7 +416,9 @@ impl Sender {
     }
 
     fn produce(&mut self, now_ms: u64) {
-        let Some(producer) = &self.producer else { return };
+        let Some(producer) = &self.producer else {
+            return;
+        };
         while let Some(id) = self.delivery.poll_produce() {
             match send(producer, &self.delivery, &self.topics, id) {
                 Ok(()) => {}
@@ -432,7 +436,10 @@ impl Sender {
     fn work_spool(&mut self, topic: u16, now_ms: u64) {
         while let Some(work) = self.delivery.poll_spool(topic, now_ms) {
             let of = &mut self.topics[usize::from(topic)];
-            let spool = of.spool.as_mut().expect("a topic without spool spools nothing");
+            let spool = of
+                .spool
+                .as_mut()
+                .expect("a topic without spool spools nothing");
             match work {
                 SpoolWork::Append { slots, mark } => {
                     let record = |id: &SlotId| self.delivery.slot(*id).0.record.clone();

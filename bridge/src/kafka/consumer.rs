@@ -1,0 +1,289 @@
+//! The consumer side: one topic's partitions, read from the store's own offsets on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use storage::log::StoredRecord;
+
+use super::message::record_of;
+use super::producer::client_log;
+use super::settings::Settings;
+use super::watch::{Watch, incarnation_of};
+use crate::log::{Consume, Position, ReadError};
+
+/// Bytes that the client fetches ahead, all partitions together.
+const PREFETCH_KBYTES: u32 = 16 << 10;
+/// Longest wait for one answer of Kafka at the first contact.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
+
+/// Reads partitions by assignment, never as a member of a group: who reads what is decided by the
+/// bucket table, and the truth about offsets is the store's.
+pub(crate) struct KafkaConsumer {
+    client: BaseConsumer<Context>,
+    topic: String,
+    accept_gap: bool,
+    /// By partition, where to go on.
+    next: Vec<Option<Position>>,
+    watch: Arc<Watch>,
+    /// Whether the positions were compared with what Kafka has, and the partitions assigned.
+    is_assigned: bool,
+}
+
+struct Context {
+    topic: String,
+    watch: Arc<Watch>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        client_log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka");
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let Some(topic) = statistics.topics.get(&self.topic) else {
+            return;
+        };
+        for (partition, one) in &topic.partitions {
+            let place = u16::try_from(*partition);
+            if let (Ok(partition), Ok(end)) = (place, u64::try_from(one.hi_offset)) {
+                self.watch.note_end(partition, end);
+            }
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
+impl KafkaConsumer {
+    /// Makes a consumer of as many partitions as `from` has; one without a position is read from
+    /// its first record. Kafka need not be there: the positions are compared with what it has at
+    /// the first contact, in [`Consume::poll`].
+    ///
+    /// # Errors
+    /// When the settings make no client.
+    pub(crate) fn new(
+        settings: &Settings,
+        topic: &str,
+        node: u32,
+        from: &[Option<Position>],
+        watch: Arc<Watch>,
+    ) -> Result<Self, ReadError> {
+        let mut config = settings.client();
+        config
+            .set("group.id", format!("tidewire-store-{node}"))
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("allow.auto.create.topics", "false")
+            .set("isolation.level", "read_committed")
+            .set("check.crcs", "true")
+            .set("queued.max.messages.kbytes", PREFETCH_KBYTES.to_string())
+            .set("queued.min.messages", "10000")
+            .set("fetch.max.bytes", (8 << 20).to_string())
+            .set("fetch.wait.max.ms", "100")
+            // A full queue is emptied within milliseconds; the default pauses for a second.
+            .set("fetch.queue.backoff.ms", "10")
+            .set("statistics.interval.ms", "1000");
+        let context = Context {
+            topic: topic.to_owned(),
+            watch: Arc::clone(&watch),
+        };
+        let client = config
+            .create_with_context(context)
+            .map_err(|error| ReadError(error.to_string()))?;
+        Ok(Self {
+            client,
+            topic: topic.to_owned(),
+            accept_gap: settings.accept_gap,
+            next: from.to_vec(),
+            watch,
+            is_assigned: false,
+        })
+    }
+
+    /// Compares the positions with what Kafka has and assigns the partitions; false when Kafka
+    /// was not reached.
+    fn assign(&mut self) -> Result<bool, ReadError> {
+        match self.compare()? {
+            Ok(assignment) => {
+                let assigned = self.client.assign(&assignment);
+                assigned.map_err(|error| ReadError(error.to_string()))?;
+                self.is_assigned = true;
+                self.watch.note_error(None);
+                Ok(true)
+            }
+            Err(away) => {
+                self.watch.note_error(Some(away));
+                Ok(false)
+            }
+        }
+    }
+
+    /// The outer error is a position that is none of this topic; the inner says that Kafka was
+    /// not reached.
+    fn compare(&self) -> Result<Result<TopicPartitionList, String>, ReadError> {
+        let Some(cluster_id) = self.client.client().fetch_cluster_id(ANSWER_WAIT) else {
+            return Ok(Err("Kafka is not reached".to_owned()));
+        };
+        let incarnation = incarnation_of(&cluster_id, &self.topic);
+        let mut assignment = TopicPartitionList::with_capacity(self.next.len());
+        for (partition, position) in (0_u16..).zip(&self.next) {
+            let place = i32::from(partition);
+            let marks = self
+                .client
+                .fetch_watermarks(&self.topic, place, ANSWER_WAIT);
+            let (low, high) = match marks {
+                Ok((low, high)) => (low.max(0) as u64, high.max(0) as u64),
+                Err(error) => {
+                    return Ok(Err(format!(
+                        "{} partition {partition}: {error}",
+                        self.topic
+                    )));
+                }
+            };
+            self.watch.note_end(partition, high);
+            let offset = self.offset_of(partition, *position, incarnation, (low, high))?;
+            let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+            assignment
+                .add_partition_offset(&self.topic, place, Offset::Offset(offset))
+                .map_err(|error| ReadError(error.to_string()))?;
+        }
+        self.watch.note_incarnation(incarnation);
+        Ok(Ok(assignment))
+    }
+
+    fn offset_of(
+        &self,
+        partition: u16,
+        position: Option<Position>,
+        incarnation: u64,
+        (low, high): (u64, u64),
+    ) -> Result<u64, ReadError> {
+        let topic = &self.topic;
+        let Some(position) = position else {
+            return Ok(low);
+        };
+        let offset = position.offset;
+        if position.incarnation >> 32 != incarnation >> 32 {
+            return Err(ReadError(format!(
+                "the store's offset {offset} of partition {partition} is of another log than topic {topic} of this Kafka"
+            )));
+        }
+        if (low..=high).contains(&offset) {
+            return Ok(offset);
+        }
+        if offset < low && self.accept_gap {
+            tracing::warn!(
+                topic,
+                partition,
+                offset,
+                low,
+                "records that the store never read are gone; going on behind them (kafka.accept_gap)"
+            );
+            return Ok(low);
+        }
+        Err(ReadError(if offset < low {
+            format!(
+                "topic {topic} partition {partition} begins at offset {low}, the store has read up to {offset}: \
+                 Kafka's retention deleted records that the store never read; kafka.accept_gap = true goes on without them"
+            )
+        } else {
+            format!(
+                "topic {topic} partition {partition} ends at offset {high}, the store has read up to {offset}: \
+                 the topic was made anew or has lost records"
+            )
+        }))
+    }
+
+    fn take(
+        &mut self,
+        timeout: Duration,
+        bytes: &mut usize,
+        records: &mut Vec<StoredRecord>,
+    ) -> Result<bool, ReadError> {
+        match self.client.poll(timeout) {
+            None => Ok(false),
+            Some(Ok(message)) => {
+                let (offset, record) = record_of(&message);
+                *bytes += record.stored_bytes();
+                let incarnation = self.watch.incarnation();
+                self.watch.note_end(record.partition, offset + 1);
+                if let Some(next) = self.next.get_mut(usize::from(record.partition)) {
+                    *next = Some(Position {
+                        incarnation,
+                        offset: offset + 1,
+                    });
+                }
+                records.push(StoredRecord { offset, record });
+                Ok(true)
+            }
+            Some(Err(error)) => {
+                self.note(&error);
+                Ok(false)
+            }
+        }
+    }
+
+    /// A broker that is away or a leader that moves is the client's to wait for. An offset that
+    /// is not there any more is looked at again.
+    fn note(&mut self, error: &KafkaError) {
+        tracing::debug!(topic = self.topic, %error, "reading from Kafka");
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
+            self.is_assigned = false;
+        }
+        self.watch.note_error(Some(error.to_string()));
+    }
+
+    /// Tells Kafka how far the store is, for the tools that show the lag of groups; nothing here
+    /// rests on it.
+    fn commit(&self) {
+        let Some(offsets) = self.watch.take_release() else {
+            return;
+        };
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for (partition, offset) in offsets {
+            let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
+            let added = list.add_partition_offset(&self.topic, i32::from(partition), offset);
+            if let Err(error) = added {
+                tracing::debug!(%error, "an offset for Kafka's tools");
+            }
+        }
+        if let Err(error) = self.client.commit(&list, CommitMode::Async) {
+            tracing::debug!(%error, "offsets for Kafka's tools were not committed");
+        }
+    }
+}
+
+impl Consume for KafkaConsumer {
+    fn poll(
+        &mut self,
+        bytes_max: usize,
+        timeout: Duration,
+    ) -> Result<Vec<StoredRecord>, ReadError> {
+        if !self.is_assigned && !self.assign()? {
+            std::thread::park_timeout(timeout);
+            return Ok(Vec::new());
+        }
+        self.commit();
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        let mut wait = timeout;
+        while bytes < bytes_max && self.take(wait, &mut bytes, &mut records)? {
+            wait = Duration::ZERO;
+        }
+        if !records.is_empty() {
+            self.watch.note_error(None);
+        }
+        Ok(records)
+    }
+}

@@ -1,0 +1,142 @@
+//! Dead letters under Kafka: the topic for what the store cannot take, and this node's own log for
+//! what Kafka cannot take.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use storage::log::Record;
+
+use super::delivery::Poisoned;
+use super::sender::{KafkaOutlet, settle_letter};
+use crate::counters::{Counters, DeadLetterReason};
+use crate::dead_letter::{DeadLetterError, Keep, SharedDeadLetters};
+use crate::line::{Fatal, OnFatal};
+use crate::log::{
+    Append as _, AppendError, Outcome, Port, PortId, Ports, Submission, Ticket, memory_bytes,
+};
+
+/// Letters that may wait for this node's disk.
+const POISONED_MAX: usize = 1_024;
+/// Pause before a full outlet is tried again, and between looks at the stop flag.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Keeps letters in their topic of Kafka, or in its spool while Kafka is away.
+pub(crate) struct TopicKeep {
+    outlet: Arc<KafkaOutlet>,
+    port: PortId,
+    settled: Receiver<usize>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Counts what was settled.
+struct Count(Sender<usize>);
+
+impl Port for Count {
+    fn settled(&self, _: Outcome, tickets: Vec<Ticket>) {
+        // Its one listener waits, or the line is ending.
+        if self.0.send(tickets.len()).is_err() {
+            tracing::debug!("nobody waits for dead letters");
+        }
+    }
+}
+
+impl TopicKeep {
+    pub(crate) fn new(outlet: Arc<KafkaOutlet>, ports: &Ports, stop: Arc<AtomicBool>) -> Self {
+        let (told, settled) = crossbeam_channel::bounded(POISONED_MAX);
+        Self {
+            outlet,
+            port: ports.add(Arc::new(Count(told))),
+            settled,
+            stop,
+        }
+    }
+
+    fn submit(&self, submission: Submission) -> Result<bool, DeadLetterError> {
+        let bytes: u64 = submission.records.iter().map(memory_bytes).sum();
+        if !self.outlet.room().reserve(bytes) {
+            return Ok(false);
+        }
+        match self.outlet.append(submission) {
+            Ok(()) => Ok(true),
+            Err((error, _)) => {
+                self.outlet.room().release(bytes);
+                match error {
+                    AppendError::Closed => Err(DeadLetterError::Stopped),
+                    AppendError::Full | AppendError::OverLimit => Ok(false),
+                }
+            }
+        }
+    }
+}
+
+impl Keep for TopicKeep {
+    fn keep(&mut self, letters: &[Record]) -> Result<bool, DeadLetterError> {
+        let ticket = Ticket {
+            kind: 0,
+            words: [0, 0],
+        };
+        let submission = Submission {
+            records: letters.to_vec(),
+            tickets: vec![Some(ticket); letters.len()],
+            port: self.port,
+        };
+        if !self.submit(submission)? {
+            return Ok(false);
+        }
+        let mut open = letters.len();
+        while open > 0 {
+            match self.settled.recv_timeout(RETRY) {
+                Ok(count) => open = open.saturating_sub(count),
+                Err(_) if self.stop.load(Ordering::Acquire) => {
+                    return Err(DeadLetterError::Stopped);
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// Kafka's retention does that.
+    fn release(&self, _: i64) {}
+
+    fn close(&self) {}
+}
+
+/// Starts the thread that keeps what Kafka will never take and settles it then. It ends when the
+/// sender has.
+///
+/// # Errors
+/// When the machine gives no thread.
+pub(crate) fn start(
+    letters: SharedDeadLetters,
+    ports: Ports,
+    counters: Arc<Counters>,
+    on_fatal: OnFatal,
+) -> std::io::Result<Sender<Poisoned>> {
+    let (told, queue) = crossbeam_channel::bounded::<Poisoned>(POISONED_MAX);
+    std::thread::Builder::new()
+        .name("kafka-letters".to_owned())
+        .spawn(move || {
+            for poisoned in queue {
+                let kept = letters
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .put_refused(&poisoned.record, &poisoned.reason);
+                match kept {
+                    Ok(()) => {
+                        counters.dead_letter(DeadLetterReason::Refused);
+                        settle_letter(&ports, poisoned.ticket);
+                    }
+                    // Not kept, so not settled: its sender sends it again.
+                    Err(DeadLetterError::Stopped) => return,
+                    Err(error) => {
+                        on_fatal(Fatal(error.to_string()));
+                        return;
+                    }
+                }
+            }
+        })?;
+    Ok(told)
+}
