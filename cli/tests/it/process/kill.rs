@@ -1,20 +1,18 @@
 //! `kill -9` in the middle of ingest, twenty times over one folder: what had its PUBACK is in the store exactly once.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use serde_json::Value;
-
 use super::node::{Node, Place};
+use super::rows;
 use super::store;
 use super::wire::{self, V311, Wire};
 
@@ -29,9 +27,6 @@ const BACKLOG: usize = 1_024;
 
 /// Acknowledgements after the last of the four events within which the kill falls, at random.
 const KILL_WITHIN: usize = 600;
-
-/// Rows of one answer.
-const PAGE: usize = 5_000;
 
 /// Small enough that a second of ingest passes every kind of file change.
 const CONFIG: &str = "\
@@ -51,7 +46,7 @@ fn what_was_acknowledged_survives_kill_9_at_random_moments_exactly_once() {
     eprintln!("seed {seed}; set TIDEWIRE_TEST_SEED for another");
     let mut random = StdRng::seed_from_u64(seed);
     let place = Place::new().with_config(CONFIG);
-    let start = ms_now() - 3_600_000;
+    let start = rows::ms_now() - 3_600_000;
     let mut devices: Vec<Device> = (0..DEVICES)
         .map(|number| Device::new(number, start))
         .collect();
@@ -215,34 +210,10 @@ impl Device {
         )
     }
 
-    /// Everything that the node has of this device from `from` on, page by page.
-    fn rows(&self, node: &Node<'_>, mut from: i64) -> BTreeMap<i64, Value> {
-        let to = self.start + self.next;
-        let mut rows = BTreeMap::new();
-        loop {
-            let path = format!("/v1/query/{}?from={from}&to={to}&limit={PAGE}", self.id);
-            let answer: Value = serde_json::from_str(&node.get(&path)).expect("the answer is JSON");
-            assert_eq!(
-                answer["partial"], false,
-                "nobody publishes: the writer is at the log's end"
-            );
-            let page = answer["rows"].as_array().expect("rows are an array");
-            for row in page {
-                let ts = row["ts"].as_i64().expect("whole milliseconds");
-                let again = rows.insert(ts, row["metrics"].clone());
-                assert!(again.is_none(), "{} has the time {ts} twice", self.id);
-                from = ts + 1;
-            }
-            if page.len() < PAGE {
-                return rows;
-            }
-        }
-    }
-
     /// Reads back what was sent from `from` on: every acknowledged message once and as it was, others once or not at
     /// all, and nothing else.
     fn assert_stored(&self, node: &Node<'_>, from: i64) {
-        let mut rows = self.rows(node, from);
+        let mut rows = rows::of_device(node, &self.id, from, self.start + self.next);
         for number in (from - self.start)..self.next {
             match rows.remove(&(self.start + number)) {
                 Some(metrics) => {
@@ -276,12 +247,4 @@ fn x(number: i64) -> f64 {
 
 fn packet_id(number: i64) -> u16 {
     u16::try_from(1 + number % 65_535).expect("below 65 536")
-}
-
-fn ms_now() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970")
-        .as_millis();
-    i64::try_from(now).expect("before the year 292 million")
 }

@@ -19,14 +19,15 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} for {what}");
-        pause();
+        pause_for(PAUSE);
     }
 }
 
+/// Lets time pass: for a pace, or for an outage of another process that is to last.
 #[expect(
     clippy::disallowed_methods,
-    reason = "another process brings the condition about and tells nobody"
+    reason = "other processes bring the condition about and tell nobody"
 )]
-fn pause() {
-    std::thread::sleep(PAUSE);
+pub(crate) fn pause_for(time: Duration) {
+    std::thread::sleep(time);
 }

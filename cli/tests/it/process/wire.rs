@@ -56,6 +56,18 @@ impl Wire {
         }
     }
 
+    /// The same connection for another thread.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        let stream = self.stream.try_clone()?;
+        Ok(Self { stream })
+    }
+
+    /// Closes the connection for all threads that hold it.
+    pub(crate) fn close(&self) {
+        // It may be closed already.
+        drop(self.stream.shutdown(std::net::Shutdown::Both));
+    }
+
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }

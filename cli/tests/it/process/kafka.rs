@@ -1,0 +1,185 @@
+//! A real Kafka under a real node, and what happens when Kafka, a broker of it, or the node dies.
+//!
+//! Outages last a few seconds here; `TIDEWIRE_TEST_OUTAGE_S=20` makes them as long as one wants to see them.
+
+mod devices;
+mod topic;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use xtask::kafka::{Cluster, Jars, or_skip};
+
+use super::node::{Node, Place};
+use super::store;
+use super::wait::{pause_for, until};
+use devices::Fleet;
+
+const DEVICES: usize = 20;
+
+/// A Kafka and a place for a node that uses it.
+struct Line {
+    jars: Jars,
+    kafka: Cluster,
+    place: Place,
+    _folder: TempDir,
+}
+
+impl Line {
+    /// None after the test was reported as skipped.
+    fn new(brokers: u8, properties: &[(&str, &str)], mode: &str) -> Option<Self> {
+        let jars = or_skip()?;
+        let folder = tempfile::tempdir().expect("a folder");
+        let kafka = Cluster::start(&jars, folder.path(), brokers, properties);
+        let kafka = kafka.expect("Kafka starts");
+        let config = format!(
+            "[kafka]\nbootstrap = \"{}\"\n\n\
+             [telemetry]\nhead_age_max = \"2s\"\nblock_rows = 16\n\n\
+             [[telemetry.streams]]\nmode = \"{mode}\"\n",
+            kafka.bootstrap()
+        );
+        Some(Self {
+            jars,
+            kafka,
+            place: Place::new().with_config(&config),
+            _folder: folder,
+        })
+    }
+
+    /// Waits until Kafka has taken everything and the store has read it, then compares all three with what was sent.
+    fn check(&self, node: Node<'_>, fleet: &Fleet) {
+        until("the store to have read everything", || {
+            let status: Value = serde_json::from_str(&node.get("/v1/tsdb")).expect("JSON");
+            let lag = &status["pipeline"]["lag"];
+            lag.as_object().expect("by partition").is_empty().then_some(())
+        });
+        for device in fleet.devices() {
+            until("an answer that is whole", || {
+                device.is_answer_whole(&node).then_some(())
+            });
+            device.assert_stored(&node);
+        }
+        assert_eq!(node.metric("tidewire_telemetry_dead_letters_total"), 0.0);
+        let (spooled, drained) = ("spooled", "drained");
+        eprintln!("{spooled}/{drained}: {}", node.get("/v1/tsdb"));
+        node.terminate();
+        assert_eq!(node.ended().code(), Some(0));
+        let topic = topic::read(&self.jars, &self.kafka.bootstrap(), "tidewire.telemetry");
+        for device in fleet.devices() {
+            device.assert_in_order(topic.get(device.id()).map_or(&[][..], Vec::as_slice));
+        }
+        assert_eq!(store::points_twice(&self.place.data()), [""; 0]);
+    }
+}
+
+fn outage() -> Duration {
+    let seconds = std::env::var("TIDEWIRE_TEST_OUTAGE_S");
+    Duration::from_secs(seconds.map_or(8, |text| text.parse().expect("seconds")))
+}
+
+/// Waits until Kafka takes the node's streams.
+fn in_contact(node: &Node<'_>) {
+    until("the node to be in contact with Kafka", || {
+        node.log().contains("Kafka takes the stream").then_some(())
+    });
+}
+
+#[test]
+fn kafka_killed_for_a_while_holds_up_no_puback_of_mode_log_for_long() {
+    let Some(mut line) = Line::new(1, &[], "log") else {
+        return;
+    };
+    let node = line.place.start();
+    in_contact(&node);
+    let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
+    fleet.wait_for_acks(2_000);
+
+    line.kafka.kill(1).expect("it runs");
+    let killed = Instant::now();
+    // Acknowledged by the spool: they come although Kafka is away.
+    fleet.wait_for_acks(2_000);
+    pause_for(outage().saturating_sub(killed.elapsed()));
+    line.kafka.restart(1).expect("it starts again");
+    fleet.wait_for_acks(4_000);
+    let report = fleet.stop();
+
+    eprintln!("mode log, Kafka away for {:?}: {report}", killed.elapsed());
+    assert_eq!(report.disconnects, 0);
+    line.check(node, &fleet);
+}
+
+#[test]
+fn kafka_killed_for_a_while_stops_every_puback_of_mode_kafka() {
+    let Some(mut line) = Line::new(1, &[], "kafka") else {
+        return;
+    };
+    let node = line.place.start();
+    in_contact(&node);
+    let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
+    fleet.wait_for_acks(2_000);
+
+    line.kafka.kill(1).expect("it runs");
+    // What Kafka had confirmed before may still be on its way to the devices.
+    pause_for(Duration::from_secs(1));
+    let acked = fleet.acked();
+    pause_for(outage());
+    assert_eq!(fleet.acked(), acked, "a PUBACK left while Kafka was dead");
+    line.kafka.restart(1).expect("it starts again");
+    fleet.wait_for_acks(4_000);
+    let report = fleet.stop();
+
+    eprintln!("mode kafka: {report}");
+    assert_eq!(report.disconnects, 0);
+    line.check(node, &fleet);
+}
+
+#[test]
+fn kafka_dead_while_the_node_dies_loses_nothing_and_keeps_the_order() {
+    let Some(mut line) = Line::new(1, &[], "log") else {
+        return;
+    };
+    let node = line.place.start();
+    in_contact(&node);
+    let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
+    fleet.wait_for_acks(2_000);
+
+    line.kafka.kill(1).expect("it runs");
+    fleet.wait_for_acks(2_000);
+    pause_for(outage() / 2);
+    node.kill_9();
+    // The node starts, is ready and spools without ever having met Kafka.
+    let node = line.place.start();
+    fleet.wait_for_acks(2_000);
+    pause_for(outage() / 2);
+    line.kafka.restart(1).expect("it starts again");
+    in_contact(&node);
+    fleet.wait_for_acks(4_000);
+    let report = fleet.stop();
+
+    eprintln!("node killed while Kafka was away: {report}");
+    line.check(node, &fleet);
+}
+
+#[test]
+#[ignore = "three brokers take a minute and most of the machine"]
+fn one_of_three_brokers_killed_stops_mode_kafka_until_leaders_are_elected() {
+    let timeout = [("broker.session.timeout.ms", "3000"), ("broker.heartbeat.interval.ms", "500")];
+    let Some(mut line) = Line::new(3, &timeout, "kafka") else {
+        return;
+    };
+    let node = line.place.start();
+    in_contact(&node);
+    let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
+    fleet.wait_for_acks(2_000);
+
+    line.kafka.kill(1).expect("it runs");
+    fleet.wait_for_acks(4_000);
+    line.kafka.restart(1).expect("it starts again");
+    fleet.wait_for_acks(4_000);
+    let report = fleet.stop();
+
+    eprintln!("mode kafka, one of three brokers killed: {report}");
+    assert_eq!(report.disconnects, 0);
+    line.check(node, &fleet);
+}

@@ -1,0 +1,29 @@
+//! What lies in a topic, read by Kafka's own consumer.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use serde_json::Value;
+use xtask::kafka::Jars;
+
+/// Reads a whole topic: by key, the metric `n` of each message in the order of its partition.
+pub(crate) fn read(jars: &Jars, bootstrap: &str, topic: &str) -> BTreeMap<String, Vec<i64>> {
+    let output = jars
+        .short_java()
+        .arg("org.apache.kafka.tools.consumer.ConsoleConsumer")
+        .args(["--bootstrap-server", bootstrap, "--topic", topic])
+        .args(["--from-beginning", "--timeout-ms", "8000"])
+        .args(["--property", "print.key=true"])
+        .stderr(Stdio::null())
+        .output()
+        .expect("java runs");
+    let text = String::from_utf8(output.stdout).expect("keys and payloads are text");
+    let mut messages: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for line in text.lines() {
+        let (key, payload) = line.split_once('\t').expect("a key and a payload");
+        let payload: Value = serde_json::from_str(payload).expect("the payload is JSON");
+        let number = payload["metrics"]["n"].as_i64().expect("a number");
+        messages.entry(key.to_owned()).or_default().push(number);
+    }
+    messages
+}
