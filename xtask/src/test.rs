@@ -3,11 +3,13 @@
 use std::env;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use crate::kafka::{self, Jars};
 use crate::run;
 use crate::tally::{Skips, Tally};
+use crate::target;
 use crate::tools;
 
 /// How much to run.
@@ -27,7 +29,7 @@ pub(crate) enum Scope {
 /// When the build tools are absent; nothing was run then.
 pub(crate) fn test(scope: Scope) -> Result<Tally, tools::Missing> {
     tools::ensure_build(scope != Scope::Quick)?;
-    let target = target();
+    let target = target::folder();
     let skip_file = target.join("skipped-tests.tsv");
     let mut tests = cargo();
     tests
@@ -70,6 +72,10 @@ fn outside_programs(scope: Scope, target: &Path, tests: &mut Command) {
         tests.env("TIDEWIRE_TEST_QUICK", "1");
         return;
     }
+    match Jars::ensure(target, true) {
+        Ok(jars) => tests.env(kafka::JARS_VARIABLE, jars.libs()),
+        Err(reason) => tests.env(kafka::NO_KAFKA_VARIABLE, reason),
+    };
     tools::ensure_clients();
     match tools::ensure_venv(target) {
         Ok(venv) => {
@@ -132,14 +138,4 @@ fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     cargo
-}
-
-/// The target folder, two levels above this program (`target/debug/tidewire-xtask`).
-fn target() -> PathBuf {
-    let program = env::current_exe().expect("Linux tells every process its own path");
-    program
-        .ancestors()
-        .nth(2)
-        .expect("cargo puts programs into target/<profile>")
-        .to_owned()
 }

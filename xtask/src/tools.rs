@@ -11,7 +11,7 @@ use crate::run;
 const PAHO: &str = "paho-mqtt==2.1.0";
 
 /// A program that the tests use, and the Debian package that brings it.
-struct Tool {
+pub(crate) struct Tool {
     program: &'static str,
     package: &'static str,
 }
@@ -27,6 +27,18 @@ const BUILD: [Tool; 2] = [
         package: "make",
     },
 ];
+
+/// What runs Kafka.
+pub(crate) const JAVA: Tool = Tool {
+    program: "java",
+    package: "default-jre-headless",
+};
+
+/// What fetches Kafka.
+pub(crate) const MAVEN: Tool = Tool {
+    program: "mvn",
+    package: "maven",
+};
 
 /// Without these some tests are skipped, and say so.
 const CLIENTS: [Tool; 3] = [
@@ -76,6 +88,11 @@ pub(crate) fn ensure_build(may_install: bool) -> Result<(), Missing> {
 /// What stays absent is not an error here: each test that needs it skips itself and names it.
 pub(crate) fn ensure_clients() {
     install(&absent(&CLIENTS));
+}
+
+/// Installs those of `tools` that are absent, as far as that is allowed; the caller sees what stays so.
+pub(crate) fn ensure(tools: &'static [Tool]) {
+    install(&absent(tools));
 }
 
 /// Returns the folder of a Python environment that holds the MQTT client, or why there is none.

@@ -1,0 +1,79 @@
+//! Apache Kafka in KRaft mode from its own jars: for tests, which kill and restart it, and for the laptop.
+//!
+//! ```no_run
+//! use tidewire_xtask::kafka::{self, Cluster};
+//!
+//! let Some(jars) = kafka::or_skip() else { return };
+//! let dir = std::env::temp_dir().join("kafka-example");
+//! let mut kafka = Cluster::start(&jars, &dir, 1, &[("broker.session.timeout.ms", "3000")]).unwrap();
+//! println!("brokers at {}", kafka.bootstrap());
+//! kafka.kill(1).unwrap();
+//! kafka.restart(1).unwrap();
+//! ```
+
+mod cluster;
+mod jars;
+mod node;
+mod ports;
+mod process;
+mod registered;
+mod wait;
+mod watchdog;
+
+use std::env;
+use std::path::Path;
+
+pub use cluster::{Cluster, Tool};
+pub use jars::Jars;
+
+use crate::skip::{self, skip};
+use crate::target;
+
+/// Says where Kafka's jars are; `cargo xtask test` sets it.
+pub(crate) const JARS_VARIABLE: &str = "TIDEWIRE_TEST_KAFKA_JARS";
+
+/// Says why there are none; `cargo xtask test` sets it.
+pub(crate) const NO_KAFKA_VARIABLE: &str = "TIDEWIRE_TEST_NO_KAFKA";
+
+/// A running Kafka's bootstrap address, set by the user.
+const EXISTING_VARIABLE: &str = "TIDEWIRE_TEST_KAFKA";
+
+/// The group under which tests without Kafka are counted.
+const GROUP: &str = "kafka";
+
+/// Returns Kafka's jars for a test: those that `cargo xtask test` names or, under plain `cargo test`, those that it
+/// left in the target folder.
+///
+/// # Errors
+/// The reason why this test cannot have a Kafka of its own, fit to be printed as that of a skip.
+pub fn for_tests() -> Result<Jars, String> {
+    if skip::quick() {
+        return Err("--quick".to_owned());
+    }
+    if let Some(libs) = env::var_os(JARS_VARIABLE) {
+        return Jars::open(Path::new(&libs));
+    }
+    if let Ok(reason) = env::var(NO_KAFKA_VARIABLE) {
+        return Err(reason);
+    }
+    Jars::open(&Jars::below(&target::folder())).map_err(|reason| {
+        format!(
+            "{reason}; run `cargo xtask test` once, which fetches Kafka, or set {EXISTING_VARIABLE}"
+        )
+    })
+}
+
+/// [`for_tests`], or `None` after the running test was reported as skipped.
+#[must_use]
+pub fn or_skip() -> Option<Jars> {
+    for_tests().map_err(|reason| skip(GROUP, &reason)).ok()
+}
+
+/// The bootstrap address of a Kafka that the user offers to tests (`TIDEWIRE_TEST_KAFKA`); they may neither stop it
+/// nor count on its being empty.
+#[must_use]
+pub fn existing() -> Option<String> {
+    env::var(EXISTING_VARIABLE)
+        .ok()
+        .filter(|bootstrap| !bootstrap.is_empty())
+}

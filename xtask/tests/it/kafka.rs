@@ -1,0 +1,106 @@
+//! A real Kafka, killed and brought back.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+
+use tidewire_xtask::kafka::{self, Cluster, Tool};
+
+/// An empty folder below the target folder.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).unwrap();
+    }
+    folder
+}
+
+fn is_running(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[test]
+fn a_killed_broker_comes_back_at_its_address_with_its_data_and_stops() {
+    let Some(jars) = kafka::or_skip() else {
+        return;
+    };
+    let dir = folder("one-broker");
+    let properties = [("log.retention.ms", "1234567")];
+    let mut cluster = Cluster::start(&jars, &dir, 1, &properties).unwrap();
+    let address = cluster.bootstrap();
+    let create = ["--create", "--topic", "t", "--partitions", "3"];
+    cluster.tool(Tool::Topics, &create).unwrap();
+    let first = cluster.pid(1).unwrap();
+
+    cluster.kill(1).unwrap();
+
+    assert!(!is_running(first));
+    assert_eq!(cluster.pid(1), None);
+    assert!(TcpStream::connect(&address).is_err(), "nobody listens");
+    assert!(cluster.kill(1).unwrap_err().contains("does not run"));
+
+    cluster.restart(1).unwrap();
+
+    let second = cluster.pid(1).unwrap();
+    assert_ne!(second, first);
+    assert_eq!(cluster.bootstrap(), address);
+    let described = cluster.tool(Tool::Topics, &["--describe"]).unwrap();
+    assert!(described.contains("PartitionCount: 3"), "{described}");
+    let configured = [
+        "--describe",
+        "--entity-type",
+        "brokers",
+        "--entity-name",
+        "1",
+        "--all",
+    ];
+    let configured = cluster.tool(Tool::Configs, &configured).unwrap();
+    assert!(
+        configured.contains("log.retention.ms=1234567"),
+        "{configured}"
+    );
+    assert!(cluster.restart(1).unwrap_err().contains("runs already"));
+    let again = cluster.tool(Tool::Topics, &create).unwrap_err();
+    assert!(again.contains("already exists"), "{again}");
+
+    cluster.stop().unwrap();
+
+    assert!(!is_running(second));
+    let log = fs::read_to_string(cluster.log(1)).unwrap();
+    assert!(
+        log.contains("shut down completed"),
+        "stopped in order: {log}"
+    );
+
+    cluster.restart_all().unwrap();
+    let third = cluster.pid(1).unwrap();
+    drop(cluster);
+    assert!(
+        !is_running(third),
+        "a dropped cluster leaves nothing behind"
+    );
+}
+
+#[test]
+fn a_broker_that_cannot_start_says_why() {
+    let Some(jars) = kafka::or_skip() else {
+        return;
+    };
+    let dir = folder("cannot-start");
+    let properties = [("log.dirs", "/proc/none")];
+
+    let reason = Cluster::start(&jars, &dir, 1, &properties).unwrap_err();
+
+    assert!(reason.contains("/proc/none"), "{reason}");
+}
+
+#[test]
+fn a_cluster_has_one_broker_or_three() {
+    let Some(jars) = kafka::or_skip() else {
+        return;
+    };
+
+    let reason = Cluster::start(&jars, &folder("two"), 2, &[]).unwrap_err();
+
+    assert!(reason.contains("1 or 3"), "{reason}");
+}

@@ -1,0 +1,3 @@
+//! What xtask offers to tests of other crates, tried on real processes.
+
+mod kafka;
