@@ -10,7 +10,6 @@ mod malformed;
 mod node;
 mod paho;
 mod rows;
-mod skip;
 mod stock_clients;
 mod stop;
 mod store;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::root;
 
-/// What is no source: build results and data folders, as in `.gitignore`, and git's own folder.
+/// What is no source: build results and data folders, as in `.gitignore`, and git's own folder, which is a
+/// file in a second worktree.
 const NOT_OURS: [&str; 3] = ["target", ".git", "tidewire-data"];
 
 /// A file's path from the workspace's folder, and its text; bytes that are no text are replaced.
@@ -58,7 +59,10 @@ pub(crate) fn files_below(dir: &Path) -> Vec<PathBuf> {
         for entry in fs::read_dir(&dir).expect("a folder of the repository can be listed") {
             let entry = entry.expect("a folder of the repository can be listed");
             let kind = entry.file_type().expect("the kind stands in the listing");
-            if kind.is_dir() && !NOT_OURS.iter().any(|name| entry.file_name() == *name) {
+            if NOT_OURS.iter().any(|name| entry.file_name() == *name) {
+                continue;
+            }
+            if kind.is_dir() {
                 open.push(entry.path());
             } else if kind.is_file() {
                 files.push(entry.path());

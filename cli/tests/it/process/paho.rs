@@ -1,11 +1,11 @@
 //! Eclipse Paho's Python client, the one that many devices and tools are written with.
 
 use super::node::{Place, run};
-use super::skip::python;
+use xtask::skip::python;
 
 /// Runs one scene of the script beside this file against a fresh node.
 fn scene(name: &str, version: &str) {
-    let Some(mut python) = python("paho") else {
+    let Some(mut python) = python("paho", "paho.mqtt.client") else {
         return;
     };
     let place = Place::new();

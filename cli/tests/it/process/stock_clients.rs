@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use super::node::{Node, Place, run, tidewire};
-use super::skip::outside;
+use xtask::skip::outside;
 
 const VERSIONS: [&str; 2] = ["mqttv311", "mqttv5"];
 
