@@ -52,7 +52,10 @@ impl Line {
         until("the store to have read everything", || {
             let status: Value = serde_json::from_str(&node.get("/v1/tsdb")).expect("JSON");
             let lag = &status["pipeline"]["lag"];
-            lag.as_object().expect("by partition").is_empty().then_some(())
+            lag.as_object()
+                .expect("by partition")
+                .is_empty()
+                .then_some(())
         });
         for device in fleet.devices() {
             until("an answer that is whole", || {
@@ -164,7 +167,10 @@ fn kafka_dead_while_the_node_dies_loses_nothing_and_keeps_the_order() {
 #[test]
 #[ignore = "three brokers take a minute and most of the machine"]
 fn one_of_three_brokers_killed_stops_mode_kafka_until_leaders_are_elected() {
-    let timeout = [("broker.session.timeout.ms", "3000"), ("broker.heartbeat.interval.ms", "500")];
+    let timeout = [
+        ("broker.session.timeout.ms", "3000"),
+        ("broker.heartbeat.interval.ms", "500"),
+    ];
     let Some(mut line) = Line::new(3, &timeout, "kafka") else {
         return;
     };

@@ -11,12 +11,7 @@ use super::node::Node;
 const PAGE: usize = 5_000;
 
 /// Everything that the node has of a device between two times, page by page.
-pub(crate) fn of_device(
-    node: &Node<'_>,
-    id: &str,
-    mut from: i64,
-    to: i64,
-) -> BTreeMap<i64, Value> {
+pub(crate) fn of_device(node: &Node<'_>, id: &str, mut from: i64, to: i64) -> BTreeMap<i64, Value> {
     let mut rows = BTreeMap::new();
     loop {
         let path = format!("/v1/query/{id}?from={from}&to={to}&limit={PAGE}");

@@ -72,13 +72,17 @@ impl Fleet {
     }
 
     pub(crate) fn acked(&self) -> u64 {
-        self.devices().map(|one| one.acked.load(Ordering::Relaxed)).sum()
+        self.devices()
+            .map(|one| one.acked.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// Waits for so many more acknowledgements.
     pub(crate) fn wait_for_acks(&self, count: u64) {
         let from = self.acked();
-        until("acknowledgements", || (self.acked() >= from + count).then_some(()));
+        until("acknowledgements", || {
+            (self.acked() >= from + count).then_some(())
+        });
     }
 
     /// Lets the devices stop sending and wait for what they are owed.
@@ -253,7 +257,12 @@ impl Device {
             assert!(number <= next, "{}: {number} came before {next}", self.id);
             next = next.max(number + 1);
         }
-        assert_eq!(next, self.state().next, "{}: the last ones are lost", self.id);
+        assert_eq!(
+            next,
+            self.state().next,
+            "{}: the last ones are lost",
+            self.id
+        );
         let twice = numbers.len() as i64 - next;
         if twice > 0 {
             eprintln!("{}: {twice} messages lie twice in Kafka", self.id);
