@@ -18,3 +18,6 @@ mod log;
 mod watch;
 
 pub use settings::{Settings, SettingsError};
+
+#[cfg(test)]
+mod kafka_test;

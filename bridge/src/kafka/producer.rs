@@ -118,7 +118,7 @@ fn failure_of(error: &KafkaError) -> Failure {
             | Code::InvalidTimestamp
             | Code::InvalidMessageSize
             | Code::BadMessage,
-        ) => Failure::Poison(error.to_string()),
+        ) => Failure::Suspect(error.to_string()),
         Some(
             Code::UnknownTopic
             | Code::UnknownTopicOrPartition
@@ -198,7 +198,11 @@ impl Producer {
         self.reports.note(&error);
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => Err(SendError::Full),
-            _ => Err(SendError::Failed(failure_of(&error))),
+            _ => Err(SendError::Failed(match failure_of(&error) {
+                // The client looks at one record.
+                Failure::Suspect(reason) => Failure::Poison(reason),
+                other => other,
+            })),
         }
     }
 

@@ -278,12 +278,12 @@ mod tests {
 
         append(&spool, Vec::new(), Some(&[38, 0]));
         spool.release([38, 0].into_iter());
+        assert!(spool.disk_bytes() < before, "whole segments went");
         spool.close();
         drop(spool);
         let (again, state) = open(&fs);
         spool = again;
 
-        assert!(spool.disk_bytes() < before, "whole segments went");
         assert_eq!(state[0], (38, 40));
         assert_eq!(spool.read(&[(0, 38)]).expect("whole").len(), 2);
     }

@@ -219,8 +219,11 @@ impl World {
     }
 
     /// Every settled record is with Kafka, and the first of each is in the order of sending.
-    fn check(&self) {
+    fn check(&mut self) {
         let mut there = BTreeMap::new();
+        for poisoned in self.delivery.take_poisoned() {
+            there.insert(poisoned.record.packet_seq, ());
+        }
         for lane in &self.kafka {
             let mut seen = BTreeSet::new();
             let firsts: Vec<u64> = lane.iter().copied().filter(|n| seen.insert(*n)).collect();
@@ -330,6 +333,24 @@ fn strict_records_are_withheld_while_kafka_is_away() {
 }
 
 #[test]
+fn records_of_a_refused_topic_are_withheld_until_somebody_acts() {
+    let mut world = World::new(LOG, 1 << 20);
+    let before = world.send(0);
+    world.fsync();
+    let refused = Contact::Refused("3 partitions, not 4".to_owned());
+    world.delivery.handle_contact(0, refused);
+
+    let after = world.send(0);
+    world.wait(60_000);
+    world.fsync();
+    assert_eq!(world.settled, BTreeSet::from([before]));
+    assert_eq!(world.spool[0].len(), 1, "what was acknowledged stays");
+
+    world.heal();
+    assert_eq!(world.kafka[0], [before, after]);
+}
+
+#[test]
 fn strict_records_wait_behind_what_an_earlier_mode_left_in_the_spool() {
     let mut world = World::new(LOG, 1 << 20);
     let left = world.send(0);
@@ -399,6 +420,27 @@ fn what_kafka_will_never_take_leaves_the_lane() {
     assert_eq!(poisoned.len(), 1);
     assert!(poisoned[0].ticket.is_some(), "settled once it is kept");
     assert_eq!(world.kafka[0], [next]);
+}
+
+#[test]
+fn of_a_refused_group_only_the_culprit_leaves_the_lane() {
+    let mut world = good(LOG);
+    let sent: Vec<u64> = (0..4).map(|_| world.send(0)).collect();
+    while let Some(id) = world.client[0].pop_front() {
+        let failure = Failure::Suspect("too large".to_owned());
+        world.delivery.handle_failed(id, failure, 0);
+    }
+    world.run();
+
+    assert_eq!(world.client[0].len(), 1, "one at a time");
+    world.take(0, 1);
+    let culprit = world.client[0].pop_front().expect("the next one");
+    let failure = Failure::Suspect("too large".to_owned());
+    world.delivery.handle_failed(culprit, failure, 0);
+    let poisoned = world.delivery.take_poisoned();
+    assert_eq!(poisoned[0].record.packet_seq, sent[1]);
+    world.heal();
+    assert_eq!(world.kafka[0], [sent[0], sent[2], sent[3]]);
 }
 
 #[test]

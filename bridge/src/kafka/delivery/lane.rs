@@ -25,11 +25,13 @@ pub(super) struct Lane {
     pub(super) inflight: VecDeque<SlotId>,
     /// For Kafka's client once it has room; behind `inflight`.
     pub(super) waiting: VecDeque<SlotId>,
-    /// New records of a topic that does not spool any more, behind what an earlier mode left in
-    /// its spool.
+    /// New records that nothing may be done with yet: their topic is refused, or they must wait
+    /// behind what an earlier mode of it left in the spool.
     pub(super) held: VecDeque<SlotId>,
     /// Bytes of `inflight`.
     pub(super) inflight_bytes: u64,
+    /// Records to be sent one at a time, because Kafka refused one of them and did not say which.
+    pub(super) probing: usize,
     /// Whether new records go to the spool, behind what is there.
     pub(super) away: bool,
     pub(super) spool: Cursor,

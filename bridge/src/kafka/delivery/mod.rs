@@ -64,8 +64,11 @@ pub(crate) enum Contact {
 /// Says why Kafka's client gave a record back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// Kafka will never take this record.
+    /// Kafka's client will never take this record.
     Poison(String),
+    /// Kafka refused a group of records of which this is one; which of them it meant is found by
+    /// sending one at a time.
+    Suspect(String),
     /// Kafka does not take records of this topic now; the topic must be looked at.
     Topic,
     /// Anything that may pass.
@@ -211,6 +214,12 @@ impl Delivery {
     fn route(&mut self, topic: u16, lane: u16, id: SlotId) {
         let can_produce = self.can_produce(topic);
         let of = &mut self.topics[usize::from(topic)];
+        // A topic that is refused is not away: what comes is withheld until somebody acts.
+        if matches!(of.contact, Contact::Refused(_)) {
+            of.lanes[usize::from(lane)].held.push_back(id);
+            self.slots.pin(id);
+            return;
+        }
         if of.policy.spools && !can_produce && !of.lanes[usize::from(lane)].away {
             self.go_away(topic, lane);
         }
@@ -231,7 +240,8 @@ impl Delivery {
             return;
         }
         let is_full = self.producer_bytes + self.slots.bytes(id) > self.limits.producer_bytes;
-        if can_produce && at.waiting.is_empty() && (!is_full || self.producer_bytes == 0) {
+        let is_free = at.waiting.is_empty() && at.probing == 0;
+        if can_produce && is_free && (!is_full || self.producer_bytes == 0) {
             self.hand_over(topic, lane, id);
             return;
         }
@@ -378,7 +388,17 @@ impl Delivery {
     pub(crate) fn handle_failed(&mut self, id: SlotId, failure: Failure, now_ms: u64) {
         let slot = self.slots.get_mut(id);
         let of = &mut self.topics[usize::from(slot.topic)];
+        let at = &mut of.lanes[usize::from(slot.record.partition)];
+        let failure = match failure {
+            Failure::Suspect(reason) if at.inflight.len() == 1 => Failure::Poison(reason),
+            other => other,
+        };
         match failure {
+            Failure::Suspect(_) => {
+                slot.fate = Fate::Failed;
+                of.counts.failed += 1;
+                at.probing = at.inflight.len();
+            }
             Failure::Poison(reason) => {
                 slot.fate = Fate::Confirmed;
                 of.counts.poisoned += 1;
@@ -394,7 +414,9 @@ impl Delivery {
             Failure::Topic => {
                 slot.fate = Fate::Failed;
                 of.counts.failed += 1;
-                of.contact = Contact::Unknown;
+                if of.contact == Contact::Good {
+                    of.contact = Contact::Unknown;
+                }
             }
             Failure::Passing => {
                 slot.fate = Fate::Failed;
@@ -443,6 +465,7 @@ impl Delivery {
         let of = &mut self.topics[usize::from(topic)];
         let at = &mut of.lanes[usize::from(lane)];
         at.inflight_bytes -= bytes;
+        at.probing = at.probing.saturating_sub(1);
         let slot = self.slots.get(id);
         if let Some(offset) = slot.spool_offset {
             debug_assert_eq!(at.spool.delivered, offset, "confirmed in order");
@@ -491,7 +514,20 @@ impl Delivery {
 
     /// Kafka was asked about a topic.
     pub(crate) fn handle_contact(&mut self, topic: u16, contact: Contact) {
-        self.topics[usize::from(topic)].contact = contact;
+        let of = &mut self.topics[usize::from(topic)];
+        let was_refused = matches!(of.contact, Contact::Refused(_));
+        of.contact = contact;
+        if !was_refused {
+            return;
+        }
+        // What was withheld goes its way, or is withheld again.
+        for lane in 0..of.lanes.len() as u16 {
+            let at = &mut self.topics[usize::from(topic)].lanes[usize::from(lane)];
+            for id in std::mem::take(&mut at.held) {
+                self.route(topic, lane, id);
+                self.slots.unpin(id);
+            }
+        }
     }
 
     /// An operator holds Kafka's side, or lets it go on.
@@ -515,7 +551,8 @@ impl Delivery {
             for lane in 0..self.topics[usize::from(topic)].lanes.len() as u16 {
                 let of = &self.topics[usize::from(topic)];
                 let at = &of.lanes[usize::from(lane)];
-                if at.away || !of.policy.spools {
+                let is_refused = matches!(of.contact, Contact::Refused(_));
+                if at.away || !of.policy.spools || is_refused {
                     continue;
                 }
                 let oldest = at.inflight.front().or(at.waiting.front());
@@ -552,6 +589,9 @@ impl Delivery {
                 self.blocked.remove(&(topic, lane));
                 return true;
             };
+            if at.probing > 0 && !at.inflight.is_empty() {
+                return true;
+            }
             let bytes = self.slots.bytes(id);
             if self.producer_bytes > 0 && self.producer_bytes + bytes > self.limits.producer_bytes {
                 return false;
