@@ -13,6 +13,7 @@
 
 mod cluster;
 mod jars;
+pub(crate) mod laptop;
 mod node;
 mod ports;
 mod process;

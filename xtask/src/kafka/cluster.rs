@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::Duration;
 
 use super::Jars;
@@ -14,10 +14,10 @@ use super::wait;
 use super::watchdog::Watchdog;
 
 /// Far beyond the seconds that a start takes, so that a busy machine fails no test.
-const READY_WITHIN: Duration = Duration::from_secs(120);
+pub(super) const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// What SIGTERM may take before SIGKILL follows.
-const STOP_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 /// One or three brokers on 127.0.0.1, numbered from 1, each of them a controller too.
 ///
@@ -39,10 +39,8 @@ struct Member {
 
 #[derive(Debug)]
 struct Running {
-    child: Child,
-    /// Where the log of this process begins.
-    log_from: u64,
-    /// Goes after `child` was waited for, since fields are dropped after their owner's `drop`.
+    started: Started,
+    /// Goes after the child was waited for, since fields are dropped after their owner's `drop`.
     _watchdog: Watchdog,
 }
 
@@ -104,12 +102,7 @@ impl Cluster {
     /// The addresses of all brokers, as clients take them for `bootstrap.servers`.
     #[must_use]
     pub fn bootstrap(&self) -> String {
-        let addresses: Vec<String> = self
-            .members
-            .iter()
-            .map(|member| member.node.address())
-            .collect();
-        addresses.join(",")
+        bootstrap(self.members.iter().map(|member| &member.node))
     }
 
     /// The address of broker `n`, running or not.
@@ -125,7 +118,7 @@ impl Cluster {
     #[must_use]
     pub fn pid(&self, n: u8) -> Option<u32> {
         let running = self.member(n).running.as_ref();
-        running.map(|running| running.child.id())
+        running.map(|running| running.started.child.id())
     }
 
     /// The file to which all processes of broker `n` append their log.
@@ -201,13 +194,13 @@ impl Cluster {
             .collect();
         // All at once: the last of three would wait for a majority of controllers.
         for running in &mut stopping {
-            if running.is_running()? {
-                signal(running.child.id(), "TERM")?;
+            if running.started.is_running()? {
+                signal(running.started.child.id(), "TERM")?;
             }
         }
         let all_ended = wait::until(STOP_WITHIN, || {
             for running in &mut stopping {
-                if running.is_running()? {
+                if running.started.is_running()? {
                     return Ok(None);
                 }
             }
@@ -236,20 +229,17 @@ impl Cluster {
         if member.running.is_some() {
             return Err(format!("broker {n} runs already; kill it first"));
         }
-        let Started {
-            mut child,
-            log_from,
-        } = member.node.spawn(&jars)?;
-        match Watchdog::over(child.id()) {
+        let mut started = member.node.spawn(&jars)?;
+        match Watchdog::over(started.child.id()) {
             Ok(watchdog) => {
                 member.running = Some(Running {
-                    child,
-                    log_from,
+                    started,
                     _watchdog: watchdog,
                 });
                 Ok(())
             }
             Err(reason) => {
+                let child = &mut started.child;
                 let ended = child.kill().and_then(|()| child.wait());
                 ended.map_err(|error| format!("{reason}; broker {n} stays: {error}"))?;
                 Err(reason)
@@ -298,37 +288,30 @@ impl Member {
         let node = &self.node;
         let number = node.number;
         let ready = wait::until(READY_WITHIN, || {
-            if !running.is_running()? {
-                let tail = node.log_tail(running.log_from);
+            if !running.started.is_running()? {
+                let tail = node.log_tail(running.started.log_from);
                 return Err(format!("broker {number} ended before it was ready; {tail}"));
             }
-            Ok(is_ready(node, running.log_from, peers)?.then_some(()))
+            Ok(is_ready(node, running.started.log_from, peers)?.then_some(()))
         })?;
         ready.ok_or_else(|| {
-            let tail = node.log_tail(running.log_from);
+            let tail = node.log_tail(running.started.log_from);
             format!("broker {number} was not ready after {READY_WITHIN:?}; {tail}")
         })
     }
 }
 
 impl Running {
-    /// Asks the kernel; an ended process is reaped.
-    fn is_running(&mut self) -> Result<bool, String> {
-        let ended = self.child.try_wait();
-        ended
-            .map(|status| status.is_none())
-            .map_err(|error| format!("cannot wait for process {}: {error}", self.child.id()))
-    }
-
     fn kill(mut self) -> Result<(), String> {
         self.end()
     }
 
     fn end(&mut self) -> Result<(), String> {
-        let ended = self.child.kill().and_then(|()| self.child.wait());
+        let child = &mut self.started.child;
+        let ended = child.kill().and_then(|()| child.wait());
         ended
             .map(|_| ())
-            .map_err(|error| format!("cannot end process {}: {error}", self.child.id()))
+            .map_err(|error| format!("cannot end process {}: {error}", child.id()))
     }
 }
 
@@ -361,6 +344,12 @@ impl Tool {
 pub(super) fn is_ready(node: &Node, log_from: u64, peers: &[i32]) -> Result<bool, String> {
     Ok(node.has_started(log_from)?
         && registered(node.port).is_ok_and(|known| peers.iter().all(|peer| known.contains(peer))))
+}
+
+/// The addresses of `nodes`, as clients take them.
+pub(super) fn bootstrap<'a>(nodes: impl Iterator<Item = &'a Node>) -> String {
+    let addresses: Vec<String> = nodes.map(Node::address).collect();
+    addresses.join(",")
 }
 
 /// `brokers` nodes below `dir` on free ports.

@@ -27,6 +27,7 @@ pub(super) struct Node {
 }
 
 /// A started process, and where its part of the log begins.
+#[derive(Debug)]
 pub(super) struct Started {
     pub(super) child: Child,
     pub(super) log_from: u64,
@@ -191,6 +192,16 @@ impl Node {
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         read().map_err(|error: std::io::Error| format!("cannot read {}: {error}", path.display()))
+    }
+}
+
+impl Started {
+    /// Asks the kernel; an ended process is reaped.
+    pub(super) fn is_running(&mut self) -> Result<bool, String> {
+        let ended = self.child.try_wait();
+        ended
+            .map(|status| status.is_none())
+            .map_err(|error| format!("cannot wait for process {}: {error}", self.child.id()))
     }
 }
 

@@ -10,7 +10,7 @@ use tidewire_xtask::kafka::{self, Cluster, Tool};
 fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if folder.exists() {
-        fs::remove_dir_all(&folder).unwrap();
+        fs::remove_dir_all(&folder).expect("what an earlier run left can be removed");
     }
     folder
 }
