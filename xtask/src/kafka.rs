@@ -22,6 +22,7 @@ mod wait;
 mod watchdog;
 
 use std::env;
+use std::ffi::OsString;
 use std::path::Path;
 
 pub use cluster::{Cluster, Tool};
@@ -48,20 +49,7 @@ const GROUP: &str = "kafka";
 /// # Errors
 /// The reason why this test cannot have a Kafka of its own, fit to be printed as that of a skip.
 pub fn for_tests() -> Result<Jars, String> {
-    if skip::quick() {
-        return Err("--quick".to_owned());
-    }
-    if let Some(libs) = env::var_os(JARS_VARIABLE) {
-        return Jars::open(Path::new(&libs));
-    }
-    if let Ok(reason) = env::var(NO_KAFKA_VARIABLE) {
-        return Err(reason);
-    }
-    Jars::open(&Jars::below(&target::folder())).map_err(|reason| {
-        format!(
-            "{reason}; run `cargo xtask test` once, which fetches Kafka, or set {EXISTING_VARIABLE}"
-        )
-    })
+    jars(skip::quick(), |name| env::var_os(name), &target::folder())
 }
 
 /// [`for_tests`], or `None` after the running test was reported as skipped.
@@ -77,4 +65,49 @@ pub fn existing() -> Option<String> {
     env::var(EXISTING_VARIABLE)
         .ok()
         .filter(|bootstrap| !bootstrap.is_empty())
+}
+
+fn jars(
+    quick: bool,
+    variable: impl Fn(&str) -> Option<OsString>,
+    target: &Path,
+) -> Result<Jars, String> {
+    if quick {
+        return Err("--quick".to_owned());
+    }
+    if let Some(libs) = variable(JARS_VARIABLE) {
+        return Jars::open(Path::new(&libs));
+    }
+    if let Some(reason) = variable(NO_KAFKA_VARIABLE) {
+        return Err(reason.to_string_lossy().into_owned());
+    }
+    Jars::open(&Jars::below(target)).map_err(|reason| {
+        format!(
+            "{reason}; run `cargo xtask test` once, which fetches it, or set {EXISTING_VARIABLE}"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_without_kafka_learns_why() {
+        let target = crate::scratch::folder("no-kafka");
+        let reason = |quick: bool, set: &[(&str, &str)]| {
+            let variable = |name: &str| {
+                let found = set.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| OsString::from(value))
+            };
+            jars(quick, variable, &target).unwrap_err()
+        };
+
+        assert_eq!(reason(true, &[(NO_KAFKA_VARIABLE, "no java")]), "--quick");
+        assert_eq!(reason(false, &[(NO_KAFKA_VARIABLE, "no java")]), "no java");
+        let named = reason(false, &[(JARS_VARIABLE, "/none"), (NO_KAFKA_VARIABLE, "x")]);
+        assert_eq!(named, "no Kafka in /none");
+        let plain = reason(false, &[]);
+        assert!(plain.contains("run `cargo xtask test` once"), "{plain}");
+    }
 }

@@ -6,9 +6,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::run;
+use crate::skip;
 
 /// The Python MQTT client that the process tests talk through, of one version so that they do not change by themselves.
-const PAHO: &str = "paho-mqtt==2.1.0";
+const PAHO: PythonPackage = PythonPackage {
+    module: "paho.mqtt.client",
+    requirement: "paho-mqtt==2.1.0",
+};
+
+/// The Python Kafka client of the example consumer; it wraps librdkafka, which its wheels bring along.
+const CONFLUENT_KAFKA: PythonPackage = PythonPackage {
+    module: "confluent_kafka",
+    requirement: "confluent-kafka==2.16.1",
+};
+
+/// A package of the tests' Python environment: what is imported, and what pip is asked for.
+struct PythonPackage {
+    module: &'static str,
+    requirement: &'static str,
+}
 
 /// A program that the tests use, and the Debian package that brings it.
 pub(crate) struct Tool {
@@ -56,6 +72,13 @@ const CLIENTS: [Tool; 3] = [
     },
 ];
 
+/// Apart from the others: apt installs nothing at all where it does not know one of the packages, and older systems call
+/// this one otherwise.
+const KCAT: [Tool; 1] = [Tool {
+    program: "kcat",
+    package: "kcat",
+}];
+
 /// Build tools that are absent and could not be installed.
 #[derive(Debug)]
 pub(crate) struct Missing(String);
@@ -88,6 +111,7 @@ pub(crate) fn ensure_build(may_install: bool) -> Result<(), Missing> {
 /// What stays absent is not an error here: each test that needs it skips itself and names it.
 pub(crate) fn ensure_clients() {
     install(&absent(&CLIENTS));
+    install(&absent(&KCAT));
 }
 
 /// Installs those of `tools` that are absent, as far as that is allowed; the caller sees what stays so.
@@ -95,37 +119,37 @@ pub(crate) fn ensure(tools: &'static [Tool]) {
     install(&absent(tools));
 }
 
-/// Returns the folder of a Python environment that holds the MQTT client, or why there is none.
+/// Returns the folder of a Python environment that holds the MQTT client, and the Kafka client where it can be had, or
+/// why there is none.
 pub(crate) fn ensure_venv(target: &Path) -> Result<PathBuf, String> {
     let venv = target.join("test-venv");
-    if has_paho(&venv) {
-        return Ok(venv);
+    if !PAHO.is_in(&venv) {
+        ensure_bare_venv(&venv)?;
+        PAHO.install(&venv);
     }
-    let made = make_venv(&venv) || {
+    if !PAHO.is_in(&venv) {
+        return Err(format!("pip could not install {}", PAHO.requirement));
+    }
+    // Where there is no wheel for this Python, the tests that import it skip themselves; the others have their client.
+    if !CONFLUENT_KAFKA.is_in(&venv) {
+        CONFLUENT_KAFKA.install(&venv);
+    }
+    Ok(venv)
+}
+
+fn ensure_bare_venv(venv: &Path) -> Result<(), String> {
+    let made = make_venv(venv) || {
         // Debian ships the module `venv` without its second half, which is in this package.
         install(&[&Tool {
             program: "python3 -m venv",
             package: "python3-venv",
         }]);
-        make_venv(&venv)
+        make_venv(venv)
     };
-    if !made {
-        return Err("python3 -m venv failed; install python3-venv".to_owned());
-    }
-    let mut pip = Command::new(venv.join("bin/python"));
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        PAHO,
-    ]);
-    run::succeeds(&mut pip);
-    if has_paho(&venv) {
-        Ok(venv)
+    if made {
+        Ok(())
     } else {
-        Err(format!("pip could not install {PAHO}"))
+        Err("python3 -m venv failed; install python3-venv".to_owned())
     }
 }
 
@@ -180,12 +204,25 @@ fn make_venv(venv: &Path) -> bool {
         )
 }
 
-fn has_paho(venv: &Path) -> bool {
-    let python = venv.join("bin/python");
-    python.is_file()
-        && run::succeeds(
-            Command::new(python)
-                .args(["-c", "import paho.mqtt.client"])
-                .stderr(Stdio::null()),
-        )
+impl PythonPackage {
+    fn is_in(&self, venv: &Path) -> bool {
+        let python = venv.join("bin/python");
+        python.is_file() && skip::imports(&mut Command::new(python), self.module)
+    }
+
+    /// Failures leave the package absent, which the caller sees.
+    fn install(&self, venv: &Path) {
+        let mut pip = Command::new(venv.join("bin/python"));
+        // From a wheel alone: building one from its source needs libraries that nobody asked for.
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--only-binary=:all:",
+            self.requirement,
+        ]);
+        run::succeeds(&mut pip);
+    }
 }
