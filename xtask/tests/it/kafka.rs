@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use tidewire_xtask::kafka::{self, Cluster, Tool};
 
@@ -103,4 +104,59 @@ fn a_cluster_has_one_broker_or_three() {
     let reason = Cluster::start(&jars, &folder("two"), 2, &[]).unwrap_err();
 
     assert!(reason.contains("1 or 3"), "{reason}");
+}
+
+#[test]
+#[ignore = "starts three brokers, which takes a minute on a busy machine"]
+fn one_of_three_brokers_is_killed_and_comes_back_into_the_replicas() {
+    let Some(jars) = kafka::or_skip() else {
+        return;
+    };
+    let properties = [("broker.session.timeout.ms", "3000")];
+    let mut cluster = timed("three brokers start", || {
+        Cluster::start(&jars, &folder("three-brokers"), 3, &properties).unwrap()
+    });
+    let topic = ["--create", "--topic", "t", "--partitions", "3"];
+    cluster.tool(Tool::Topics, &topic).unwrap();
+    let behind = |cluster: &Cluster| {
+        let describe = ["--describe", "--under-replicated-partitions"];
+        cluster.tool(Tool::Topics, &describe).unwrap()
+    };
+    assert_eq!(behind(&cluster), "", "three replicas of each partition");
+
+    cluster.kill(2).unwrap();
+    timed("the loss is seen", || {
+        until(|| behind(&cluster).lines().count() == 3);
+    });
+    assert!(
+        cluster.pid(1).is_some() && cluster.pid(3).is_some(),
+        "only one was killed"
+    );
+
+    timed("it restarts", || cluster.restart(2).unwrap());
+    timed("its replicas catch up", || {
+        until(|| behind(&cluster).is_empty());
+    });
+
+    cluster.kill(1).unwrap();
+    cluster.kill(3).unwrap();
+    timed("two restart", || cluster.restart_all().unwrap());
+
+    timed("all stop", || cluster.stop().unwrap());
+}
+
+/// Times are shown, not checked.
+fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let done = work();
+    eprintln!("{what}: {:.1} s", start.elapsed().as_secs_f64());
+    done
+}
+
+/// Each look takes Kafka's tool a second, so that no pause is needed between two.
+fn until(mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(120), "waited in vain");
+    }
 }
