@@ -85,7 +85,6 @@ pub(crate) fn check_topic(
         .set("allow.auto.create.topics", "false")
         .create_with_context(Quiet)
         .map_err(|error| ContactError::Away(error.to_string()))?;
-    let away = |error: &dyn std::fmt::Display| ContactError::Away(error.to_string());
     let cluster_id = || {
         client
             .client()
@@ -94,13 +93,14 @@ pub(crate) fn check_topic(
     };
     let has = match partitions_of(&client, topic, timeout)? {
         Some(has) => has,
-        None => {
-            create(settings, topic, partitions, message_bytes_max, timeout)?;
+        None => match create(settings, topic, partitions, message_bytes_max, timeout)? {
             // Its leaders are elected a moment later; the producer waits for them by itself.
-            return Ok(Contacted {
-                cluster_id: cluster_id().map_err(|error| away(&error))?,
-            });
-        }
+            Created::ByUs => usize::from(partitions),
+            // Whoever was faster may have wanted another number.
+            Created::ByAnother => partitions_of(&client, topic, timeout)?.ok_or_else(|| {
+                ContactError::Away(format!("{topic} was created a moment ago, not yet seen"))
+            })?,
+        },
     };
     if has != usize::from(partitions) {
         return Err(ContactError::Partitions {
@@ -137,8 +137,17 @@ fn partitions_of(
             topic: topic.to_owned(),
             reason: code.to_string(),
         }),
+        Some(code @ RDKafkaErrorCode::InvalidTopic) => Err(ContactError::NotCreated {
+            topic: topic.to_owned(),
+            reason: code.to_string(),
+        }),
         Some(code) => Err(ContactError::Away(format!("topic {topic}: {code}"))),
     }
+}
+
+enum Created {
+    ByUs,
+    ByAnother,
 }
 
 fn create(
@@ -147,7 +156,7 @@ fn create(
     partitions: u16,
     message_bytes_max: u32,
     timeout: Duration,
-) -> Result<(), ContactError> {
+) -> Result<Created, ContactError> {
     let away = |error: KafkaError| ContactError::Away(error.to_string());
     let admin: AdminClient<DefaultClientContext> = settings.client().create().map_err(away)?;
     let replication = settings.replication.map_or(-1, i32::from);
@@ -163,11 +172,11 @@ fn create(
         .operation_timeout(Some(timeout));
     let results = block_on(admin.create_topics([&new], &options)).map_err(away)?;
     match results.into_iter().next() {
-        // Another node may have been faster; the next look sees what it made.
-        Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
+        Some(Ok(_)) => {
             tracing::info!(topic, partitions, "created the topic in Kafka");
-            Ok(())
+            Ok(Created::ByUs)
         }
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(Created::ByAnother),
         Some(Err((_, code))) if may_pass(code) => {
             Err(ContactError::Away(format!("creating {topic}: {code}")))
         }
@@ -202,7 +211,7 @@ impl Wake for Unpark {
 }
 
 /// Waits for a future whose end another thread brings about.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
@@ -213,3 +222,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
         std::thread::park();
     }
 }
+
+#[cfg(test)]
+#[path = "contact_test.rs"]
+mod tests;

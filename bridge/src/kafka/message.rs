@@ -92,7 +92,11 @@ fn read_source(text: &str, record: &mut Record) {
     let (Some(node), Some(epoch), Some(seq)) = (next(), next(), next()) else {
         return;
     };
-    record.node = u32::try_from(node).unwrap_or(0);
+    // The header of somebody who counts differently names nothing of ours, in no part.
+    let (Ok(node), None) = (u32::try_from(node), parts.next()) else {
+        return;
+    };
+    record.node = node;
     record.connection_epoch = epoch;
     record.packet_seq = seq;
 }
@@ -190,6 +194,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_record_does_not_say_has_no_header() {
+        let record = Record {
+            partition: 0,
+            key: Bytes::new(),
+            payload: Bytes::new(),
+            content_type: ContentType::Unspecified,
+            received_ms: 0,
+            node: 0,
+            connection_epoch: 0,
+            packet_seq: 0,
+            retransmit: false,
+            droppable: false,
+        };
+
+        let headers = headers_of(&record);
+
+        let names: Vec<&str> = headers.iter().map(|header| header.key).collect();
+        assert_eq!(names, [RECEIVED, SOURCE]);
+        assert_eq!(text_of(&headers, SOURCE), Some("0/0/0".to_owned()));
+    }
+
+    #[test]
     fn a_source_that_is_none_changes_nothing() {
         let record = Record {
             partition: 0,
@@ -203,7 +229,7 @@ mod tests {
             retransmit: false,
             droppable: false,
         };
-        for text in ["", "1/2", "a/b/c", "1/2/-3"] {
+        for text in ["", "1/2", "a/b/c", "1/2/-3", "1/2/3/4", "4294967296/2/3"] {
             let mut read = record.clone();
             read_source(text, &mut read);
             assert_eq!(read, record, "{text}");

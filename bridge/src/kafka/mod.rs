@@ -17,6 +17,9 @@ mod consumer;
 mod log;
 mod watch;
 
+#[cfg(test)]
+mod test_kafka;
+
 pub use settings::{Settings, SettingsError};
 
 #[cfg(test)]
