@@ -1,12 +1,13 @@
 //! The consumer side: one topic's partitions, read from the store's own offsets on.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -18,8 +19,11 @@ use super::settings::Settings;
 use super::watch::{Watch, incarnation_of};
 use crate::log::{Consume, Position, ReadError};
 
-/// Bytes that the client fetches ahead, all partitions together.
-const PREFETCH_KBYTES: u32 = 16 << 10;
+/// Bytes of the client's queue, one for all partitions, at which it fetches no more.
+const PREFETCH_KBYTES: u32 = 8 << 10;
+/// Most bytes of one answer, which may come on top of a queue that was almost full, from each of
+/// Kafka's brokers: 16 MiB in all with one.
+const FETCH_BYTES_MAX: u32 = 8 << 20;
 /// Longest wait for one answer of Kafka at the first contact.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
@@ -31,6 +35,9 @@ pub(crate) struct KafkaConsumer {
     accept_gap: bool,
     /// By partition, where to go on.
     next: Vec<Option<Position>>,
+    /// By partition, one past the last record that was given out or that the store had before; 0
+    /// without any.
+    reached: Vec<u64>,
     watch: Arc<Watch>,
     /// Whether the positions were compared with what Kafka has, and the partitions assigned.
     is_assigned: bool,
@@ -39,6 +46,18 @@ pub(crate) struct KafkaConsumer {
 struct Context {
     topic: String,
     watch: Arc<Watch>,
+    /// By partition, up to where records were fetched when the client last counted. Everything
+    /// below is in the client's queue or given out.
+    fetched: Mutex<Vec<(u16, u64)>>,
+    /// Whether an event that is no record was served: "no record" says then nothing of the queue.
+    is_served: AtomicBool,
+}
+
+impl Context {
+    fn take_fetched(&self) -> Vec<(u16, u64)> {
+        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut fetched)
+    }
 }
 
 impl ClientContext for Context {
@@ -51,19 +70,50 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.is_served.store(true, Ordering::Release);
         let Some(topic) = statistics.topics.get(&self.topic) else {
             return;
         };
+        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        fetched.clear();
         for (partition, one) in &topic.partitions {
-            let place = u16::try_from(*partition);
-            if let (Ok(partition), Ok(end)) = (place, u64::try_from(one.hi_offset)) {
+            let Ok(partition) = u16::try_from(*partition) else {
+                continue;
+            };
+            if let Ok(end) = u64::try_from(one.hi_offset) {
                 self.watch.note_end(partition, end);
             }
+            if let Ok(next) = u64::try_from(one.next_offset) {
+                fetched.push((partition, next));
+            }
+        }
+        let brokers = statistics.brokers.values();
+        let is_up = |id| {
+            brokers
+                .clone()
+                .any(|one| one.nodeid == id && one.state == "UP")
+        };
+        let mut partitions = topic.partitions.values().filter(|one| one.partition >= 0);
+        if partitions.all(|one| is_up(one.leader)) {
+            self.watch.note_error(None);
         }
     }
 }
 
-impl ConsumerContext for Context {}
+impl ConsumerContext for Context {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        self.is_served.store(true, Ordering::Release);
+        if let Err(error) = result {
+            tracing::debug!(%error, "offsets for Kafka's tools were not committed");
+        }
+    }
+}
+
+/// Is where a partition is read from, and where it ended at that moment.
+struct Start {
+    position: Position,
+    high: u64,
+}
 
 impl KafkaConsumer {
     /// Makes a consumer of as many partitions as `from` has; one without a position is read from
@@ -90,7 +140,7 @@ impl KafkaConsumer {
             .set("check.crcs", "true")
             .set("queued.max.messages.kbytes", PREFETCH_KBYTES.to_string())
             .set("queued.min.messages", "10000")
-            .set("fetch.max.bytes", (8 << 20).to_string())
+            .set("fetch.max.bytes", FETCH_BYTES_MAX.to_string())
             .set("fetch.wait.max.ms", "100")
             // A full queue is emptied within milliseconds; the default pauses for a second.
             .set("fetch.queue.backoff.ms", "10")
@@ -98,6 +148,8 @@ impl KafkaConsumer {
         let context = Context {
             topic: topic.to_owned(),
             watch: Arc::clone(&watch),
+            fetched: Mutex::new(Vec::new()),
+            is_served: AtomicBool::new(false),
         };
         let client = config
             .create_with_context(context)
@@ -107,6 +159,10 @@ impl KafkaConsumer {
             topic: topic.to_owned(),
             accept_gap: settings.accept_gap,
             next: from.to_vec(),
+            reached: from
+                .iter()
+                .map(|position| position.map_or(0, |position| position.offset))
+                .collect(),
             watch,
             is_assigned: false,
         })
@@ -116,9 +172,25 @@ impl KafkaConsumer {
     /// was not reached.
     fn assign(&mut self) -> Result<bool, ReadError> {
         match self.compare()? {
-            Ok(assignment) => {
+            Ok(starts) => {
+                let mut assignment = TopicPartitionList::with_capacity(starts.len());
+                for (partition, start) in (0..).zip(&starts) {
+                    let offset = i64::try_from(start.position.offset).unwrap_or(i64::MAX);
+                    assignment
+                        .add_partition_offset(&self.topic, partition, Offset::Offset(offset))
+                        .map_err(|error| ReadError(error.to_string()))?;
+                }
                 let assigned = self.client.assign(&assignment);
                 assigned.map_err(|error| ReadError(error.to_string()))?;
+                self.client.context().take_fetched();
+                for (partition, start) in (0_u16..).zip(&starts) {
+                    if start.position.offset >= start.high {
+                        let reached = self.reached[usize::from(partition)];
+                        self.watch.note_passed(partition, start.high, reached);
+                    }
+                }
+                // From now on what retention deletes unread is a gap, also where nothing was read.
+                self.next = starts.iter().map(|start| Some(start.position)).collect();
                 self.is_assigned = true;
                 self.watch.note_error(None);
                 Ok(true)
@@ -132,12 +204,12 @@ impl KafkaConsumer {
 
     /// The outer error is a position that is none of this topic; the inner says that Kafka was
     /// not reached.
-    fn compare(&self) -> Result<Result<TopicPartitionList, String>, ReadError> {
+    fn compare(&self) -> Result<Result<Vec<Start>, String>, ReadError> {
         let Some(cluster_id) = self.client.client().fetch_cluster_id(ANSWER_WAIT) else {
             return Ok(Err("Kafka is not reached".to_owned()));
         };
         let incarnation = incarnation_of(&cluster_id, &self.topic);
-        let mut assignment = TopicPartitionList::with_capacity(self.next.len());
+        let mut starts = Vec::with_capacity(self.next.len());
         for (partition, position) in (0_u16..).zip(&self.next) {
             let place = i32::from(partition);
             let marks = self
@@ -154,13 +226,14 @@ impl KafkaConsumer {
             };
             self.watch.note_end(partition, high);
             let offset = self.offset_of(partition, *position, incarnation, (low, high))?;
-            let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-            assignment
-                .add_partition_offset(&self.topic, place, Offset::Offset(offset))
-                .map_err(|error| ReadError(error.to_string()))?;
+            let position = Position {
+                incarnation,
+                offset,
+            };
+            starts.push(Start { position, high });
         }
         self.watch.note_incarnation(incarnation);
-        Ok(Ok(assignment))
+        Ok(Ok(starts))
     }
 
     fn offset_of(
@@ -212,13 +285,23 @@ impl KafkaConsumer {
         bytes: &mut usize,
         records: &mut Vec<StoredRecord>,
     ) -> Result<bool, ReadError> {
+        let context = self.client.context();
+        context.is_served.store(false, Ordering::Release);
         match self.client.poll(timeout) {
-            None => Ok(false),
+            None => {
+                if !context.is_served.load(Ordering::Acquire) {
+                    self.note_passed();
+                }
+                Ok(false)
+            }
             Some(Ok(message)) => {
                 let (offset, record) = record_of(&message);
                 *bytes += record.stored_bytes();
                 let incarnation = self.watch.incarnation();
                 self.watch.note_end(record.partition, offset + 1);
+                if let Some(reached) = self.reached.get_mut(usize::from(record.partition)) {
+                    *reached = offset + 1;
+                }
                 if let Some(next) = self.next.get_mut(usize::from(record.partition)) {
                     *next = Some(Position {
                         incarnation,
@@ -235,14 +318,25 @@ impl KafkaConsumer {
         }
     }
 
+    /// The client's queue is empty: what it had fetched at its last count was given out, and what
+    /// is below that and was no record never comes.
+    fn note_passed(&self) {
+        for (partition, fetched) in self.client.context().take_fetched() {
+            if let Some(reached) = self.reached.get(usize::from(partition)) {
+                self.watch.note_passed(partition, fetched, *reached);
+            }
+        }
+    }
+
     /// A broker that is away or a leader that moves is the client's to wait for. An offset that
     /// is not there any more is looked at again.
     fn note(&mut self, error: &KafkaError) {
-        tracing::debug!(topic = self.topic, %error, "reading from Kafka");
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
             self.is_assigned = false;
         }
-        self.watch.note_error(Some(error.to_string()));
+        if self.watch.note_error(Some(error.to_string())) {
+            tracing::debug!(topic = self.topic, %error, "reading from Kafka");
+        }
     }
 
     /// Tells Kafka how far the store is, for the tools that show the lag of groups; nothing here

@@ -9,9 +9,17 @@ pub(crate) struct Watch {
     /// 0 until Kafka was reached.
     incarnation: AtomicU64,
     ends: Vec<AtomicU64>,
+    /// By partition, up to where the reader has been, and where its last record stands.
+    passed: Vec<Passed>,
     error: Mutex<Option<String>>,
     /// Offsets that the store has, by partition, until they were told to Kafka.
     release: Mutex<Option<Vec<(u16, u64)>>>,
+}
+
+#[derive(Debug, Default)]
+struct Passed {
+    end: AtomicU64,
+    reached: AtomicU64,
 }
 
 impl Watch {
@@ -19,6 +27,7 @@ impl Watch {
         Self {
             incarnation: AtomicU64::new(0),
             ends: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
+            passed: (0..partitions).map(|_| Passed::default()).collect(),
             error: Mutex::new(None),
             release: Mutex::new(None),
         }
@@ -41,15 +50,35 @@ impl Watch {
         }
     }
 
-    /// Is the highest known end by partition.
-    pub(crate) fn ends(&self) -> Vec<u64> {
-        let ends = self.ends.iter();
-        ends.map(|end| end.load(Ordering::Acquire)).collect()
+    /// Tells that the reader was given every record below `end`, the last of them below `reached`.
+    pub(crate) fn note_passed(&self, partition: u16, end: u64, reached: u64) {
+        if let Some(passed) = self.passed.get(usize::from(partition)) {
+            passed.reached.store(reached, Ordering::Release);
+            passed.end.store(end, Ordering::Release);
+        }
     }
 
-    /// Tells why Kafka cannot be read now, or that it can.
-    pub(crate) fn note_error(&self, error: Option<String>) {
-        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    /// Is where a reader is, by partition, that has all records known of. Kafka's own end may be
+    /// higher: marks of transactions have offsets too, and so had records that are deleted.
+    pub(crate) fn ends(&self) -> Vec<u64> {
+        let ends = self.ends.iter().zip(&self.passed);
+        ends.map(|(end, passed)| {
+            let end = end.load(Ordering::Acquire);
+            if end <= passed.end.load(Ordering::Acquire) {
+                passed.reached.load(Ordering::Acquire)
+            } else {
+                end
+            }
+        })
+        .collect()
+    }
+
+    /// Tells why Kafka cannot be read now, or that it can; true when that is news.
+    pub(crate) fn note_error(&self, error: Option<String>) -> bool {
+        let mut known = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = *known != error;
+        *known = error;
+        is_news
     }
 
     /// Tells by partition how far the store is.
@@ -80,4 +109,41 @@ pub(crate) fn incarnation_of(cluster_id: &str, topic: &str) -> u64 {
     });
     let folded = (hash ^ (hash >> 32)) & 0xffff_ffff;
     folded.max(1) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_behind_which_no_record_stands_is_where_the_reader_is() {
+        let watch = Watch::new(2);
+        watch.note_end(0, 11);
+        assert_eq!(watch.ends(), [11, 0], "nobody has looked yet");
+
+        watch.note_passed(0, 11, 10);
+        assert_eq!(watch.ends(), [10, 0], "11 is a transaction's mark");
+
+        watch.note_end(0, 12);
+        assert_eq!(watch.ends(), [12, 0], "something came");
+    }
+
+    #[test]
+    fn identities_differ_by_cluster_and_topic_and_leave_the_lower_half_free() {
+        let one = incarnation_of("cluster", "topic");
+        assert_ne!(one, incarnation_of("cluste", "rtopic"));
+        assert_ne!(one, incarnation_of("cluster", "topic2"));
+        assert_eq!(one & 0xffff_ffff, 0);
+        // Positions on disk hold it: it must never change.
+        assert_eq!(one, 0xabaf_c544_0000_0000);
+    }
+
+    #[test]
+    fn an_error_is_news_once() {
+        let watch = Watch::new(1);
+        assert!(watch.note_error(Some("away".to_owned())));
+        assert!(!watch.note_error(Some("away".to_owned())));
+        assert!(watch.note_error(None));
+        assert_eq!(watch.error(), None);
+    }
 }
