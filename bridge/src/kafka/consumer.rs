@@ -8,7 +8,6 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use storage::log::StoredRecord;
@@ -141,6 +140,8 @@ impl KafkaConsumer {
             .set("queued.max.messages.kbytes", PREFETCH_KBYTES.to_string())
             .set("queued.min.messages", "10000")
             .set("fetch.max.bytes", FETCH_BYTES_MAX.to_string())
+            // What a producer may send is nothing to a reader, but the client refuses a bigger one.
+            .set("message.max.bytes", "1000000")
             .set("fetch.wait.max.ms", "100")
             // A full queue is emptied within milliseconds; the default pauses for a second.
             .set("fetch.queue.backoff.ms", "10")
@@ -381,3 +382,7 @@ impl Consume for KafkaConsumer {
         Ok(records)
     }
 }
+
+#[cfg(test)]
+#[path = "consumer_test.rs"]
+mod tests;
