@@ -62,7 +62,7 @@ impl Topic {
     }
 
     /// Reads all partitions from their begin.
-    fn from_begin(&self) -> (KafkaConsumer, Arc<Watch>) {
+    fn reader_from_begin(&self) -> (KafkaConsumer, Arc<Watch>) {
         self.reader(&vec![None; usize::from(self.partitions)])
     }
 
@@ -188,7 +188,7 @@ fn records_come_back_as_they_went_partition_by_partition() {
         .collect();
     topic.produce(sent.clone());
 
-    let (mut consumer, watch) = topic.from_begin();
+    let (mut consumer, watch) = topic.reader_from_begin();
     let read = read(&mut consumer, 200);
 
     for partition in 0..4 {
@@ -236,7 +236,7 @@ fn records_of_foreign_producers_are_read_with_what_they_have() {
         .expect("room");
     producer.flush(WAIT).expect("Kafka takes them");
 
-    let (mut consumer, _) = topic.from_begin();
+    let (mut consumer, _) = topic.reader_from_begin();
     let read = read(&mut consumer, 2);
 
     let nothing = Record {
@@ -288,7 +288,7 @@ fn a_poll_gives_about_what_was_asked_for() {
     };
     let topic = Topic::new(&mut kafka, "bounded", 1);
     topic.produce((0..100).map(|n| record(0, n)));
-    let (mut consumer, _) = topic.from_begin();
+    let (mut consumer, _) = topic.reader_from_begin();
     let first = read(&mut consumer, 1);
     let bytes = first[0].record.stored_bytes();
 
@@ -373,7 +373,7 @@ fn what_retention_takes_before_the_first_record_was_read_is_a_refusal() {
         return;
     };
     let mut topic = Topic::new(&mut kafka, "overtaken", 1);
-    let (mut consumer, watch) = topic.from_begin();
+    let (mut consumer, watch) = topic.reader_from_begin();
     // The first contact finds an empty topic.
     idle_until(&mut consumer, "the first contact", || {
         watch.incarnation() != 0
@@ -424,7 +424,7 @@ fn marks_of_transactions_are_no_records_and_nobody_waits_for_them() {
         }
     }
 
-    let (mut consumer, watch) = topic.from_begin();
+    let (mut consumer, watch) = topic.reader_from_begin();
     let records = read(&mut consumer, 2);
 
     assert_eq!(numbers(&records, 0), [0, 2], "what was aborted never was");
@@ -455,7 +455,7 @@ fn a_topic_whose_records_are_all_deleted_has_nothing_to_wait_for() {
     topic.produce((0..5).map(|n| record(0, n)));
     topic.delete_before(0, 5);
 
-    let (mut consumer, watch) = topic.from_begin();
+    let (mut consumer, watch) = topic.reader_from_begin();
 
     idle_until(&mut consumer, "an end where the reader is", || {
         watch.incarnation() != 0 && watch.ends() == [0]
@@ -469,7 +469,7 @@ fn a_kafka_killed_and_started_again_loses_and_doubles_nothing() {
     };
     let topic = Topic::new(&mut kafka, "killed", 3);
     topic.produce((0..3_000).map(|n| record((n % 3) as u16, n)));
-    let (mut consumer, watch) = topic.from_begin();
+    let (mut consumer, watch) = topic.reader_from_begin();
     // A part only: the next ones are in the client's queue, or not yet fetched.
     let mut records = Vec::new();
     while records.is_empty() {
@@ -516,7 +516,7 @@ fn an_outage_that_passes_is_told_no_longer_though_no_record_comes() {
     };
     let topic = Topic::new(&mut kafka, "quiet", 1);
     topic.produce([record(0, 0)]);
-    let (mut consumer, watch) = topic.from_begin();
+    let (mut consumer, watch) = topic.reader_from_begin();
     read(&mut consumer, 1);
 
     kafka.kill();
@@ -557,7 +557,7 @@ fn tools_see_how_far_the_store_is() {
     };
     let topic = Topic::new(&mut kafka, "lag", 1);
     topic.produce((0..5).map(|n| record(0, n)));
-    let (mut consumer, watch) = topic.from_begin();
+    let (mut consumer, watch) = topic.reader_from_begin();
     read(&mut consumer, 5);
 
     watch.note_release(&[(0, 3)]);

@@ -22,7 +22,7 @@ fn admin(config: &ClientConfig) -> AdminClient<DefaultClientContext> {
 
 #[test]
 fn a_missing_topic_is_created_as_the_node_needs_it() {
-    let Some(mut kafka) = test_kafka::or_skip() else {
+    let Some(kafka) = test_kafka::or_skip() else {
         return;
     };
     let settings = kafka.settings();
@@ -41,7 +41,7 @@ fn a_missing_topic_is_created_as_the_node_needs_it() {
 
 #[test]
 fn another_number_of_partitions_is_refused_and_both_are_named() {
-    let Some(mut kafka) = test_kafka::or_skip() else {
+    let Some(kafka) = test_kafka::or_skip() else {
         return;
     };
     let settings = kafka.settings();
@@ -62,7 +62,7 @@ fn another_number_of_partitions_is_refused_and_both_are_named() {
 
 #[test]
 fn nodes_that_create_at_once_agree_and_one_that_wants_another_number_is_refused() {
-    let Some(mut kafka) = test_kafka::or_skip() else {
+    let Some(kafka) = test_kafka::or_skip() else {
         return;
     };
     let settings = kafka.settings();
@@ -101,7 +101,7 @@ fn nodes_that_create_at_once_agree_and_one_that_wants_another_number_is_refused(
 
 #[test]
 fn asking_does_not_let_kafka_create_a_topic() {
-    let Some(mut kafka) = test_kafka::or_skip() else {
+    let Some(kafka) = test_kafka::or_skip() else {
         return;
     };
     let mut settings = kafka.settings();
@@ -119,7 +119,7 @@ fn asking_does_not_let_kafka_create_a_topic() {
 
 #[test]
 fn a_topic_that_cannot_be_is_refused() {
-    let Some(mut kafka) = test_kafka::or_skip() else {
+    let Some(kafka) = test_kafka::or_skip() else {
         return;
     };
 
@@ -149,7 +149,7 @@ fn a_kafka_that_is_not_there_is_away() {
 
 #[test]
 fn a_topic_made_elsewhere_is_taken_as_it_is() {
-    let Some(mut kafka) = test_kafka::or_skip() else {
+    let Some(kafka) = test_kafka::or_skip() else {
         return;
     };
     let settings = kafka.settings();

@@ -1,9 +1,9 @@
-//! The Kafka side against a real Kafka. One broker serves all tests here; each has topics of its own.
+//! The Kafka side against a real Kafka; each test has topics of its own.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,65 +12,22 @@ use rdkafka::message::{Headers as _, Message as _};
 use runtime::SystemClock;
 use storage::fs::{FaultFs, Fs};
 use storage::log::{ContentType, EmbeddedLog, Record};
-use xtask::kafka::{Cluster, Tool, or_skip};
+use xtask::kafka::Tool;
 
 use super::consumer::KafkaConsumer;
 use super::contact::{ContactError, check_topic};
 use super::delivery::Contact;
 use super::open::{KafkaSide, Opening, open};
 use super::settings::Settings;
+use super::test_kafka::{Turn, or_skip};
 use super::watch::{Watch, incarnation_of};
 use crate::counters::Counters;
 use crate::dead_letter::{DeadLetters, SharedDeadLetters, read_all};
-use crate::log::{
-    Append as _, Consume as _, Outcome, Port, PortId, Ports, Position, Submission, Ticket,
-};
+use crate::log::{Consume as _, Outcome, Port, PortId, Ports, Position, Submission, Ticket};
 use crate::stream::{Mode, StreamRule, Streams};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(10);
-
-struct Shared {
-    kafka: Cluster,
-    _folder: tempfile::TempDir,
-}
-
-/// Lives as long as the test process; its watchdog ends it then.
-fn kafka() -> Option<&'static Shared> {
-    static SHARED: OnceLock<Option<Shared>> = OnceLock::new();
-    let jars = or_skip()?;
-    let start = || {
-        let folder = tempfile::tempdir().expect("a folder");
-        // ACLs exist, and whatever has none is open to everybody.
-        let properties = [
-            (
-                "authorizer.class.name",
-                "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            ),
-            ("allow.everyone.if.no.acl.found", "true"),
-        ];
-        let kafka = Cluster::start(&jars, folder.path(), 1, &properties);
-        Some(Shared {
-            kafka: kafka.expect("Kafka starts"),
-            _folder: folder,
-        })
-    };
-    SHARED.get_or_init(start).as_ref()
-}
-
-impl Shared {
-    fn settings(&self) -> Settings {
-        Settings {
-            bootstrap: Some(self.kafka.bootstrap()),
-            ..Settings::default()
-        }
-    }
-
-    fn tool(&self, tool: Tool, arguments: &[&str]) {
-        let output = self.kafka.tool(tool, arguments);
-        output.expect("the tool is content");
-    }
-}
 
 fn rule(name: &str, store: bool, mode: Mode) -> StreamRule {
     StreamRule {
@@ -96,7 +53,7 @@ impl Port for Numbers {
     fn settled(&self, outcome: Outcome, tickets: Vec<Ticket>) {
         for ticket in tickets {
             // A test that has ended does not care.
-            drop(self.0.send((ticket.words[0], outcome)));
+            let _unheard = self.0.send((ticket.words[0], outcome));
         }
     }
 }
@@ -115,11 +72,11 @@ fn letters_in(fs: &Arc<dyn Fs>) -> (EmbeddedLog, SharedDeadLetters) {
 }
 
 impl Side {
-    fn open(shared: &Shared, fs: &FaultFs, rules: Vec<StreamRule>) -> Self {
+    fn open(shared: &Turn, fs: &FaultFs, rules: Vec<StreamRule>) -> Self {
         Self::open_with(shared, fs, rules, Ports::default())
     }
 
-    fn open_with(shared: &Shared, fs: &FaultFs, rules: Vec<StreamRule>, ports: Ports) -> Self {
+    fn open_with(shared: &Turn, fs: &FaultFs, rules: Vec<StreamRule>, ports: Ports) -> Self {
         let fs: Arc<dyn Fs> = Arc::new(fs.clone());
         // On a disk of its own: a side that is opened again finds its spool, not the lock of letters
         // that an earlier one still holds.
@@ -213,11 +170,11 @@ fn record(partition: u16, n: u64, payload: &[u8]) -> Record {
 
 #[test]
 fn kafka_conforms_to_what_is_asked_of_a_log() {
-    let Some(shared) = kafka() else { return };
+    let Some(shared) = or_skip() else { return };
     let fs = FaultFs::new(0);
     crate::log_conformance::check(|ports| {
         let rules = vec![rule("conform", true, Mode::Kafka)];
-        let side = Side::open_with(shared, &fs, rules, ports);
+        let side = Side::open_with(&shared, &fs, rules, ports);
         assert_eq!(side.wait_for_contact("tidewire.conform"), Contact::Good);
         // The ends are known once somebody reads.
         let mut consumer = side.side.log.consume(&[]).expect("reads from the start");
@@ -228,16 +185,16 @@ fn kafka_conforms_to_what_is_asked_of_a_log() {
         });
         let log = Arc::clone(&side.side.log);
         // The suite closes the log itself.
-        std::mem::forget(side);
+        let _leaked = std::mem::ManuallyDrop::new(side);
         log
     });
 }
 
 #[test]
 fn a_record_lies_in_kafka_with_key_headers_and_partition() {
-    let Some(shared) = kafka() else { return };
+    let Some(shared) = or_skip() else { return };
     let side = Side::open(
-        shared,
+        &shared,
         &FaultFs::new(1),
         vec![rule("shape", true, Mode::Kafka)],
     );
@@ -276,14 +233,14 @@ fn a_record_lies_in_kafka_with_key_headers_and_partition() {
 
 #[test]
 fn a_topic_with_another_number_of_partitions_is_named_and_the_other_streams_go_on() {
-    let Some(shared) = kafka() else { return };
+    let Some(shared) = or_skip() else { return };
     let topic = "tidewire.three";
     check_topic(&shared.settings(), topic, 3, 1 << 20, ANSWER).expect("created");
     let rules = vec![
         rule("three", false, Mode::Log),
         rule("good", false, Mode::Log),
     ];
-    let side = Side::open(shared, &FaultFs::new(2), rules);
+    let side = Side::open(&shared, &FaultFs::new(2), rules);
 
     let Contact::Refused(reason) = side.wait_for_contact(topic) else {
         panic!("it has 3 partitions, not 2");
@@ -304,7 +261,7 @@ fn a_topic_with_another_number_of_partitions_is_named_and_the_other_streams_go_o
 
 #[test]
 fn an_unauthorised_producer_is_named_and_the_other_streams_go_on() {
-    let Some(shared) = kafka() else { return };
+    let Some(shared) = or_skip() else { return };
     let topic = "tidewire.forbidden";
     check_topic(&shared.settings(), topic, 2, 1 << 20, ANSWER).expect("created");
     shared.tool(
@@ -334,7 +291,7 @@ fn an_unauthorised_producer_is_named_and_the_other_streams_go_on() {
         rule("forbidden", false, Mode::Log),
         rule("allowed", false, Mode::Log),
     ];
-    let side = Side::open(shared, &FaultFs::new(3), rules);
+    let side = Side::open(&shared, &FaultFs::new(3), rules);
     assert!(matches!(side.wait_for_contact(topic), Contact::Refused(_)));
     side.send(1, record(0, 2, b"goes on"));
     assert_eq!(side.next_settled(), (2, Outcome::Durable));
@@ -342,11 +299,11 @@ fn an_unauthorised_producer_is_named_and_the_other_streams_go_on() {
 
 #[test]
 fn a_record_too_large_for_its_topic_becomes_a_dead_letter_with_the_reason() {
-    let Some(shared) = kafka() else { return };
+    let Some(shared) = or_skip() else { return };
     let topic = "tidewire.small";
     check_topic(&shared.settings(), topic, 2, 1_000, ANSWER).expect("created");
     let side = Side::open(
-        shared,
+        &shared,
         &FaultFs::new(4),
         vec![rule("small", false, Mode::Log)],
     );
@@ -375,10 +332,10 @@ fn a_record_too_large_for_its_topic_becomes_a_dead_letter_with_the_reason() {
 
 #[test]
 fn records_that_kafka_deleted_before_the_store_read_them_are_named() {
-    let Some(shared) = kafka() else { return };
+    let Some(shared) = or_skip() else { return };
     let topic = "tidewire.deleted";
     let side = Side::open(
-        shared,
+        &shared,
         &FaultFs::new(5),
         vec![rule("deleted", true, Mode::Kafka)],
     );

@@ -78,7 +78,6 @@ pub(crate) enum Failure {
 /// Is a record that Kafka will never take.
 #[derive(Debug)]
 pub(crate) struct Poisoned {
-    pub(crate) topic: u16,
     pub(crate) record: Record,
     pub(crate) ticket: Option<(PortId, Ticket)>,
     pub(crate) reason: String,
@@ -403,7 +402,6 @@ impl Delivery {
                 slot.fate = Fate::Confirmed;
                 of.counts.poisoned += 1;
                 let poisoned = Poisoned {
-                    topic: slot.topic,
                     record: slot.record.clone(),
                     ticket: slot.ticket.take(),
                     reason,
@@ -630,11 +628,6 @@ impl Delivery {
     /// Takes the bytes of room that a topic's records gave back.
     pub(crate) fn take_released(&mut self, topic: u16) -> u64 {
         std::mem::take(&mut self.topics[usize::from(topic)].released_bytes)
-    }
-
-    /// Whether nothing is on its way: all is settled, and nothing is handed to Kafka's client.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.slots.len() == 0
     }
 
     /// Whether Kafka is held by an operator.

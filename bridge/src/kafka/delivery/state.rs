@@ -22,6 +22,8 @@ pub(crate) struct Counts {
 pub(crate) struct TopicState {
     pub(crate) counts: Counts,
     pub(crate) contact: Contact,
+    /// Records of all topics that memory holds.
+    pub(crate) records: u64,
     pub(crate) inflight_records: u64,
     pub(crate) inflight_bytes: u64,
     pub(crate) waiting_records: u64,
@@ -39,6 +41,7 @@ impl Delivery {
         TopicState {
             counts: of.counts,
             contact: of.contact.clone(),
+            records: self.slots.len() as u64,
             inflight_records: sum(|at| at.inflight.len() as u64),
             inflight_bytes: sum(|at| at.inflight_bytes),
             waiting_records: sum(|at| (at.waiting.len() + at.held.len()) as u64),
