@@ -381,12 +381,10 @@ fn what_retention_takes_before_the_first_record_was_read_is_a_refusal() {
     assert!(consumer.is_assigned);
     // More than is fetched ahead, which stays in the queue.
     let payload = Bytes::from(vec![b'x'; 900_000]);
-    for n in 0..40 {
-        topic.produce([Record {
-            payload: payload.clone(),
-            ..record(0, n)
-        }]);
-    }
+    topic.produce((0..40).map(|n| Record {
+        payload: payload.clone(),
+        ..record(0, n)
+    }));
     topic.delete_before(0, 40);
 
     let (records, error) = refusal(&mut consumer);
