@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Failure;
+use crate::bridge::{self, DeadLetters, Lag, LetterQuestion, Pause, Replay, Replayed};
 use crate::node::NodeInfo;
 use crate::query::QueryAnswer;
 use crate::question::{Question, encode};
@@ -12,6 +14,11 @@ use crate::tsdb::Status;
 
 /// How long an answer may take; a query waits up to 2 s for the writer by itself.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for what the node works at, such as a replay, which waits up to 20 s for Kafka.
+const WORK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Largest answer that is read, in bytes.
+const BODY_BYTES_MAX: u64 = 256 << 20;
 
 /// Speaks to the admin API of one node.
 #[derive(Clone, Debug)]
@@ -91,15 +98,75 @@ impl Client {
         ))
     }
 
+    /// How the bridge stands.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn bridge(&self) -> Result<bridge::Status, ClientError> {
+        self.get("/v1/bridge")
+    }
+
+    /// Holds the bridge's way to Kafka, or lets it go on.
+    ///
+    /// # Errors
+    /// [`ClientError`]; refused without Kafka.
+    pub fn pause_bridge(&self, paused: bool) -> Result<Pause, ClientError> {
+        self.post("/v1/bridge/pause", &Pause { paused })
+    }
+
+    /// What the store has not processed.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn bridge_lag(&self) -> Result<Lag, ClientError> {
+        self.get("/v1/bridge/lag")
+    }
+
+    /// Dead letters, newest first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn dead_letters(&self, question: &LetterQuestion) -> Result<DeadLetters, ClientError> {
+        self.get(&format!("/v1/bridge/dlq?{}", question.to_query()))
+    }
+
+    /// Sends the messages of dead letters again.
+    ///
+    /// # Errors
+    /// [`ClientError`]; when the node is not reached any more, some may have been sent.
+    pub fn replay(&self, replay: &Replay) -> Result<Replayed, ClientError> {
+        self.post("/v1/bridge/dlq/replay", replay)
+    }
+
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let url = format!("{}{path}", self.url);
+        self.read(self.agent.get(&url).call(), url)
+    }
+
+    fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let url = format!("{}{path}", self.url);
+        let request = self.agent.post(&url).config();
+        let request = request.timeout_global(Some(WORK_TIMEOUT)).build();
+        self.read(request.send_json(body), url)
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        url: String,
+    ) -> Result<T, ClientError> {
         let unreachable = |error: ureq::Error| ClientError::Unreachable {
             url: self.url.clone(),
             error: error.to_string(),
         };
-        let mut response = self.agent.get(&url).call().map_err(unreachable)?;
+        let mut response = answer.map_err(unreachable)?;
         let status = response.status().as_u16();
-        let body = response.body_mut().read_to_string().map_err(unreachable)?;
+        let body = response.body_mut().with_config().limit(BODY_BYTES_MAX);
+        let body = body.read_to_string().map_err(unreachable)?;
         if status >= 400 {
             let failure = serde_json::from_str::<Failure>(&body);
             let error = failure.map_or_else(|_| format!("HTTP {status}: {body}"), |one| one.error);

@@ -2,6 +2,7 @@
 
 pub mod query;
 
+pub mod bridge;
 pub mod client;
 pub mod node;
 pub mod question;

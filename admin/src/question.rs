@@ -48,7 +48,7 @@ pub enum QuestionError {
     #[error("step: 0 is too short; the shortest is 1ms")]
     StepZero,
     /// The limit is no number.
-    #[error("limit: {0:?} is no number of rows")]
+    #[error("limit: {0:?} is no number")]
     Limit(String),
     /// The range is empty.
     #[error("from {from} comes after to {to}")]
@@ -61,6 +61,9 @@ pub enum QuestionError {
     /// A parameter nobody knows.
     #[error("unknown parameter {0:?}; known are metric, from, to, step, limit")]
     Unknown(String),
+    /// A parameter nobody knows of a question for dead letters.
+    #[error("unknown parameter {0:?}; known are limit, reason, after")]
+    UnknownOfLetters(String),
     /// A `%` that no two hex digits follow, or bytes that are not UTF-8.
     #[error("{0:?} is not percent-encoded UTF-8")]
     Encoding(String),
@@ -162,7 +165,7 @@ pub fn encode(text: &str) -> String {
     out
 }
 
-fn decode(text: &str) -> Result<String, QuestionError> {
+pub(crate) fn decode(text: &str) -> Result<String, QuestionError> {
     let error = || QuestionError::Encoding(text.to_owned());
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
