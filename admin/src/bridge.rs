@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::question::{QuestionError, decode, encode};
 
-/// Dead letters that one answer or one replay holds when nobody says how many.
+/// Dead letters that one answer holds when nobody says how many.
 pub const LETTERS_DEFAULT: usize = 20;
 /// Dead letters that one answer or one replay holds at most.
 pub const LETTERS_MAX: usize = 1_000;
@@ -338,7 +338,7 @@ pub enum Replay {
     Reason {
         /// The reason.
         reason: String,
-        /// Most letters of this time, up to [`LETTERS_MAX`].
+        /// Most letters of this time, up to [`LETTERS_MAX`], which is the default.
         limit: Option<usize>,
         /// Where an earlier replay ended: its `next`.
         after: Option<String>,

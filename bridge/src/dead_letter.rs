@@ -16,6 +16,9 @@ use crate::kafka::message::insert;
 
 /// Version of the stored form.
 const VERSION: u8 = 1;
+/// Version of the stored form with a topic: its length (u16) and its bytes between the reason's
+/// text and the payload.
+const VERSION_TOPIC: u8 = 2;
 /// Bytes of the stored form before the reason's text.
 const HEADER_BYTES: usize = 20;
 /// Greatest length of the reason's text in bytes; a longer one is cut.
@@ -40,6 +43,8 @@ pub struct DeadLetter {
     pub partition: u16,
     /// Its offset there.
     pub offset: u64,
+    /// The topic of Kafka that refused it; absent for what the store could not take.
+    pub topic: Option<String>,
     /// The device id.
     pub device: Bytes,
     /// The payload, untouched.
@@ -71,17 +76,25 @@ impl DeadLetter {
             _,
             _,
         ] = *header;
-        if version != VERSION {
+        if version != VERSION && version != VERSION_TOPIC {
             return Err(format!(
-                "a dead letter has version {version}, this program reads {VERSION}"
+                "a dead letter has version {version}, this program reads {VERSION} and {VERSION_TOPIC}"
             ));
         }
         let reason = DeadLetterReason::from_number(reason)
             .ok_or_else(|| format!("a dead letter has the unknown reason {reason}"))?;
         let text_len = usize::from(u16::from_le_bytes([t0, t1]));
-        let Some((text, _)) = rest.split_at_checked(text_len) else {
-            return Err("a dead letter is cut off".to_owned());
-        };
+        let cut_off = || "a dead letter is cut off".to_owned();
+        let (text, rest) = rest.split_at_checked(text_len).ok_or_else(cut_off)?;
+        let mut topic = None;
+        let mut behind = HEADER_BYTES + text_len;
+        if version == VERSION_TOPIC {
+            let (len, rest) = rest.split_first_chunk::<2>().ok_or_else(cut_off)?;
+            let len = usize::from(u16::from_le_bytes(*len));
+            let name = rest.get(..len).ok_or_else(cut_off)?;
+            topic = Some(String::from_utf8_lossy(name).into_owned());
+            behind += 2 + len;
+        }
         let offset = header.last_chunk::<8>().expect("the header is longer");
         Ok(Self {
             reason,
@@ -89,8 +102,9 @@ impl DeadLetter {
             incarnation: u64::from_le_bytes(incarnation),
             partition: record.partition,
             offset: u64::from_le_bytes(*offset),
+            topic,
             device: record.key.clone(),
-            payload: bytes.slice(HEADER_BYTES + text_len..),
+            payload: bytes.slice(behind..),
         })
     }
 }
@@ -107,16 +121,33 @@ impl DeadLetter {
     }
 }
 
-fn encode(source: &StoredRecord, incarnation: u64, reason: DeadLetterReason, text: &str) -> Record {
+fn encode(
+    source: &StoredRecord,
+    incarnation: u64,
+    reason: DeadLetterReason,
+    text: &str,
+    topic: Option<&str>,
+) -> Record {
     let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
     let payload = &source.record.payload;
-    let mut bytes = BytesMut::with_capacity(HEADER_BYTES + text.len() + payload.len());
-    bytes.put_u8(VERSION);
+    let topic_bytes = topic.map_or(0, |topic| 2 + topic.len());
+    let mut bytes =
+        BytesMut::with_capacity(HEADER_BYTES + text.len() + topic_bytes + payload.len());
+    bytes.put_u8(if topic.is_some() {
+        VERSION_TOPIC
+    } else {
+        VERSION
+    });
     bytes.put_u8(reason.number());
     bytes.put_u16_le(text.len() as u16);
     bytes.put_u64_le(incarnation);
     bytes.put_u64_le(source.offset);
     bytes.put_slice(text.as_bytes());
+    if let Some(topic) = topic {
+        // Kafka's names have up to 249 bytes.
+        bytes.put_u16_le(topic.len() as u16);
+        bytes.put_slice(topic.as_bytes());
+    }
     bytes.put_slice(payload);
     Record {
         payload: bytes.freeze(),
@@ -255,7 +286,7 @@ impl DeadLetters {
         if !self.keep(source.record.partition, incarnation, source.offset) {
             return Ok(false);
         }
-        let record = encode(source, incarnation, reason, text);
+        let record = encode(source, incarnation, reason, text, None);
         self.pending_bytes += record.key.len() + record.payload.len();
         self.pending.push(record);
         if self.pending_bytes >= PENDING_BYTES {
@@ -264,9 +295,10 @@ impl DeadLetters {
         Ok(true)
     }
 
-    /// Takes a record that a log refused for good, so that it has no offset there.
+    /// Takes a record that a topic refused for good, so that it has no offset there.
     pub(crate) fn put_refused(
         &mut self,
+        topic: &str,
         record: &Record,
         text: &str,
     ) -> Result<(), DeadLetterError> {
@@ -274,7 +306,7 @@ impl DeadLetters {
             offset: record.packet_seq,
             record: record.clone(),
         };
-        let record = encode(&source, 0, DeadLetterReason::Refused, text);
+        let record = encode(&source, 0, DeadLetterReason::Refused, text, Some(topic));
         self.pending_bytes += record.key.len() + record.payload.len();
         self.pending.push(record);
         self.flush()
@@ -321,26 +353,47 @@ pub(crate) fn read_all(
     log: &EmbeddedLog,
     mut each: impl FnMut(u64, DeadLetter),
 ) -> Result<(), DeadLetterError> {
+    let begins: Vec<u64> = (0..log.partitions()).map(|at| log.start(at)).collect();
+    read_between(log, &begins, &log.ends(), |stored| {
+        let letter = DeadLetter::decode(&stored.record).map_err(DeadLetterError::Log)?;
+        each(stored.offset, letter);
+        Ok(true)
+    })
+}
+
+/// Reads a log's records from one offset up to another, by partition, in the order in which they
+/// were appended, until `each` says that it is enough. Blocks on the disk.
+pub(crate) fn read_between(
+    log: &EmbeddedLog,
+    begins: &[u64],
+    ends: &[u64],
+    mut each: impl FnMut(&StoredRecord) -> Result<bool, DeadLetterError>,
+) -> Result<(), DeadLetterError> {
     let failed = |error: &dyn std::fmt::Display| DeadLetterError::Log(error.to_string());
-    let begin = |partition| Start {
-        partition,
-        offset: log.start(partition),
-        incarnation: None,
-    };
-    let starts: Vec<Start> = (0..log.partitions()).map(begin).collect();
-    let mut positions: Vec<u64> = starts.iter().map(|start| start.offset).collect();
-    let ends = log.ends();
+    let starts = (0_u16..).zip(begins).zip(ends);
+    let starts: Vec<Start> = starts
+        .filter(|((_, begin), end)| begin < end)
+        .map(|((partition, begin), _)| Start {
+            partition,
+            offset: *begin,
+            incarnation: None,
+        })
+        .collect();
+    let mut positions = begins.to_vec();
     let mut consumer = log.consumer();
     consumer.assign(starts).map_err(|e| failed(&e))?;
-    let is_behind = |positions: &[u64]| positions.iter().zip(&ends).any(|(at, end)| at < end);
+    let is_behind = |positions: &[u64]| positions.iter().zip(ends).any(|(at, end)| at < end);
     while is_behind(&positions) {
         let records = consumer
             .poll(SCAN_BYTES, Duration::from_secs(1))
             .map_err(|e| failed(&e))?;
-        for StoredRecord { offset, record } in records {
-            let letter = DeadLetter::decode(&record).map_err(|e| failed(&e))?;
-            positions[usize::from(record.partition)] = offset + 1;
-            each(offset, letter);
+        for stored in records {
+            let place = usize::from(stored.record.partition);
+            let is_wanted = stored.offset < ends[place];
+            positions[place] = stored.offset + 1;
+            if is_wanted && !each(&stored)? {
+                return Ok(());
+            }
         }
     }
     Ok(())

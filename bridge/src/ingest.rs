@@ -102,6 +102,23 @@ impl Batch {
             retransmit: message.retransmit,
             droppable: ticket.is_none(),
         };
+        self.add(record, ticket);
+    }
+
+    /// Adds a record that was one before, under its own origin; only its bucket is found anew.
+    ///
+    /// # Panics
+    /// As [`Batch::push`].
+    pub(crate) fn push_again(&mut self, mut record: Record, ticket: Ticket) {
+        assert!(
+            record.key.len() <= usize::from(u16::MAX),
+            "a device id fits a log record"
+        );
+        record.partition = telemetry::bucket_of(&record.key, self.buckets);
+        self.add(record, Some(ticket));
+    }
+
+    fn add(&mut self, record: Record, ticket: Option<Ticket>) {
         self.bytes += memory_bytes(&record);
         self.submission.records.push(record);
         self.submission.tickets.push(ticket);

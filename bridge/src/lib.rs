@@ -32,6 +32,8 @@ mod stopped;
 mod line;
 mod parts;
 
+mod operations;
+
 pub mod kafka;
 
 pub use config::{Config, LogConfig};
@@ -42,6 +44,7 @@ pub use ingest::{Batch, Ingest, Message, OutletId, Refused, RefusedReason};
 pub use line::Defects;
 pub use line::{Fatal, OnFatal, OpenError, Telemetry};
 pub use log::{Outcome, Port, PortId, Ticket};
+pub use operations::OperationError;
 pub use query::{QueryError, QueryRequest, QueryService};
 pub use room::READY_CALLBACKS_MAX;
 pub use stopped::{StoppedError, StoppedNode};

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::kafka::sender::Handle;
 use crate::merger::Merger;
+use crate::operations::Replays;
 use crate::parts::{self, Folders, Parts};
 use crate::progress::Progress;
 use crate::query::{QueryService, status_of};
@@ -70,19 +71,20 @@ pub struct Defects {
 /// Is the telemetry line of a node, the one object that the broker holds.
 #[derive(Debug)]
 pub struct Telemetry {
-    ingest: Ingest,
+    pub(crate) ingest: Ingest,
     query: QueryService,
     tsdb: Tsdb,
-    running: Running,
+    pub(crate) running: Running,
+    pub(crate) replays: Replays,
 }
 
 /// What ends with the line.
-struct Running {
+pub(crate) struct Running {
     /// This node's own log of dead letters.
-    letters: EmbeddedLog,
+    pub(crate) letters: EmbeddedLog,
     /// What sends to Kafka; none with the embedded log.
-    kafka: Option<Handle>,
-    context: Arc<WriterContext>,
+    pub(crate) kafka: Option<Handle>,
+    pub(crate) context: Arc<WriterContext>,
     supervisor: ActorRef<SupervisorMessage>,
     watch: Mutex<Option<JoinHandle<()>>>,
     shut: AtomicBool,
@@ -222,11 +224,13 @@ impl Telemetry {
             watch: Mutex::new(Some(watch)),
             shut: AtomicBool::new(false),
         };
+        let replays = Replays::new(&ingest, config.streams.outlets());
         Ok(Self {
             ingest,
             query,
             tsdb,
             running,
+            replays,
         })
     }
 
@@ -259,7 +263,7 @@ impl Telemetry {
             late_rows: load(&counters.late_rows),
             replaced_points: load(&counters.replaced_points),
             dead_letters: counters.dead_letters(),
-            lag: self.lag(),
+            lag: self.lagging(),
             seals: stats.seals,
             merges: stats.merges,
             writer_restarts: load(&counters.writer_restarts),
@@ -267,15 +271,9 @@ impl Telemetry {
         }
     }
 
-    fn lag(&self) -> BTreeMap<u32, u64> {
-        let context = &self.running.context;
-        (0..)
-            .zip(context.log.ends())
-            .map(|(partition, end)| {
-                let position = context.progress.position(partition);
-                (u32::from(partition), end.saturating_sub(position))
-            })
-            .filter(|(_, lag)| *lag > 0)
+    fn lagging(&self) -> BTreeMap<u32, u64> {
+        let lags = self.lags().into_iter().filter(|one| one.lag > 0);
+        lags.map(|one| (u32::from(one.partition), one.lag))
             .collect()
     }
 

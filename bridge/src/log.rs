@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use storage::log::{Record, StoredRecord};
 
+use crate::kafka::dead_letters::LetterTopic;
 use crate::room::Room;
 
 /// Names to its owner what a record settles; the line carries it untouched.
@@ -165,6 +166,16 @@ pub(crate) trait Log: Append {
     /// Says by partition which offset will be asked for next at the earliest, also after a
     /// restart. What is older may be dropped.
     fn release(&self, offsets: &[(u16, u64)], now_ms: i64);
+
+    /// Says why the log cannot be read now, though its reader goes on by itself.
+    fn unreadable(&self) -> Option<String> {
+        None
+    }
+
+    /// Is where the dead letters of this log lie when not on this node.
+    fn letter_topic(&self) -> Option<LetterTopic> {
+        None
+    }
 
     /// Is the size on disk in bytes.
     fn disk_bytes(&self) -> u64;

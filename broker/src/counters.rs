@@ -110,6 +110,21 @@ pub(crate) fn metric(out: &mut String, name: &str, help: &str, kind: &str, value
     written.expect("a String takes everything");
 }
 
+/// Writes one metric of several samples, each with its labels as they stand between the braces.
+pub(crate) fn metric_by(
+    out: &mut String,
+    name: &str,
+    help: &str,
+    kind: &str,
+    samples: &[(String, u64)],
+) {
+    let written = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    written.expect("a String takes everything");
+    for (labels, value) in samples {
+        writeln!(out, "{name}{{{labels}}} {value}").expect("a String takes everything");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,14 +1,17 @@
 //! The admin HTTP: health, metrics, queries, status.
 
+mod bridge;
+mod bridge_metrics;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ::bridge::{QueryError, QueryRequest, Telemetry};
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use bridge::{QueryError, QueryRequest, Telemetry};
 use runtime::Clock;
 
 use crate::counters::{Counters, metric};
@@ -38,6 +41,7 @@ pub(crate) fn router(state: Arc<AdminState>) -> Router {
         .route("/v1/node", get(node))
         .route("/v1/tsdb", get(tsdb))
         .route("/v1/query/{device}", get(query))
+        .merge(bridge::routes())
         .with_state(state)
 }
 
@@ -273,4 +277,7 @@ fn telemetry_metrics(telemetry: &Telemetry, out: &mut String) {
         "gauge",
         lag,
     );
+    if let Some(kafka) = telemetry.bridge_status().kafka {
+        bridge_metrics::write(&kafka, out);
+    }
 }

@@ -53,7 +53,8 @@ impl ContactError {
     }
 }
 
-struct Quiet;
+/// Tells errors of a client that nobody waits for to the log only.
+pub(super) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {

@@ -105,12 +105,13 @@ impl Keep for TopicKeep {
 }
 
 /// Starts the thread that keeps what Kafka will never take and settles it then. It ends when the
-/// sender has.
+/// sender has. `topics` are the sender's, by number.
 ///
 /// # Errors
 /// When the machine gives no thread.
 pub(crate) fn start(
     letters: SharedDeadLetters,
+    topics: Vec<String>,
     ports: Ports,
     counters: Arc<Counters>,
     on_fatal: OnFatal,
@@ -120,10 +121,11 @@ pub(crate) fn start(
         .name("kafka-letters".to_owned())
         .spawn(move || {
             for poisoned in queue {
+                let topic = &topics[usize::from(poisoned.topic)];
                 let kept = letters
                     .lock()
                     .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .put_refused(&poisoned.record, &poisoned.reason);
+                    .put_refused(topic, &poisoned.record, &poisoned.reason);
                 match kept {
                     Ok(()) => {
                         counters.dead_letter(DeadLetterReason::Refused);

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::consumer::KafkaConsumer;
+use super::dead_letters::LetterTopic;
 use super::sender::{Backlog, Handle, KafkaOutlet};
 use super::settings::Settings;
 use super::watch::Watch;
@@ -90,6 +91,18 @@ impl Log for KafkaLog {
         self.watch.note_release(offsets);
     }
 
+    fn unreadable(&self) -> Option<String> {
+        self.watch.error()
+    }
+
+    fn letter_topic(&self) -> Option<LetterTopic> {
+        Some(LetterTopic {
+            settings: self.settings.clone(),
+            source: self.topic.clone(),
+            partitions: self.partitions,
+        })
+    }
+
     fn disk_bytes(&self) -> u64 {
         let state = self.threads.handle.state();
         state.topics.iter().map(|(_, _, bytes)| bytes).sum()
@@ -119,7 +132,7 @@ impl Append for NoLog {
 
 impl Log for NoLog {
     fn source(&self) -> &str {
-        "none"
+        super::NO_SOURCE
     }
 
     fn partitions(&self) -> u16 {

@@ -4,7 +4,7 @@ mod settings;
 
 pub(crate) mod message;
 
-mod delivery;
+pub(crate) mod delivery;
 mod producer;
 mod spool;
 
@@ -14,6 +14,7 @@ pub(crate) mod open;
 pub(crate) mod sender;
 
 mod consumer;
+pub(crate) mod dead_letters;
 mod log;
 mod watch;
 
@@ -24,3 +25,5 @@ pub use settings::{Settings, SettingsError};
 
 #[cfg(test)]
 mod kafka_test;
+/// Name of the source of a store that reads no topic.
+pub(crate) const NO_SOURCE: &str = "none";

@@ -188,6 +188,7 @@ impl Plan {
         let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
         let letters = letters::start(
             opening.letters,
+            names.clone(),
             opening.ports.clone(),
             opening.counters,
             Arc::clone(&opening.on_fatal),

@@ -67,9 +67,19 @@ struct Topic {
 
 /// Is what the sender is asked for.
 enum Command {
-    Records { topic: u16, submission: Submission },
-    Contact { topic: u16, contact: Contact },
-    Pause(bool),
+    Records {
+        topic: u16,
+        submission: Submission,
+    },
+    Contact {
+        topic: u16,
+        contact: Contact,
+    },
+    /// Answered once the state says so.
+    Pause {
+        paused: bool,
+        done: ChannelSender<()>,
+    },
     Wake,
     Stop,
 }
@@ -122,9 +132,12 @@ impl Handle {
         self.tell(Command::Contact { topic, contact });
     }
 
-    /// Holds Kafka's side, or lets it go on.
-    pub(crate) fn pause(&self, paused: bool) {
-        self.tell(Command::Pause(paused));
+    /// Holds Kafka's side, or lets it go on; false when the sender has ended. Blocks until the
+    /// state says so.
+    pub(crate) fn pause(&self, paused: bool) -> bool {
+        let (done, is_done) = crossbeam_channel::bounded(1);
+        self.tell(Command::Pause { paused, done });
+        is_done.recv().is_ok()
     }
 
     /// Settles what can be settled and ends the thread.
@@ -320,7 +333,13 @@ impl Sender {
                 self.delivery.handle_records(topic, submission, now_ms);
             }
             Command::Contact { topic, contact } => self.delivery.handle_contact(topic, contact),
-            Command::Pause(paused) => self.delivery.handle_pause(paused),
+            Command::Pause { paused, done } => {
+                self.delivery.handle_pause(paused);
+                self.publish();
+                if done.try_send(()).is_err() {
+                    tracing::debug!("who paused or resumed waits no more");
+                }
+            }
             Command::Wake => {}
             Command::Stop => *stop_at_ms = Some(now_ms + STOP_WAIT_MS),
         }

@@ -103,8 +103,29 @@ impl TestNode {
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        self.send("GET", path, "Accept: */*", "").await
+    }
+
+    /// Posts JSON.
+    pub(crate) async fn post(&self, path: &str, json: &str) -> (u16, String) {
+        let header = "Content-Type: application/json";
+        self.send("POST", path, header, json).await
+    }
+
+    /// One HTTP exchange: the status and the body.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        header: &str,
+        body: &str,
+    ) -> (u16, String) {
         let mut socket = TcpStream::connect(self.node.admin).await.expect("listens");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        );
         socket.write_all(request.as_bytes()).await.expect("sent");
         let mut answer = String::new();
         soon("an HTTP answer", socket.read_to_string(&mut answer))

@@ -1,6 +1,7 @@
 //! A whole node in this process, spoken to over TCP.
 
 mod admin_http;
+mod bridge;
 mod delivery;
 mod gate;
 mod harness;

@@ -1,7 +1,7 @@
 //! How the lanes stand, for people and metrics.
 
 use super::lane::Lane;
-use super::{Contact, Delivery};
+use super::{Contact, Delivery, Policy};
 
 /// Counts of a topic since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,7 @@ pub(crate) struct Counts {
 /// Says how a topic stands.
 #[derive(Clone, Debug)]
 pub(crate) struct TopicState {
+    pub(crate) policy: Policy,
     pub(crate) counts: Counts,
     pub(crate) contact: Contact,
     /// Records of all topics that memory holds.
@@ -39,6 +40,7 @@ impl Delivery {
         let of = &self.topics[usize::from(topic)];
         let sum = |count: fn(&Lane) -> u64| of.lanes.iter().map(count).sum();
         TopicState {
+            policy: of.policy,
             counts: of.counts,
             contact: of.contact.clone(),
             records: self.slots.len() as u64,
