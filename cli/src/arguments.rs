@@ -200,30 +200,23 @@ pub(crate) enum CtlOutput {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Noun {
+    /// The way of telemetry to Kafka, or into the embedded log.
+    Bridge {
+        #[command(subcommand)]
+        verb: crate::ctl::bridge::Verb,
+    },
     /// The hot store and the line that fills it.
     Tsdb {
         #[command(subcommand)]
-        verb: TsdbVerb,
+        verb: crate::ctl::tsdb::Verb,
     },
     /// The node.
     Node {
         #[command(subcommand)]
-        verb: NodeVerb,
+        verb: crate::ctl::node::Verb,
     },
     #[command(external_subcommand)]
     Other(Vec<String>),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TsdbVerb {
-    /// Segments, rows, bytes per point, and what passed the line.
-    Status,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum NodeVerb {
-    /// Number, version and addresses.
-    Info,
 }
 
 pub(crate) fn duration(text: &str) -> Result<Duration, admin::time::DurationError> {

@@ -1,35 +1,66 @@
-//! `tidewire ctl`.
+//! `tidewire ctl`: a noun is a module, with its verbs, their answers and their tables.
 
-use std::fmt::Write as _;
+pub(crate) mod bridge;
+pub(crate) mod node;
+pub(crate) mod tsdb;
 
-use admin::client::Client;
-use admin::node::NodeInfo;
-use admin::tsdb::Status;
+mod table;
+
+use std::io::Write as _;
+
+use admin::client::{Client, ClientError};
 use serde::Serialize;
 
-use crate::arguments::{Ctl, CtlOutput, NodeVerb, Noun, TsdbVerb};
+use crate::arguments::{Ctl, CtlOutput, Noun};
 use crate::query::code_of;
 use crate::{exit, fail, not_built};
 
+/// Is the node that is asked, and the form in which its answers are printed.
+struct Node {
+    client: Client,
+    output: CtlOutput,
+}
+
+/// How a verb ends whose answer was printed.
+enum End {
+    /// All is well: exit code 0.
+    Good,
+    /// It was done, but something is degraded, as was printed: exit code 3.
+    Degraded,
+}
+
+/// Why a verb has no answer.
+#[derive(Debug)]
+enum Failed {
+    Node(ClientError),
+    Output(std::io::Error),
+}
+
+impl From<ClientError> for Failed {
+    fn from(error: ClientError) -> Self {
+        Self::Node(error)
+    }
+}
+
+type Done = Result<End, Failed>;
+
 /// Asks the node and prints its answer; the exit code.
 pub(crate) fn run(arguments: &Ctl) -> u8 {
-    let client = Client::new(&arguments.target.admin);
-    let printed = match &arguments.noun {
-        Noun::Tsdb {
-            verb: TsdbVerb::Status,
-        } => client
-            .tsdb()
-            .map(|status| print(arguments.output, &status, tsdb_table)),
-        Noun::Node {
-            verb: NodeVerb::Info,
-        } => client
-            .node()
-            .map(|node| print(arguments.output, &node, node_table)),
+    let node = Node {
+        client: Client::new(&arguments.target.admin),
+        output: arguments.output,
+    };
+    let done = match &arguments.noun {
+        Noun::Bridge { verb } => bridge::run(&node, verb),
+        Noun::Tsdb { verb } => tsdb::run(&node, verb),
+        Noun::Node { verb } => node::run(&node, verb),
         Noun::Other(words) => return other(words),
     };
-    match printed {
-        Ok(()) => 0,
-        Err(error) => fail(code_of(&error), &error),
+    match done {
+        Ok(End::Good) => 0,
+        Ok(End::Degraded) => exit::DEGRADED,
+        Err(Failed::Node(error)) => fail(code_of(&error), &error),
+        Err(Failed::Output(error)) => fail(exit::FAILED, &error),
     }
 }
 
@@ -44,79 +75,27 @@ fn other(words: &[String]) -> u8 {
     )
 }
 
-fn print<T: Serialize>(output: CtlOutput, answer: &T, table: fn(&T) -> String) {
-    match output {
-        CtlOutput::Json => {
-            println!(
-                "{}",
-                serde_json::to_string(answer).expect("an answer is JSON")
-            );
-        }
-        CtlOutput::Table => print!("{}", table(answer)),
-    }
-}
-
-fn node_table(node: &NodeInfo) -> String {
-    format!(
-        "node       {}\nversion    {}\nmqtt       {}\nadmin      {}\nshards     {}\nbuckets    {}\n\
-         telemetry  {}\n",
-        node.node,
-        node.version,
-        node.mqtt,
-        node.admin,
-        node.shards,
-        node.buckets,
-        if node.telemetry { "yes" } else { "no" }
-    )
-}
-
-fn tsdb_table(status: &Status) -> String {
-    let mut text = String::new();
-    let mut line = |words: std::fmt::Arguments<'_>| {
-        text.write_fmt(words).expect("a String takes everything");
-        text.push('\n');
-    };
-    line(format_args!(
-        "LEVEL  SEGMENTS        ROWS      POINTS       BYTES  B/POINT"
-    ));
-    for level in &status.store.levels {
-        let per_point = match level.points {
-            0 => "-".to_owned(),
-            points => format!("{:.2}", level.block_bytes as f64 / points as f64),
+impl Node {
+    /// Prints an answer: as it came, on one line, or as a table.
+    fn print<T: Serialize>(&self, answer: &T, table: impl FnOnce(&T) -> String) -> Done {
+        let text = match self.output {
+            CtlOutput::Json => serde_json::to_string(answer).expect("an answer is JSON") + "\n",
+            CtlOutput::Table => table(answer),
         };
-        line(format_args!(
-            "{:>5}  {:>8}  {:>10}  {:>10}  {:>10}  {per_point:>7}",
-            level.level, level.segments, level.rows, level.points, level.bytes
-        ));
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .map_err(Failed::Output)?;
+        Ok(End::Good)
     }
-    let store = &status.store;
-    line(format_args!(
-        " head            -  {:>10}  {:>10}  {:>10}        -",
-        store.head_rows, store.head_points, store.head_bytes
-    ));
-    let merged = store.merged_bytes_per_point;
-    let merged = merged.map_or_else(|| "nothing merged yet".into(), |b| format!("{b:.3}"));
-    line(format_args!("bytes per point of merged blocks: {merged}"));
-    let pipeline = &status.pipeline;
-    line(format_args!(
-        "messages: {} accepted, {} processed, {} waiting",
-        pipeline.accepted_messages,
-        pipeline.processed_messages,
-        pipeline.lag.values().sum::<u64>()
-    ));
-    line(format_args!(
-        "points: {} stored, {} came again, {} replaced; {} rows late",
-        pipeline.stored_points,
-        pipeline.duplicate_points,
-        pipeline.replaced_points,
-        pipeline.late_rows
-    ));
-    line(format_args!(
-        "seals: {}, merges: {}; log on disk: {} bytes",
-        pipeline.seals, pipeline.merges, pipeline.log_bytes
-    ));
-    for (reason, count) in &pipeline.dead_letters {
-        line(format_args!("dead letters, {reason}: {count}"));
+}
+
+/// Ends with what is degraded, which is said on standard error.
+fn degraded(trouble: impl IntoIterator<Item = String>) -> Done {
+    let mut end = End::Good;
+    for one in trouble {
+        eprintln!("degraded: {}", table::plain(&one));
+        end = End::Degraded;
     }
-    text
+    Ok(end)
 }

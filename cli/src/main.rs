@@ -20,6 +20,8 @@ mod exit {
     pub(crate) const FAILED: u8 = 1;
     /// Usage or configuration, before anything was started.
     pub(crate) const USAGE: u8 = 2;
+    /// Done, but something is degraded or unsafe.
+    pub(crate) const DEGRADED: u8 = 3;
     /// The node cannot be reached.
     pub(crate) const UNREACHABLE: u8 = 4;
 }

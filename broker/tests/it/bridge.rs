@@ -233,7 +233,7 @@ async fn a_node_without_telemetry_has_no_bridge() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_replay_at_a_time() {
+async fn replays_at_one_time_are_refused_or_counted_apart() {
     let node = Arc::new(node().await);
     with_letters(&node, &[b"{"]).await;
     let asked = of_reason("unparsable", 1_000, None);
@@ -243,11 +243,17 @@ async fn one_replay_at_a_time() {
             tokio::spawn(async move { replay(&node, &asked).await })
         })
         .collect();
-    let mut done = 0;
+    let mut sent = 0;
     for task in tasks {
         let (status, body) = soon("an answer", task).await.expect("no panic");
         assert!(status == 200 || status == 409, "{status} {body}");
-        done += u64::from(status == 200);
+        if status == 200 {
+            let answer: Replayed = serde_json::from_str(&body).expect("its type");
+            assert_eq!((answer.unsettled, answer.refused), (0, 0));
+            sent += answer.replayed;
+        }
     }
-    assert!(done >= 1);
+    assert!(sent >= 1);
+    let accepted = node.metric("tidewire_telemetry_accepted_messages_total");
+    assert_eq!(accepted.await, 1 + sent);
 }
