@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod bridge;
 mod demo;
 mod http;
 mod kafka;
