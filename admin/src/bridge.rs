@@ -168,7 +168,7 @@ impl Topic {
         // Mode `disk` goes through the spool on a good day too.
         if self.lanes_away > 0 && self.mode != "disk" {
             trouble.push(format!(
-                "{name}: {} partitions are away, {} records wait in the spool",
+                "{name}: partitions away: {}, records in the spool: {}",
                 self.lanes_away, self.spool_records
             ));
         }
@@ -417,7 +417,7 @@ mod tests {
         let reading = |reading| status(|_, store| store.reading = reading).trouble;
         for (trouble, named) in [
             (status(|kafka, _| kafka.paused = true).trouble, "paused"),
-            (one(|topic| topic.lanes_away = 2), "2 partitions are away"),
+            (one(|topic| topic.lanes_away = 2), "partitions away: 2"),
             (one(|topic| topic.spool_full = true), "spool is full"),
             (one(|topic| topic.contact = Contact::Unknown), "not reached"),
             (

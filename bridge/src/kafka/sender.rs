@@ -307,6 +307,8 @@ impl Sender {
     }
 
     fn run(mut self, commands: &Receiver<Command>) {
+        // Who asks at once is not told that there is no topic.
+        self.publish();
         let mut stop_at_ms = None;
         loop {
             match commands.recv_timeout(TICK) {
