@@ -78,6 +78,7 @@ pub(crate) enum Failure {
 /// Is a record that Kafka will never take.
 #[derive(Debug)]
 pub(crate) struct Poisoned {
+    pub(crate) topic: u16,
     pub(crate) record: Record,
     pub(crate) ticket: Option<(PortId, Ticket)>,
     pub(crate) reason: String,
@@ -402,6 +403,7 @@ impl Delivery {
                 slot.fate = Fate::Confirmed;
                 of.counts.poisoned += 1;
                 let poisoned = Poisoned {
+                    topic: slot.topic,
                     record: slot.record.clone(),
                     ticket: slot.ticket.take(),
                     reason,

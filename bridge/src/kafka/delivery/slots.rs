@@ -92,6 +92,7 @@ impl Slots {
     }
 
     /// Is the number of records on their way.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

@@ -23,8 +23,6 @@ pub(crate) struct TopicState {
     pub(crate) policy: Policy,
     pub(crate) counts: Counts,
     pub(crate) contact: Contact,
-    /// Records of all topics that memory holds.
-    pub(crate) records: u64,
     pub(crate) inflight_records: u64,
     pub(crate) inflight_bytes: u64,
     pub(crate) waiting_records: u64,
@@ -43,7 +41,6 @@ impl Delivery {
             policy: of.policy,
             counts: of.counts,
             contact: of.contact.clone(),
-            records: self.slots.len() as u64,
             inflight_records: sum(|at| at.inflight.len() as u64),
             inflight_bytes: sum(|at| at.inflight_bytes),
             waiting_records: sum(|at| (at.waiting.len() + at.held.len()) as u64),
