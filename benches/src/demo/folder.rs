@@ -17,6 +17,16 @@ use super::Error;
 /// Version of [`Record`].
 const VERSION: u32 = 1;
 
+/// Is where the messages of a demo went instead of into the node's own log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    /// Addresses of its brokers.
+    pub bootstrap: String,
+    /// The topic, of this demo alone.
+    pub topic: String,
+}
+
 /// Says how a demo went.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,7 +39,11 @@ pub struct Record {
     pub devices: u32,
     /// Seed of the run.
     pub seed: u64,
-    /// True when the demo reached its end, so that ledger and counters are whole.
+    /// Absent: through the node's embedded log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<Kafka>,
+    /// True when the demo reached its end, so that ledger and counters are whole; through Kafka
+    /// also that the store had sealed everything, so that the folder alone says what it has.
     pub complete: bool,
     /// Acknowledged points per second.
     pub points_per_s: f64,

@@ -13,7 +13,7 @@ mod store;
 use std::io::Write;
 use std::path::Path;
 
-pub use folder::{Folder, Record};
+pub use folder::{Folder, Kafka, Record};
 pub use options::{DEVICES_MAX, INTERVAL_MIN, Options};
 pub use report::{Report, VIOLATIONS_SHOWN_MAX, Violation, ViolationKind};
 
@@ -63,7 +63,8 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<Report, Error> {
 ///
 /// # Errors
 /// [`Error::Usage`] when `dir` is not the folder of a demo, [`Error::Failed`] when its files
-/// cannot be read. Nothing in the folder is changed.
+/// cannot be read, or when it is of a demo through Kafka that did not reach its end: what the
+/// store had not sealed then is in Kafka only. Nothing in the folder is changed.
 pub fn check(dir: &Path) -> Result<Report, Error> {
     run::check_folder(dir)
 }

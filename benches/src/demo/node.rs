@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 
 use super::Error;
-use super::folder::Folder;
+use super::folder::{Folder, Kafka};
 
 /// Time from the start of the process to `GET /health/ready` = 200; a node that replays a long
 /// log takes its time.
@@ -39,6 +39,8 @@ const CONFIG: &str = "[telemetry]\nhead_age_max = \"5s\"\nblock_rows = 16\n";
 pub(super) struct Launch {
     program: PathBuf,
     folder: Folder,
+    /// Through which its messages go; `None`: its embedded log.
+    pub(super) kafka: Option<Kafka>,
     /// MQTT address.
     pub(super) mqtt: SocketAddr,
     /// Admin address.
@@ -50,6 +52,7 @@ impl Launch {
     pub(super) fn prepare(
         program: Option<&Path>,
         folder: &Folder,
+        kafka: Option<&Kafka>,
         mqtt: Option<SocketAddr>,
         admin: Option<SocketAddr>,
     ) -> Result<Self, Error> {
@@ -59,7 +62,11 @@ impl Launch {
                 .map_err(|error| Error::Failed(format!("the running program: {error}")))?,
         };
         let config = folder.node_config();
-        std::fs::write(&config, CONFIG)
+        let stream = kafka.map_or_else(String::new, |kafka| {
+            let topic = &kafka.topic;
+            format!("[[telemetry.streams]]\ntopic = \"{topic}\"\n")
+        });
+        std::fs::write(&config, format!("{CONFIG}{stream}"))
             .map_err(|error| Error::Failed(format!("{}: {error}", config.display())))?;
         // Both are held before either is released, so that they differ.
         let listeners = (free_listener()?, free_listener()?);
@@ -75,6 +82,7 @@ impl Launch {
         Ok(Self {
             program,
             folder: folder.clone(),
+            kafka: kafka.cloned(),
             mqtt,
             admin,
         })
@@ -88,8 +96,11 @@ impl Launch {
             .append(true)
             .open(&log_path)
             .map_err(|error| Error::Failed(format!("{}: {error}", log_path.display())))?;
+        let kafka = self.kafka.iter();
+        let kafka = kafka.flat_map(|kafka| ["--kafka", &kafka.bootstrap]);
         let child = Command::new(&self.program)
             .arg("serve")
+            .args(kafka)
             .arg("--config")
             .arg(self.folder.node_config())
             .arg("--data")

@@ -32,7 +32,8 @@ pub struct Options {
     pub mqtt: Option<SocketAddr>,
     /// Admin address of the node; `None`: a free port on loopback.
     pub admin: Option<SocketAddr>,
-    /// Kafka to use; not built.
+    /// Kafka to go through, in a topic of the run's own, which stays there; `None`: the embedded
+    /// log.
     pub kafka: Option<String>,
     /// Kill the node with SIGKILL in the middle and start it again after 5 s.
     pub kill: bool,
@@ -77,10 +78,14 @@ impl Options {
                 self.nodes
             ));
         }
-        if let Some(bootstrap) = &self.kafka {
-            return usage(format!(
-                "--kafka {bootstrap}: Kafka is not built yet; leave the option out to use the embedded log"
-            ));
+        if self.kafka.is_some() {
+            let settings = bridge::kafka::Settings {
+                bootstrap: self.kafka.clone(),
+                ..bridge::kafka::Settings::default()
+            };
+            settings
+                .check()
+                .map_err(|error| Error::Usage(format!("--kafka: {error}")))?;
         }
         if self.devices == 0 || self.devices > DEVICES_MAX {
             return usage(format!(

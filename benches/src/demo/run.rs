@@ -1,5 +1,6 @@
 //! The course of a demo from the first process to the verdict.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use admin::query::QueryAnswer;
 use admin::question::Question;
 use admin::time::format_time;
+use admin::tsdb::Status;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -16,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::folder::{Folder, Record};
+use super::folder::{Folder, Kafka, Record};
 use super::node::{Launch, Node};
 use super::progress::{Progress, TICK};
 use super::report::Report;
@@ -28,7 +30,8 @@ use crate::profile::{self, METRICS};
 /// Time between `--kill` and the new start.
 const KILL_PAUSE: Duration = Duration::from_secs(5);
 
-/// Time for the store's writer to reach the end of the log after the fleet has ended.
+/// Time for the store's writer to reach the end of the log after the fleet has ended; through
+/// Kafka also to seal everything.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Descriptors that this process needs beside one socket a device.
@@ -163,13 +166,24 @@ async fn run_in(options: &Options, folder: &Folder, out: &mut dyn Write) -> Resu
     let seed = options
         .seed
         .unwrap_or_else(|| SmallRng::from_os_rng().random());
+    let kafka = options.kafka.as_ref().map(|bootstrap| Kafka {
+        bootstrap: bootstrap.clone(),
+        topic: format!("tidewire.demo-{:016x}", SmallRng::from_os_rng().random::<u64>()),
+    });
     let launch = Launch::prepare(
         options.program.as_deref(),
         folder,
+        kafka.as_ref(),
         options.mqtt,
         options.admin,
     )?;
-    let mut record = Record::new(options.nodes, options.devices, seed);
+    if let Some(Kafka { bootstrap, topic }) = &kafka {
+        eprintln!("through Kafka at {bootstrap}, topic {topic}, which stays there");
+    }
+    let mut record = Record {
+        kafka,
+        ..Record::new(options.nodes, options.devices, seed)
+    };
     folder.write_record(&record)?;
     eprintln!(
         "{} devices, {} points every {:?} each, for {:?}; seed {seed}; folder {}",
@@ -186,7 +200,7 @@ async fn run_in(options: &Options, folder: &Folder, out: &mut dyn Write) -> Resu
     );
 
     let node = publish(options, &launch, node, folder, &mut record, &mut interrupts).await?;
-    let text = interrupts.or(last_look(&node, &mut record)).await;
+    let text = interrupts.or(last_look(&node, &launch, &mut record)).await;
     let text = match text {
         Ok(text) => text,
         Err(error) => {
@@ -398,20 +412,14 @@ async fn stop_after(node: Node, error: &Error) {
 }
 
 /// Waits until the store has all, reads the counters, and queries one device.
-async fn last_look(node: &Node, record: &mut Record) -> Result<String, Error> {
-    let deadline = Instant::now() + CATCH_UP_DEADLINE;
-    let status = loop {
-        let status = node.ask(|client| client.tsdb()).await?;
-        if status.pipeline.lag.is_empty() && status.pipeline.inflight_bytes == 0 {
-            break status;
-        }
-        if Instant::now() >= deadline {
-            return Err(Error::Failed(format!(
-                "the store has not taken everything {CATCH_UP_DEADLINE:?} after the last message: {:?}",
-                status.pipeline.lag
-            )));
-        }
-        tokio::time::sleep(TICK).await;
+async fn last_look(
+    node: &Node,
+    launch: &Launch,
+    record: &mut Record,
+) -> Result<String, Error> {
+    let status = match &launch.kafka {
+        None => wait_until_read(node).await?,
+        Some(kafka) => wait_until_sealed(node, kafka, record.devices).await?,
     };
     record
         .points_counted_as_new
@@ -423,6 +431,75 @@ async fn last_look(node: &Node, record: &mut Record) -> Result<String, Error> {
         .ask(move |client| client.query(&asked, &Question::default()))
         .await?;
     Ok(describe_rows(&device, &answer))
+}
+
+fn is_read(status: &Status) -> bool {
+    status.pipeline.lag.is_empty() && status.pipeline.inflight_bytes == 0
+}
+
+/// Waits until the store has read the log to its end.
+async fn wait_until_read(node: &Node) -> Result<Status, Error> {
+    let deadline = Instant::now() + CATCH_UP_DEADLINE;
+    loop {
+        let status = node.ask(|client| client.tsdb()).await?;
+        if is_read(&status) {
+            return Ok(status);
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::Failed(format!(
+                "the store has not taken everything {CATCH_UP_DEADLINE:?} after the last message: {:?}",
+                status.pipeline.lag
+            )));
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+/// Waits until the store has read the topic to its end and sealed every row: the check reads the
+/// folder of the stopped node, and what is not sealed is in Kafka only.
+async fn wait_until_sealed(node: &Node, kafka: &Kafka, devices: u32) -> Result<Status, Error> {
+    let is_sealed = |status: &Status| is_read(status) && status.store.head_rows == 0;
+    let deadline = Instant::now() + CATCH_UP_DEADLINE;
+    loop {
+        let status = node.ask(|client| client.tsdb()).await?;
+        // What waits in the spool is no lag yet, and it is when it has left. So the second look.
+        if is_sealed(&status) && is_nothing_spooled(node, devices).await? {
+            let status = node.ask(|client| client.tsdb()).await?;
+            if is_sealed(&status) {
+                return Ok(status);
+            }
+        }
+        if Instant::now() >= deadline {
+            let Kafka { bootstrap, topic } = kafka;
+            return Err(Error::Failed(format!(
+                "the store has not sealed everything of topic {topic} of Kafka at {bootstrap} {CATCH_UP_DEADLINE:?} \
+                 after the last message: {} rows unsealed, unread by partition {:?}",
+                status.store.head_rows, status.pipeline.lag
+            )));
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+/// Asks for one device of each bucket: an answer is partial while some of its bucket is spooled.
+async fn is_nothing_spooled(node: &Node, devices: u32) -> Result<bool, Error> {
+    let buckets = u32::from(bridge::Config::default().buckets);
+    let ids = (0..devices).map(profile::device_id);
+    let one_of_each: BTreeMap<u16, String> = ids
+        .map(|id| (telemetry::bucket_of(id.as_bytes(), buckets), id))
+        .collect();
+    let question = Question {
+        limit: Some(1),
+        ..Question::default()
+    };
+    for device in one_of_each.into_values() {
+        let question = question.clone();
+        let answer = node.ask(move |client| client.query(&device, &question));
+        if answer.await?.partial {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn describe_rows(device: &str, answer: &QueryAnswer) -> String {
@@ -475,6 +552,14 @@ fn commands(options: &Options, launch: &Launch, folder: &Folder, report: &Report
     let path = folder.path().display();
     let data = folder.node_data();
     let data = data.display();
+    let serve = match &launch.kafka {
+        None => format!("--data {data}"),
+        Some(kafka) => format!(
+            "--config {} --kafka {} --data {data}",
+            folder.node_config().display(),
+            kafka.bootstrap
+        ),
+    };
     if options.keep {
         format!(
             "go on, while this node serves:\n  \
@@ -490,7 +575,7 @@ fn commands(options: &Options, launch: &Launch, folder: &Folder, report: &Report
             "go on:\n  \
              tidewire query {device} --metric battery --data {data}\n  \
              tidewire demo --check {path}\n  \
-             tidewire serve --data {data}\n"
+             tidewire serve {serve}\n"
         )
     } else {
         "go on (the temporary folder of this run is removed):\n  \
@@ -519,6 +604,13 @@ async fn serve_on(launch: &Launch, interrupts: &mut Interrupts) -> Result<(), Er
 pub(super) fn check_folder(path: &Path) -> Result<Report, Error> {
     let folder = Folder::at(path);
     let record = folder.read_record()?;
+    if let (Some(Kafka { bootstrap, topic }), false) = (&record.kafka, record.complete) {
+        return Err(Error::Failed(format!(
+            "{}: this demo did not reach its end, and what its store had not sealed by then is in topic {topic} of \
+             Kafka at {bootstrap}, not in this folder: there is no verdict",
+            path.display()
+        )));
+    }
     let store = super::store::Scanned::open(&folder.node_data())?;
     check::compare(&folder.ledger(), &record, &store)
 }

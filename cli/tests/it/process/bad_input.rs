@@ -130,21 +130,26 @@ fn a_second_node_on_the_same_folder_is_refused_and_the_first_serves_on() {
 
 #[test]
 fn what_is_not_built_yet_says_so() {
-    for (flag, value) in [("--kafka", "127.0.0.1:9092"), ("--join", "127.0.0.1:7000")] {
+    let place = Place::new();
+    let value = "127.0.0.1:7000";
+    assert_refused(
+        place.serve().args(["--join", value]),
+        2,
+        &[value, "not built yet"],
+    );
+    assert!(is_empty(&place.data()), "nothing was written");
+    assert_refused(tidewire().args(["demo", "--nodes", "3"]), 2, &["--nodes"]);
+}
+
+#[test]
+fn a_kafka_without_a_port_is_refused_before_anything_starts() {
+    for word in ["demo", "serve"] {
         let place = Place::new();
-        assert_refused(
-            place.serve().args([flag, value]),
-            2,
-            &[value, "not built yet"],
-        );
+        let mut command = tidewire();
+        command.arg(word).args(["--kafka", "somewhere", "--data"]);
+        assert_refused(command.arg(place.data()), 2, &["somewhere"]);
         assert!(is_empty(&place.data()), "nothing was written");
     }
-    assert_refused(tidewire().args(["demo", "--nodes", "3"]), 2, &["--nodes"]);
-    assert_refused(
-        tidewire().args(["demo", "--kafka", "127.0.0.1:9092"]),
-        2,
-        &["--kafka"],
-    );
 }
 
 #[test]
