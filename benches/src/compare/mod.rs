@@ -1,6 +1,5 @@
 //! `bench compare`: the same cases against Tidewire and other brokers, in turn, on pinned cores.
 
-pub mod chart;
 mod measure;
 mod peers;
 mod report;

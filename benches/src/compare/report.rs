@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::chart::{self, Bar, Group};
 use crate::load::grouped;
 use crate::machine::Machine;
 
 use super::CompareError;
-use super::chart::{self, Bar, Group};
 use super::measure::{Judged, Measure};
 use super::peers::Peer;
 use super::summary::Summary;

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tidewire_benches::compare::{chart, median};
+use tidewire_benches::chart;
+use tidewire_benches::compare::median;
 use tidewire_benches::load::packet::{self, Malformed, Template};
 use tidewire_benches::load::{
     Case, Histogram, Launch, Load, LoadError, OrderCheck, Outcome, Sink, Verdict, Version, run,
