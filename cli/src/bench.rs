@@ -4,6 +4,7 @@ mod compare;
 mod density;
 mod load;
 mod pipeline;
+mod surge;
 
 use clap::Subcommand;
 
@@ -35,6 +36,8 @@ pub(crate) enum Bench {
     Density(density::Density),
     /// The telemetry line: JSON at QoS 1, fsynced log, store; the node on one core.
     Pipeline(pipeline::Pipeline),
+    /// More into Kafka than the store is allowed to take: lag, memory, nobody disconnected.
+    Surge(surge::Surge),
     #[command(external_subcommand)]
     Other(Vec<String>),
 }
@@ -53,6 +56,7 @@ pub(crate) fn run(bench: &Bench) -> u8 {
         Bench::Worker => load::worker(),
         Bench::Density(density) => density::run(density),
         Bench::Pipeline(pipeline) => pipeline::run(pipeline),
+        Bench::Surge(surge) => surge::run(surge),
         Bench::Other(words) => not_built::refuse("bench", words),
     }
 }

@@ -168,7 +168,10 @@ async fn run_in(options: &Options, folder: &Folder, out: &mut dyn Write) -> Resu
         .unwrap_or_else(|| SmallRng::from_os_rng().random());
     let kafka = options.kafka.as_ref().map(|bootstrap| Kafka {
         bootstrap: bootstrap.clone(),
-        topic: format!("tidewire.demo-{:016x}", SmallRng::from_os_rng().random::<u64>()),
+        topic: format!(
+            "tidewire.demo-{:016x}",
+            SmallRng::from_os_rng().random::<u64>()
+        ),
     });
     let launch = Launch::prepare(
         options.program.as_deref(),
@@ -412,11 +415,7 @@ async fn stop_after(node: Node, error: &Error) {
 }
 
 /// Waits until the store has all, reads the counters, and queries one device.
-async fn last_look(
-    node: &Node,
-    launch: &Launch,
-    record: &mut Record,
-) -> Result<String, Error> {
+async fn last_look(node: &Node, launch: &Launch, record: &mut Record) -> Result<String, Error> {
     let status = match &launch.kafka {
         None => wait_until_read(node).await?,
         Some(kafka) => wait_until_sealed(node, kafka, record.devices).await?,

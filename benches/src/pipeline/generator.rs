@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use telemetry::Row;
@@ -27,33 +29,78 @@ const SEED: u64 = 7;
 
 /// Says what is sent.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Load {
-    pub(super) address: SocketAddr,
-    pub(super) connections: u32,
-    pub(super) window: u16,
-    pub(super) duration: Duration,
+pub(crate) struct Load {
+    pub(crate) address: SocketAddr,
+    pub(crate) connections: u32,
+    pub(crate) window: u16,
+    pub(crate) duration: Duration,
     /// Time of the first rows; each device's rows are 10 s apart.
-    pub(super) start_ms: i64,
+    pub(crate) start_ms: i64,
+    /// Messages a second of all connections together; `None`: as the windows allow.
+    pub(crate) rate_per_s: Option<f64>,
+    /// Metrics of a message.
+    pub(crate) metrics: usize,
+    /// Payloads shorter than this are brought to it.
+    pub(crate) payload_bytes_min: usize,
+}
+
+impl Load {
+    /// Whole rows of the standard fleet, as fast as one message in flight lets them.
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            connections: 1,
+            window: 1,
+            duration: Duration::from_secs(1),
+            start_ms: 0,
+            rate_per_s: None,
+            metrics: usize::MAX,
+            payload_bytes_min: 0,
+        }
+    }
+}
+
+/// Is what others may watch while it is sent.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) acked: AtomicU64,
+    /// Connections that ended before their time; their devices send no more.
+    pub(crate) disconnected: AtomicU64,
 }
 
 /// Is what came of it.
 #[derive(Debug)]
-pub(super) struct Sent {
-    pub(super) messages: u64,
-    pub(super) points: u64,
-    pub(super) payload_bytes: u64,
+pub(crate) struct Sent {
+    pub(crate) messages: u64,
+    pub(crate) points: u64,
+    pub(crate) payload_bytes: u64,
     /// From the first PUBLISH to the last PUBACK.
-    pub(super) elapsed: Duration,
-    pub(super) latencies: Latencies,
+    pub(crate) elapsed: Duration,
+    pub(crate) latencies: Latencies,
+    /// Why the first connection that ended before its time did.
+    pub(crate) disconnected: Option<String>,
+}
+
+impl Sent {
+    /// Refuses a run in which a connection ended before its time.
+    pub(crate) fn require_connected(&self) -> Result<(), Error> {
+        match &self.disconnected {
+            None => Ok(()),
+            Some(reason) => Err(Error::Failed(reason.clone())),
+        }
+    }
 }
 
 struct Shared {
     load: Load,
+    live: Arc<Live>,
     latencies: Latencies,
     messages: Cell<u64>,
     points: Cell<u64>,
     payload_bytes: Cell<u64>,
-    last_ack: RefCell<Instant>,
+    last_ack: Cell<Instant>,
+    /// See [`Sent::disconnected`].
+    disconnected: RefCell<Option<String>>,
 }
 
 /// A PUBLISH whose packet id and time are put in when it is sent.
@@ -67,7 +114,15 @@ struct Packet {
 
 /// Connects everything, calls `begin`, sends for the time asked for and waits for what is in
 /// flight. Uses the calling thread alone.
-pub(super) fn run(load: Load, begin: impl FnOnce() -> Result<(), Error>) -> Result<Sent, Error> {
+///
+/// # Errors
+/// When a connection cannot be made, or PUBACKs are missing at the end. Connections that end
+/// before their time are counted instead.
+pub(crate) fn run(
+    load: Load,
+    live: &Arc<Live>,
+    begin: impl FnOnce() -> Result<(), Error>,
+) -> Result<Sent, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -75,34 +130,39 @@ pub(super) fn run(load: Load, begin: impl FnOnce() -> Result<(), Error>) -> Resu
     LocalSet::new().block_on(&runtime, async move {
         let shared = Rc::new(Shared {
             load,
+            live: Arc::clone(live),
             latencies: Latencies::default(),
             messages: Cell::new(0),
             points: Cell::new(0),
             payload_bytes: Cell::new(0),
-            last_ack: RefCell::new(Instant::now()),
+            last_ack: Cell::new(Instant::now()),
+            disconnected: RefCell::new(None),
         });
         let (go, wait) = watch::channel(None);
         let mut tasks = JoinSet::new();
         for number in 0..load.connections {
-            let packets = packets(number, load.start_ms);
-            let mut stream = connect(load.address, number).await.map_err(|error| {
+            let packets = packets(number, &load);
+            let stream = connect(load.address, number).await.map_err(|error| {
                 Error::Failed(format!("connection {number} to {}: {error}", load.address))
             })?;
             let (shared, mut wait) = (Rc::clone(&shared), wait.clone());
             tasks.spawn_local(async move {
-                let until = wait.wait_for(Option::is_some).await.map(|until| *until);
-                let until = until.ok().flatten().unwrap_or_else(Instant::now);
-                drive(&mut stream, &packets, until, &shared).await
+                let start = wait.wait_for(Option::is_some).await.map(|start| *start);
+                let start = start.ok().flatten().unwrap_or_else(Instant::now);
+                let schedule = Schedule::new(&load, number, start);
+                if let Err(error) = drive(stream, &packets, &schedule, &shared).await {
+                    shared.live.disconnected.fetch_add(1, Ordering::Relaxed);
+                    let mut first = shared.disconnected.borrow_mut();
+                    first.get_or_insert_with(|| format!("connection {number}: {error}"));
+                }
             });
         }
         begin()?;
         let started = Instant::now();
-        go.send_replace(Some(started + load.duration));
+        go.send_replace(Some(started));
         let ended = tokio::time::timeout(load.duration + DRAIN_DEADLINE, async {
             while let Some(ended) = tasks.join_next().await {
-                ended
-                    .map_err(|error| Error::Failed(format!("a connection's task: {error}")))?
-                    .map_err(|error| Error::Failed(format!("a connection: {error}")))?;
+                ended.map_err(|error| Error::Failed(format!("a connection's task: {error}")))?;
             }
             Ok(())
         });
@@ -112,16 +172,44 @@ pub(super) fn run(load: Load, begin: impl FnOnce() -> Result<(), Error>) -> Resu
             ))
         })??;
         drop(tasks);
-        let elapsed = shared.last_ack.borrow().duration_since(started);
         let shared = Rc::into_inner(shared).expect("the tasks have ended");
         Ok(Sent {
             messages: shared.messages.get(),
             points: shared.points.get(),
             payload_bytes: shared.payload_bytes.get(),
-            elapsed,
+            elapsed: shared.last_ack.get().duration_since(started),
             latencies: shared.latencies,
+            disconnected: shared.disconnected.into_inner(),
         })
     })
+}
+
+/// When the messages of one connection are due.
+struct Schedule {
+    until: Instant,
+    first: Instant,
+    /// Zero: as the window allows.
+    interval: Duration,
+}
+
+impl Schedule {
+    /// The connections' first messages are spread over their common interval.
+    fn new(load: &Load, number: u32, start: Instant) -> Self {
+        let interval = load.rate_per_s.map_or(Duration::ZERO, |rate| {
+            Duration::from_secs_f64(f64::from(load.connections) / rate)
+        });
+        Self {
+            until: start + load.duration,
+            first: start + interval.mul_f64(f64::from(number) / f64::from(load.connections)),
+            interval,
+        }
+    }
+
+    /// When the message of this number is due; `None`: at once, or never for it would be too late.
+    fn due(&self, sequence: usize) -> Option<Instant> {
+        let due = self.first + self.interval.mul_f64(sequence as f64);
+        (!self.interval.is_zero() && due < self.until).then_some(due)
+    }
 }
 
 async fn connect(address: SocketAddr, number: u32) -> io::Result<TcpStream> {
@@ -146,11 +234,11 @@ fn client_id(number: u32) -> String {
     format!("bench-{number:05}")
 }
 
-/// Keeps the window full until it is time, then takes the PUBACKs that are missing.
+/// Sends what is due as far as the window allows, until it is time; then takes the PUBACKs that are missing.
 async fn drive(
-    stream: &mut TcpStream,
+    mut stream: TcpStream,
     packets: &[Packet],
-    until: Instant,
+    schedule: &Schedule,
     shared: &Shared,
 ) -> io::Result<()> {
     let mut in_flight: VecDeque<(u16, Instant)> = VecDeque::new();
@@ -160,17 +248,31 @@ async fn drive(
     loop {
         let now = Instant::now();
         out.clear();
-        while in_flight.len() < usize::from(shared.load.window) && now < until {
+        let mut next_due = None;
+        while in_flight.len() < usize::from(shared.load.window) && now < schedule.until {
+            next_due = schedule.due(sequence);
+            // Latency counts from when a message was due, not from when the window let it go.
+            let since = match next_due {
+                Some(due) if due <= now => due,
+                None if schedule.interval.is_zero() => now,
+                _ => break,
+            };
             packet_id = packet_id.checked_add(1).unwrap_or(1);
-            in_flight.push_back((packet_id, now));
+            in_flight.push_back((packet_id, since));
             append(packets, sequence, packet_id, shared, &mut out);
             sequence += 1;
         }
         stream.write_all(&out).await?;
-        if in_flight.is_empty() {
+        // A message that is due already waits for the window, which a PUBACK opens.
+        let next_due = next_due.filter(|due| *due > now);
+        if in_flight.is_empty() && next_due.is_none() {
             return Ok(());
         }
-        let read = stream.read(&mut acks[filled..]).await?;
+        let read = tokio::select! {
+            biased;
+            read = stream.read(&mut acks[filled..]) => read?,
+            () = sleep_until(next_due) => continue,
+        };
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -178,7 +280,7 @@ async fn drive(
         let now = Instant::now();
         let (whole, rest) = acks[..filled].as_chunks::<4>();
         for ack in whole {
-            let Some((expected, sent)) = in_flight.pop_front() else {
+            let Some((expected, since)) = in_flight.pop_front() else {
                 return Err(io::Error::other(format!("{ack:02x?} for nothing")));
             };
             let [high, low] = expected.to_be_bytes();
@@ -187,12 +289,21 @@ async fn drive(
                     "{ack:02x?} instead of PUBACK {expected}"
                 )));
             }
-            shared.latencies.record(now - sent);
+            shared.latencies.record(now - since);
         }
-        *shared.last_ack.borrow_mut() = now;
+        let acked = whole.len() as u64;
+        shared.live.acked.fetch_add(acked, Ordering::Relaxed);
+        shared.last_ack.set(now);
         let (taken, left) = (4 * whole.len(), rest.len());
         acks.copy_within(taken..taken + left, 0);
         filled = left;
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -217,17 +328,18 @@ fn append(packets: &[Packet], sequence: usize, packet_id: u16, shared: &Shared, 
 /// Digits of a time in milliseconds from 2001 to 2286.
 const TS_DIGITS: usize = 13;
 
-fn packets(number: u32, start_ms: i64) -> Vec<Packet> {
-    let device = Device::of_variant(Variant::Standard, SEED, u64::from(number), start_ms);
+fn packets(number: u32, load: &Load) -> Vec<Packet> {
+    let device = Device::of_variant(Variant::Standard, SEED, u64::from(number), load.start_ms);
     let topic = format!("fleet/{}/telemetry", client_id(number));
     device
         .take(ROWS_KEPT)
-        .map(|row| packet(&topic, &row))
+        .map(|row| packet(&topic, &row, load))
         .collect()
 }
 
-fn packet(topic: &str, row: &Row) -> Packet {
-    let payload = payload(row);
+fn packet(topic: &str, row: &Row, load: &Load) -> Packet {
+    let mut payload = payload_of(row, load.metrics);
+    lengthen(&mut payload, load.payload_bytes_min);
     let rest = 2 + topic.len() + 2 + payload.len();
     let mut bytes = vec![0x32];
     let mut left = rest;
@@ -246,17 +358,90 @@ fn packet(topic: &str, row: &Row) -> Packet {
         packet_id_at,
         ts_at,
         payload_len: payload.len(),
-        points: row.len(),
+        points: row.len().min(load.metrics),
     }
 }
 
 /// The message of a row.
 pub(super) fn payload(row: &Row) -> String {
+    payload_of(row, usize::MAX)
+}
+
+fn payload_of(row: &Row, metrics: usize) -> String {
     use std::fmt::Write;
     let mut text = format!("{{\"ts\":{:0TS_DIGITS$},\"metrics\":{{", row.ts_ms);
-    for (at, (name, value)) in row.metrics().enumerate() {
+    for (at, (name, value)) in row.metrics().take(metrics).enumerate() {
         let comma = if at == 0 { "" } else { "," };
         write!(text, "{comma}\"{name}\":{value}").expect("a String takes any text");
     }
     text + "}}"
+}
+
+/// Brings a message to a length without changing what it says: zeros before its end, behind the
+/// decimal point of the last number.
+fn lengthen(payload: &mut String, bytes: usize) {
+    let missing = bytes.saturating_sub(payload.len());
+    if missing == 0 {
+        return;
+    }
+    let end = payload.len() - "}}".len();
+    let number = payload[..end].rfind(':').map_or(end, |colon| colon + 1);
+    let zeros = "0".repeat(missing);
+    let zeros = match missing {
+        _ if payload[number..end].contains('.') => zeros,
+        1 => " ".to_owned(),
+        _ => format!(".{}", &zeros[1..]),
+    };
+    payload.insert_str(end, &zeros);
+}
+
+#[cfg(test)]
+mod tests {
+    use telemetry::payload::Decoder;
+
+    use super::*;
+
+    #[test]
+    fn a_lengthened_message_has_its_length_and_says_the_same() {
+        let mut device = Device::of_variant(Variant::Standard, SEED, 1, 1_700_000_000_000);
+        for metrics in 1..=20 {
+            let row = device.next().expect("rows without end");
+            let short = payload_of(&row, metrics);
+            for more in 0..12 {
+                let mut long = short.clone();
+                lengthen(&mut long, short.len() + more);
+                assert_eq!(long.len(), short.len() + more, "{long}");
+                let read = |text: &str| {
+                    let decoded = Decoder::new().decode_json(text.as_bytes(), 1_700_000_300_000);
+                    decoded
+                        .unwrap_or_else(|error| panic!("{text}: {error}"))
+                        .row
+                };
+                assert_eq!(read(&long), read(&short), "{long}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_schedule_spreads_the_connections_and_ends_in_time() {
+        let start = Instant::now();
+        let load = Load {
+            connections: 4,
+            rate_per_s: Some(8.0),
+            duration: Duration::from_secs(1),
+            ..Load::new(([127, 0, 0, 1], 1).into())
+        };
+        let due = |number, sequence| {
+            let due = Schedule::new(&load, number, start).due(sequence);
+            due.map(|due| (due - start).as_millis())
+        };
+        assert_eq!(
+            (due(0, 0), due(1, 0), due(3, 0)),
+            (Some(0), Some(125), Some(375))
+        );
+        assert_eq!(
+            (due(0, 1), due(3, 1), due(0, 2)),
+            (Some(500), Some(875), None)
+        );
+    }
 }

@@ -1,14 +1,15 @@
 //! The telemetry line under load: JSON at QoS 1, the fsynced log, the store.
 
 mod alone;
-mod generator;
-mod node;
+pub(crate) mod generator;
+mod kafka;
+pub(crate) mod node;
 mod report;
 
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use admin::client::Client;
@@ -20,6 +21,9 @@ use generator::{Load, Sent};
 use node::Node;
 
 pub use alone::Alone;
+pub use kafka::{
+    KafkaReport, Line, MESSAGES_PER_CORE_S_FIRST, MESSAGES_PER_CORE_S_GOAL, run_kafka,
+};
 pub use report::{NodeUse, POINTS_PER_S_GOAL, Report, ThreadUse};
 
 /// Most connections of one run: each needs a socket.
@@ -65,6 +69,8 @@ pub struct Options {
     pub folder: Option<PathBuf>,
     /// Also put the figures as Markdown into this file: between its marks, or as a new file.
     pub markdown: Option<PathBuf>,
+    /// Measure through this Kafka instead, see [`run_kafka`].
+    pub kafka: Option<String>,
     /// Write one line of JSON instead of the table.
     pub json: bool,
     /// The program whose `serve` is the node; `None`: the running one.
@@ -83,6 +89,7 @@ impl Default for Options {
             head_age_max: Duration::from_secs(4),
             folder: None,
             markdown: None,
+            kafka: None,
             json: false,
             program: None,
         }
@@ -96,7 +103,7 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// Something failed; what was started is stopped.
-    #[error("bench pipeline: {0}")]
+    #[error("{0}")]
     Failed(String),
 }
 
@@ -111,7 +118,7 @@ impl Error {
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> Error {
+pub(crate) fn failed(error: impl std::fmt::Display) -> Error {
     Error::Failed(error.to_string())
 }
 
@@ -144,6 +151,9 @@ impl Options {
             return usage(
                 "--addr and --admin go together: the store is asked over the latter".into(),
             );
+        }
+        if self.kafka.is_some() && self.address.is_some() {
+            return usage("--kafka starts nodes of its own: --addr goes without it".into());
         }
         if self.pid.is_some() && self.address.is_none() {
             return usage("--pid is of a node given with --addr".into());
@@ -208,10 +218,12 @@ fn measure_own(options: &Options, machine: &Machine) -> Result<Report, Error> {
     if let Some(core) = core {
         cpu::pin(&[core]).map_err(failed)?;
     }
+    let age_ms = options.head_age_max.as_millis();
     let node = Node::start(
         options.program.as_deref(),
         folder.path(),
-        options.head_age_max,
+        None,
+        &format!("io_threads = 1\n[telemetry]\nhead_age_max = \"{age_ms}ms\"\n"),
     )?;
     if core.is_some() {
         cpu::pin(&cores[1..]).map_err(failed)?;
@@ -257,6 +269,7 @@ fn measure_running(
         window: options.window,
         duration: options.duration,
         start_ms: start_ms(),
+        ..Load::new(running.address)
     };
     let before = client.tsdb().map_err(failed)?;
     let mut used_before = None;
@@ -265,11 +278,12 @@ fn measure_running(
         "sending for {:?} over {} connections",
         options.duration, options.connections
     );
-    let sent = generator::run(load, || {
+    let sent = generator::run(load, &Arc::default(), || {
         used_before = running.pid.map(Used::read).transpose()?;
         started = Instant::now();
         Ok(())
     })?;
+    sent.require_connected()?;
     eprintln!(
         "{} messages acknowledged; waiting for the store",
         sent.messages
@@ -329,7 +343,7 @@ fn report(
 }
 
 /// Time of the devices' first rows: so long ago that 10 s a message do not reach the present.
-fn start_ms() -> i64 {
+pub(crate) fn start_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| now.as_millis() as i64) - AGE_MS
 }
@@ -416,7 +430,7 @@ impl Used {
 }
 
 /// Waits between two looks at another process, which cannot wake this one.
-fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     let (never, wait) = mpsc::sync_channel::<()>(0);
     // Nothing is ever sent, so it is the time that ends the wait.
     if wait.recv_timeout(time).is_ok() {
@@ -426,7 +440,7 @@ fn pause(time: Duration) {
 }
 
 /// Puts figures between the marks of a page, or makes a page of them.
-fn put_figures(path: &Path, figures: &str) -> Result<(), Error> {
+pub(crate) fn put_figures(path: &Path, figures: &str) -> Result<(), Error> {
     let figures = format!("{}{figures}{}", MARKS.0, MARKS.1);
     let page = match std::fs::read_to_string(path) {
         Ok(page) => {

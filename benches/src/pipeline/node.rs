@@ -16,27 +16,27 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Is a running node; dropped, it is killed.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     child: Child,
-    pub(super) mqtt: SocketAddr,
-    pub(super) admin: SocketAddr,
+    pub(crate) mqtt: SocketAddr,
+    pub(crate) admin: SocketAddr,
 }
 
 impl Node {
-    /// Starts a node on the calling thread's cores and waits until it is ready.
-    pub(super) fn start(
+    /// Starts a node with this configuration on the calling thread's cores, its data below `folder`,
+    /// and waits until it is ready.
+    pub(crate) fn start(
         program: Option<&Path>,
         folder: &Path,
-        head_age_max: Duration,
+        kafka: Option<&str>,
+        configuration: &str,
     ) -> Result<Self, Error> {
         let program = match program {
             Some(program) => program.to_owned(),
             None => std::env::current_exe().map_err(|e| failed("the running program", e))?,
         };
         let config = folder.join("node.toml");
-        let age_ms = head_age_max.as_millis();
-        let text = format!("io_threads = 1\n[telemetry]\nhead_age_max = \"{age_ms}ms\"\n");
-        std::fs::write(&config, text).map_err(|e| failed(config.display(), e))?;
+        std::fs::write(&config, configuration).map_err(|e| failed(config.display(), e))?;
         let (mqtt, admin) = free_addresses().map_err(|e| failed("a free port", e))?;
         let log_path = folder.join("node.log");
         let log = std::fs::File::create(&log_path).map_err(|e| failed(log_path.display(), e))?;
@@ -46,6 +46,7 @@ impl Node {
             .arg(&config)
             .arg("--data")
             .arg(folder.join("data"))
+            .args(kafka.iter().flat_map(|kafka| ["--kafka", kafka]))
             .args(["--mqtt", &mqtt.to_string(), "--admin", &admin.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -82,12 +83,12 @@ impl Node {
     }
 
     /// The process id.
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Stops the node in order.
-    pub(super) fn stop(mut self) -> Result<(), Error> {
+    pub(crate) fn stop(mut self) -> Result<(), Error> {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::TERM).map_err(|e| failed("SIGTERM to the node", e))?;
         let deadline = Instant::now() + STOP_DEADLINE;

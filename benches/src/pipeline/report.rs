@@ -82,6 +82,10 @@ pub(super) fn stage_of(thread: &str) -> &'static str {
         _ if thread.starts_with("io-") => "sockets, MQTT, acks",
         "store-writer" => "decode, insert, seal",
         "tsdb-merge" => "merge",
+        "kafka-sender" => "order, windows, records to librdkafka",
+        "rdk:main" => "librdkafka's timers",
+        "producer polling thread" | "producer pollin" => "delivery reports",
+        _ if thread.starts_with("rdk:broker") => "librdkafka: batches, lz4, socket",
         _ if thread.contains("log") => "log: frame, compress, fsync",
         _ => "everything else",
     }

@@ -40,6 +40,10 @@ pub(crate) struct Pipeline {
     /// Also put the figures as Markdown into this file: between its marks, or as a new file.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Measure QoS 1 into this Kafka with acks=all, with and without the store, and into the
+    /// embedded log beside it; 256 B payloads. The topics stay there.
+    #[arg(long, value_name = "BOOTSTRAP", conflicts_with_all = ["addr", "pid"])]
+    kafka: Option<String>,
     /// End with one line of JSON instead of the table.
     #[arg(long)]
     json: bool,
@@ -57,9 +61,16 @@ pub(super) fn run(arguments: &Pipeline) -> u8 {
         head_age_max: arguments.head_age_max,
         folder: arguments.folder.clone(),
         markdown: arguments.markdown.clone(),
+        kafka: arguments.kafka.clone(),
         json: arguments.json,
         program: None,
     };
+    if options.kafka.is_some() {
+        return match pipeline::run_kafka(&options, &mut std::io::stdout()) {
+            Ok(report) => report.exit_code(),
+            Err(error) => fail(error.exit_code(), &error),
+        };
+    }
     match pipeline::run(&options, &mut std::io::stdout()) {
         Ok(report) => report.exit_code(),
         Err(error) => fail(error.exit_code(), &error),
