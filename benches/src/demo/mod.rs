@@ -1,6 +1,7 @@
 //! The demo: a node as a child process, a fleet that publishes to it, and the check of what the
 //! store kept.
 
+mod caught_up;
 pub mod check;
 mod folder;
 mod node;

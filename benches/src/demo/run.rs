@@ -1,6 +1,5 @@
 //! The course of a demo from the first process to the verdict.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +8,6 @@ use std::time::Duration;
 use admin::query::QueryAnswer;
 use admin::question::Question;
 use admin::time::format_time;
-use admin::tsdb::Status;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -22,17 +20,13 @@ use super::folder::{Folder, Kafka, Record};
 use super::node::{Launch, Node};
 use super::progress::{Progress, TICK};
 use super::report::Report;
-use super::{Error, Options, check};
+use super::{Error, Options, caught_up, check};
 use crate::fleet::{self, Stats};
 use crate::ledger::{self, Header};
 use crate::profile::{self, METRICS};
 
 /// Time between `--kill` and the new start.
 const KILL_PAUSE: Duration = Duration::from_secs(5);
-
-/// Time for the store's writer to reach the end of the log after the fleet has ended; through
-/// Kafka also to seal everything.
-const CATCH_UP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Descriptors that this process needs beside one socket a device.
 const DESCRIPTORS_BESIDE: u64 = 128;
@@ -417,8 +411,8 @@ async fn stop_after(node: Node, error: &Error) {
 /// Waits until the store has all, reads the counters, and queries one device.
 async fn last_look(node: &Node, launch: &Launch, record: &mut Record) -> Result<String, Error> {
     let status = match &launch.kafka {
-        None => wait_until_read(node).await?,
-        Some(kafka) => wait_until_sealed(node, kafka, record.devices).await?,
+        None => caught_up::read(node).await?,
+        Some(kafka) => caught_up::sealed(node, kafka, record.devices).await?,
     };
     record
         .points_counted_as_new
@@ -430,75 +424,6 @@ async fn last_look(node: &Node, launch: &Launch, record: &mut Record) -> Result<
         .ask(move |client| client.query(&asked, &Question::default()))
         .await?;
     Ok(describe_rows(&device, &answer))
-}
-
-fn is_read(status: &Status) -> bool {
-    status.pipeline.lag.is_empty() && status.pipeline.inflight_bytes == 0
-}
-
-/// Waits until the store has read the log to its end.
-async fn wait_until_read(node: &Node) -> Result<Status, Error> {
-    let deadline = Instant::now() + CATCH_UP_DEADLINE;
-    loop {
-        let status = node.ask(|client| client.tsdb()).await?;
-        if is_read(&status) {
-            return Ok(status);
-        }
-        if Instant::now() >= deadline {
-            return Err(Error::Failed(format!(
-                "the store has not taken everything {CATCH_UP_DEADLINE:?} after the last message: {:?}",
-                status.pipeline.lag
-            )));
-        }
-        tokio::time::sleep(TICK).await;
-    }
-}
-
-/// Waits until the store has read the topic to its end and sealed every row: the check reads the
-/// folder of the stopped node, and what is not sealed is in Kafka only.
-async fn wait_until_sealed(node: &Node, kafka: &Kafka, devices: u32) -> Result<Status, Error> {
-    let is_sealed = |status: &Status| is_read(status) && status.store.head_rows == 0;
-    let deadline = Instant::now() + CATCH_UP_DEADLINE;
-    loop {
-        let status = node.ask(|client| client.tsdb()).await?;
-        // What waits in the spool is no lag yet, and it is when it has left. So the second look.
-        if is_sealed(&status) && is_nothing_spooled(node, devices).await? {
-            let status = node.ask(|client| client.tsdb()).await?;
-            if is_sealed(&status) {
-                return Ok(status);
-            }
-        }
-        if Instant::now() >= deadline {
-            let Kafka { bootstrap, topic } = kafka;
-            return Err(Error::Failed(format!(
-                "the store has not sealed everything of topic {topic} of Kafka at {bootstrap} {CATCH_UP_DEADLINE:?} \
-                 after the last message: {} rows unsealed, unread by partition {:?}",
-                status.store.head_rows, status.pipeline.lag
-            )));
-        }
-        tokio::time::sleep(TICK).await;
-    }
-}
-
-/// Asks for one device of each bucket: an answer is partial while some of its bucket is spooled.
-async fn is_nothing_spooled(node: &Node, devices: u32) -> Result<bool, Error> {
-    let buckets = u32::from(bridge::Config::default().buckets);
-    let ids = (0..devices).map(profile::device_id);
-    let one_of_each: BTreeMap<u16, String> = ids
-        .map(|id| (telemetry::bucket_of(id.as_bytes(), buckets), id))
-        .collect();
-    let question = Question {
-        limit: Some(1),
-        ..Question::default()
-    };
-    for device in one_of_each.into_values() {
-        let question = question.clone();
-        let answer = node.ask(move |client| client.query(&device, &question));
-        if answer.await?.partial {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn describe_rows(device: &str, answer: &QueryAnswer) -> String {

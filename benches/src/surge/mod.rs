@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use admin::client::Client;
+use admin::tsdb::Status;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -175,51 +176,62 @@ fn watch(
     load: Load,
     client: &Client,
     pid: u32,
-) -> Result<(Sent, Vec<Sample>, admin::tsdb::Status), Error> {
+) -> Result<(Sent, Vec<Sample>, Status), Error> {
     let live = Arc::new(Live::default());
     let before = client.tsdb().map_err(failed)?.pipeline.processed_messages;
     let (begin, begun) = std::sync::mpsc::sync_channel(1);
     std::thread::scope(|scope| {
-        let sending = scope.spawn(|| {
-            let begin = || begin.send(()).map_err(failed);
-            generator::run(load, &live, begin)
-        });
-        // Nothing comes if it fails before; the join says why.
-        let is_begun = begun.recv().is_ok();
-        let started = Instant::now();
-        let drain = Duration::from_secs_f64(options.lag_expected() / f64::from(options.hold_per_s));
-        let deadline = started + options.duration + drain + DRAIN_SPARE;
-        eprintln!(
-            "{} devices send {} messages/s for {:?}; the store takes {}/s, then the rest in about {drain:.0?}",
-            options.devices, options.rate_per_s, options.duration, options.hold_per_s
-        );
-        let mut samples: Vec<Sample> = Vec::new();
+        let sent_live = Arc::clone(&live);
+        let sending = scope
+            .spawn(move || generator::run(load, &sent_live, || begin.send(()).map_err(failed)));
+        let mut samples = Vec::new();
         let mut status = client.tsdb().map_err(failed)?;
-        while is_begun {
-            let at = started + SAMPLE_INTERVAL * (samples.len() as u32 + 1);
-            pause(at.saturating_duration_since(Instant::now()));
-            status = client.tsdb().map_err(failed)?;
-            let sample = Sample {
-                seconds: started.elapsed().as_secs_f64(),
-                acked: live.acked.load(Ordering::Relaxed),
-                stored: status.pipeline.processed_messages - before,
-                lag: status.pipeline.lag.values().sum(),
-                rss_bytes: usage(pid).map_err(failed)?.rss_bytes,
-                disconnected: live.disconnected.load(Ordering::Relaxed),
-            };
-            if samples.len().is_multiple_of(10) {
-                eprintln!("{sample}");
-            }
-            let is_over = sending.is_finished() && sample.lag == 0;
-            samples.push(sample);
-            if is_over || Instant::now() >= deadline {
-                break;
+        // Nothing comes if it fails before; the join says why.
+        if begun.recv().is_ok() {
+            let started = Instant::now();
+            let drain = options.lag_expected() / f64::from(options.hold_per_s);
+            let drain = Duration::from_secs_f64(drain);
+            eprintln!(
+                "{} devices send {} messages/s for {:?}; the store takes {}/s, then the rest in about {drain:.0?}",
+                options.devices, options.rate_per_s, options.duration, options.hold_per_s
+            );
+            let deadline = started + options.duration + drain + DRAIN_SPARE;
+            loop {
+                let at = started + SAMPLE_INTERVAL * (samples.len() as u32 + 1);
+                pause(at.saturating_duration_since(Instant::now()));
+                status = client.tsdb().map_err(failed)?;
+                let sample = sample(&status, before, &live, pid, started)?;
+                if samples.len().is_multiple_of(10) {
+                    eprintln!("{sample}");
+                }
+                let is_over = sending.is_finished() && sample.lag == 0;
+                samples.push(sample);
+                if is_over || Instant::now() >= deadline {
+                    break;
+                }
             }
         }
         let sent = sending
             .join()
             .unwrap_or_else(|_| Err(failed("the sending thread panicked")))?;
         Ok((sent, samples, status))
+    })
+}
+
+fn sample(
+    status: &Status,
+    stored_before: u64,
+    live: &Live,
+    pid: u32,
+    started: Instant,
+) -> Result<Sample, Error> {
+    Ok(Sample {
+        seconds: started.elapsed().as_secs_f64(),
+        acked: live.acked.load(Ordering::Relaxed),
+        stored: status.pipeline.processed_messages - stored_before,
+        lag: status.pipeline.lag.values().sum(),
+        rss_bytes: usage(pid).map_err(failed)?.rss_bytes,
+        disconnected: live.disconnected.load(Ordering::Relaxed),
     })
 }
 

@@ -9,7 +9,7 @@ use storage::log::{self, ContentType, EmbeddedLog, Record as LogRecord};
 use storage::tsdb::{self, Defects, ReplayOffset, Tsdb};
 use telemetry::{DeviceId, Stamp, bucket_of};
 use tempfile::TempDir;
-use tidewire_benches::demo::{self, Folder, Record, Report, ViolationKind};
+use tidewire_benches::demo::{self, Folder, Kafka, Record, Report, ViolationKind};
 use tidewire_benches::ledger::{Entry, Header};
 use tidewire_benches::profile::{self, METRIC_NAMES, METRICS};
 
@@ -246,4 +246,24 @@ fn a_folder_without_a_store_is_an_error_and_not_a_loss() {
 
     assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().contains("tsdb"), "{error}");
+}
+
+#[test]
+fn a_demo_through_kafka_is_judged_only_if_it_reached_its_end() {
+    let temporary = folder(None, None);
+    let folder = Folder::at(temporary.path());
+    let mut record = folder.read_record().unwrap();
+    record.kafka = Some(Kafka {
+        bootstrap: "k:9092".into(),
+        topic: "tidewire.demo-1".into(),
+    });
+    folder.write_record(&record).unwrap();
+    assert!(demo::check(temporary.path()).unwrap().is_ok());
+
+    record.complete = false;
+    folder.write_record(&record).unwrap();
+    let error = demo::check(temporary.path()).unwrap_err();
+
+    assert_eq!(error.exit_code(), 1);
+    assert!(error.to_string().contains("tidewire.demo-1"), "{error}");
 }

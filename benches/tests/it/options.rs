@@ -14,9 +14,9 @@ fn what_is_not_built_or_makes_no_sense_ends_with_2_and_names_the_option() {
             },
         ),
         (
-            "--kafka k:9092",
+            "kafka.bootstrap = \"k\"",
             Options {
-                kafka: Some("k:9092".to_owned()),
+                kafka: Some("k".to_owned()),
                 ..Options::default()
             },
         ),
