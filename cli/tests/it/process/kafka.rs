@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 use xtask::kafka::{Cluster, Jars, or_skip};
+use xtask::skip::{outside, python};
 
 use super::node::{Node, Place};
 use super::store;
@@ -64,8 +65,6 @@ impl Line {
             device.assert_stored(&node);
         }
         assert_eq!(node.metric("tidewire_telemetry_dead_letters_total"), 0.0);
-        let (spooled, drained) = ("spooled", "drained");
-        eprintln!("{spooled}/{drained}: {}", node.get("/v1/tsdb"));
         node.terminate();
         assert_eq!(node.ended().code(), Some(0));
         let topic = topic::read(&self.jars, &self.kafka.bootstrap(), "tidewire.telemetry");
@@ -126,7 +125,7 @@ fn kafka_killed_for_a_while_stops_every_puback_of_mode_kafka() {
     // What Kafka had confirmed before may still be on its way to the devices.
     pause_for(Duration::from_secs(1));
     let acked = fleet.acked();
-    pause_for(outage());
+    pause_for(outage().saturating_sub(Duration::from_secs(1)));
     assert_eq!(fleet.acked(), acked, "a PUBACK left while Kafka was dead");
     line.kafka.restart(1).expect("it starts again");
     fleet.wait_for_acks(4_000);
@@ -162,6 +161,72 @@ fn kafka_dead_while_the_node_dies_loses_nothing_and_keeps_the_order() {
 
     eprintln!("node killed while Kafka was away: {report}");
     line.check(node, &fleet);
+}
+
+#[test]
+fn other_teams_read_keys_headers_and_partitions_of_what_stock_clients_sent() {
+    let Some(line) = Line::new(1, &[], "log") else {
+        return;
+    };
+    let node = line.place.start();
+    in_contact(&node);
+    let Some(mut publish) = outside("mosquitto", "mosquitto_pub", "mosquitto-clients") else {
+        return;
+    };
+    let payload = r#"{"ts":1700000000000,"metrics":{"battery":81.5}}"#;
+    let port = line.place.mqtt.port().to_string();
+    publish.args([
+        "-p",
+        &port,
+        "-q",
+        "1",
+        "-t",
+        "fleet/car42/telemetry",
+        "-m",
+        payload,
+    ]);
+    assert!(publish.status().expect("it runs").success());
+
+    if let Some(mut kcat) = outside("kafka", "kcat", "kcat") {
+        kcat.args([
+            "-C",
+            "-e",
+            "-q",
+            "-b",
+            &line.kafka.bootstrap(),
+            "-t",
+            "tidewire.telemetry",
+        ]);
+        kcat.args(["-f", "%p|%k|%h|%s\\n"]);
+        let output = kcat.output().expect("kcat runs");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let mut parts = text.trim().split('|');
+        assert_eq!(
+            parts.next(),
+            Some("12"),
+            "murmur2 of the device id, modulo 64: {text}"
+        );
+        assert_eq!(parts.next(), Some("car42"));
+        let headers = parts.next().expect("headers");
+        assert!(headers.contains("tidewire-source=1/"), "{headers}");
+        assert!(headers.contains("tidewire-received="), "{headers}");
+        assert_eq!(parts.next(), Some(payload));
+    }
+    if let Some(mut python) = python("kafka", "confluent_kafka") {
+        let example = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../docs/examples/fleet_latest.py"
+        );
+        python
+            .arg(example)
+            .args(["--bootstrap", &line.kafka.bootstrap(), "--count", "1"]);
+        let output = python.output().expect("python runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let read: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{output:?}"));
+        assert_eq!(read["device"], "car42");
+        assert_eq!(read["partition"], 12);
+        assert_eq!(read["payload"]["metrics"]["battery"], 81.5);
+    }
 }
 
 #[test]
