@@ -81,11 +81,7 @@ fn jars(
     if let Some(reason) = variable(NO_KAFKA_VARIABLE) {
         return Err(reason.to_string_lossy().into_owned());
     }
-    Jars::open(&Jars::below(target)).map_err(|reason| {
-        format!(
-            "{reason}; run `cargo xtask test` once, which fetches it, or set {EXISTING_VARIABLE}"
-        )
-    })
+    Jars::open(&Jars::below(target))
 }
 
 #[cfg(test)]
@@ -106,7 +102,7 @@ mod tests {
         assert_eq!(reason(true, &[(NO_KAFKA_VARIABLE, "no java")]), "--quick");
         assert_eq!(reason(false, &[(NO_KAFKA_VARIABLE, "no java")]), "no java");
         let named = reason(false, &[(JARS_VARIABLE, "/none"), (NO_KAFKA_VARIABLE, "x")]);
-        assert_eq!(named, "no Kafka in /none");
+        assert!(named.starts_with("no Kafka in /none;"), "{named}");
         let plain = reason(false, &[]);
         assert!(plain.contains("run `cargo xtask test` once"), "{plain}");
     }

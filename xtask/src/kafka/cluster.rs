@@ -155,6 +155,9 @@ impl Cluster {
 
     /// Starts broker `n` again on its port and its data, and waits until it is ready.
     ///
+    /// After a [`kill`](Self::kill) the controller holds the old process's registration until
+    /// `broker.session.timeout.ms`, 9 seconds unless set, has passed; only then is the new one let in.
+    ///
     /// It cannot become ready without a majority of the three: after losing two use [`restart_all`](Self::restart_all).
     ///
     /// # Errors

@@ -94,7 +94,10 @@ impl Jars {
     /// When it is absent or was not filled to the end, or when there is no Java.
     pub fn open(libs: &Path) -> Result<Self, String> {
         if !is_complete(libs) {
-            return Err(format!("no Kafka in {}", libs.display()));
+            return Err(format!(
+                "no Kafka in {}; run `cargo xtask test` once, which fetches it, or set TIDEWIRE_TEST_KAFKA",
+                libs.display()
+            ));
         }
         if !tools::on_path("java") {
             return Err(no_java());

@@ -26,7 +26,11 @@ fn a_killed_broker_comes_back_at_its_address_with_its_data_and_stops() {
         return;
     };
     let dir = folder("one-broker");
-    let properties = [("log.retention.ms", "1234567")];
+    let properties = [
+        ("log.retention.ms", "1234567"),
+        // How long a restart waits for the registration of the killed process to end.
+        ("broker.session.timeout.ms", "2000"),
+    ];
     let mut cluster = Cluster::start(&jars, &dir, 1, &properties).unwrap();
     let address = cluster.bootstrap();
     let create = ["--create", "--topic", "t", "--partitions", "3"];
