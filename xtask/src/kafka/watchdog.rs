@@ -43,7 +43,9 @@ impl Drop for Watchdog {
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
+    use std::time::Duration;
 
+    use super::super::wait;
     use super::*;
 
     fn sleeper() -> Child {
@@ -58,7 +60,9 @@ mod tests {
         // What the kernel does with all pipes of a killed process.
         drop(watchdog.0.stdin.take());
 
-        assert_eq!(sleeper.wait().unwrap().signal(), Some(9));
+        let ended = wait::until(Duration::from_secs(60), || Ok(sleeper.try_wait().unwrap()));
+        let ended = ended.unwrap().expect("the watchdog ends it");
+        assert_eq!(ended.signal(), Some(9));
     }
 
     #[test]
