@@ -13,5 +13,7 @@ mod tools;
 pub mod kafka;
 pub mod skip;
 
+pub use skip::skip;
+
 #[cfg(test)]
 mod scratch;

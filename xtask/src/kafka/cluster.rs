@@ -167,6 +167,16 @@ impl Cluster {
         self.ready()
     }
 
+    /// Starts broker `n` again on its port and its data, and does not wait: a test watches what clients see meanwhile.
+    ///
+    /// [`restart_all`](Self::restart_all) waits for it.
+    ///
+    /// # Errors
+    /// When it runs, or cannot be started; that it ends soon after is told by whoever waits.
+    pub fn begin_restart(&mut self, n: u8) -> Result<(), String> {
+        self.spawn(n)
+    }
+
     /// Starts every broker that does not run, and waits until all are ready.
     ///
     /// # Errors
