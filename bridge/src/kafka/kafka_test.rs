@@ -9,6 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use runtime::SystemClock;
 use storage::fs::{FaultFs, Fs};
 use storage::log::{ContentType, EmbeddedLog, Record};
@@ -77,6 +79,10 @@ impl Side {
     }
 
     fn open_with(shared: &Turn, fs: &FaultFs, rules: Vec<StreamRule>, ports: Ports) -> Self {
+        Self::open_at(shared.settings(), fs, rules, ports)
+    }
+
+    fn open_at(settings: Settings, fs: &FaultFs, rules: Vec<StreamRule>, ports: Ports) -> Self {
         let fs: Arc<dyn Fs> = Arc::new(fs.clone());
         // On a disk of its own: a side that is opened again finds its spool, not the lock of letters
         // that an earlier one still holds.
@@ -85,7 +91,7 @@ impl Side {
         let port = ports.add(Arc::new(Numbers(told)));
         let opening = Opening {
             fs,
-            settings: shared.settings(),
+            settings,
             streams: Streams::new(rules, true).expect("the rules are good"),
             buckets: 2,
             node: 7,
@@ -384,4 +390,30 @@ fn records_that_kafka_deleted_before_the_store_read_them_are_named() {
     };
     let records = read(&accepting).expect("the gap is accepted");
     assert_eq!(records[0].offset, 7);
+}
+
+#[test]
+fn a_producer_that_failed_for_good_is_replaced_and_nothing_is_lost() {
+    let kafka = MockCluster::new(1).expect("a mock");
+    let topic = "tidewire.fatal";
+    kafka.create_topic(topic, 2, 1).expect("a topic");
+    let settings = Settings {
+        bootstrap: Some(kafka.bootstrap_servers()),
+        ..Settings::default()
+    };
+    let rules = vec![rule("fatal", false, Mode::Kafka)];
+    let side = Side::open_at(settings, &FaultFs::new(6), rules, Ports::default());
+    assert_eq!(side.wait_for_contact(topic), Contact::Good);
+
+    // For the first record of a partition there is no way on from this: the client is fatal.
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+    kafka.request_errors(RDKafkaApiKey::Produce, &[error]);
+    for n in 0..10 {
+        side.send(0, record(0, n, b"{}"));
+    }
+
+    let settled: Vec<_> = (0..10).map(|_| side.next_settled()).collect();
+    let expected: Vec<_> = (0..10).map(|n| (n, Outcome::Durable)).collect();
+    assert_eq!(settled, expected);
+    until(|| (side.side.handle.state().rebuilt == 1).then_some(()));
 }
