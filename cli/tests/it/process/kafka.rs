@@ -3,6 +3,7 @@
 //! Outages last a few seconds here; `TIDEWIRE_TEST_OUTAGE_S=20` makes them as long as one wants to see them.
 
 mod devices;
+mod leaders;
 mod topic;
 
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use super::node::{Node, Place};
 use super::store;
 use super::wait::{pause_for, until};
 use devices::Fleet;
+use leaders::Leaders;
 
 const DEVICES: usize = 20;
 
@@ -244,13 +246,18 @@ fn one_of_three_brokers_killed_stops_mode_kafka_until_leaders_are_elected() {
     let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
     fleet.wait_for_acks(2_000);
 
+    let watch = Leaders::watch(&line.kafka.bootstrap(), "tidewire.telemetry");
+    let tell = watch.map(Leaders::killed_now);
     line.kafka.kill(1).expect("it runs");
     fleet.wait_for_acks(4_000);
+    let leaderless = tell.map(|tell| tell());
     line.kafka.restart(1).expect("it starts again");
     fleet.wait_for_acks(4_000);
     let report = fleet.stop();
 
-    eprintln!("mode kafka, one of three brokers killed: {report}");
+    eprintln!(
+        "mode kafka, one of three brokers killed: {report}; no live leader for {leaderless:?} s"
+    );
     assert_eq!(report.disconnects, 0);
     line.check(node, &fleet);
 }
