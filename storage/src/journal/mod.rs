@@ -44,6 +44,8 @@ pub struct Config {
     pub reserve_bytes: u32,
     /// Bytes waiting for the writer thread, above which appends are refused.
     pub queue_bytes_limit: usize,
+    /// What happens when the disk is full.
+    pub when_full: WhenFull,
     /// Where the salts of segments and the name of a new journal come from; `None`: the system.
     pub seed: Option<u64>,
     /// Sabotage; see [`Defects`].
@@ -60,10 +62,23 @@ impl Config {
             segment_bytes: 16 << 20,
             reserve_bytes: 2 << 20,
             queue_bytes_limit: 64 << 20,
+            when_full: WhenFull::Refuse,
             seed: None,
             defects: Defects::default(),
         }
     }
+}
+
+/// What the writer thread does with a group for which the disk has no space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// Refuses it with [`AppendError::NoSpace`] and goes on with the next: entries are independent.
+    #[default]
+    Refuse,
+    /// Keeps it and everything behind it, in order and not acknowledged, and tries again until
+    /// there is space: an entry means something only behind the one before. A close refuses what
+    /// waits.
+    Wait,
 }
 
 /// Mistakes to make on purpose, so that the crash tests can show that they would be found. No
@@ -172,6 +187,8 @@ pub struct Counters {
     pub group_entries_max: u64,
     /// Bytes waiting for the writer thread now.
     pub queued_bytes: u64,
+    /// Whether the writer waits for space on the disk now; see [`WhenFull::Wait`].
+    pub waits_for_space: bool,
 }
 
 #[derive(Debug, Default)]
@@ -187,6 +204,7 @@ struct Shared {
     /// The segment being written.
     active: AtomicU64,
     stopping: AtomicBool,
+    waits_for_space: AtomicBool,
 }
 
 /// A journal that is open for writing. Dropping it does what [`Journal::close`] does.
@@ -237,21 +255,35 @@ impl Journal {
     /// # Errors
     /// No room was taken.
     pub fn reserve(&self, bytes: usize) -> Result<Room, Refusal> {
+        let (before, room) = self.take_room(bytes)?;
+        // An empty queue takes anything, else a batch above the limit could never be written.
+        if before > 0 && before.saturating_add(room.bytes) > self.queue_bytes_limit {
+            return Err(Refusal::Full);
+        }
+        Ok(room)
+    }
+
+    /// Makes room for a batch of up to about this many bytes, however full the queue is: for the
+    /// small entries without which what waits cannot go on, whose number the caller bounds.
+    ///
+    /// # Errors
+    /// [`Refusal::Closed`] only; no room was taken.
+    pub fn reserve_beyond_limit(&self, bytes: usize) -> Result<Room, Refusal> {
+        self.take_room(bytes).map(|(_, room)| room)
+    }
+
+    fn take_room(&self, bytes: usize) -> Result<(usize, Room), Refusal> {
         let shared = &self.shared;
         if shared.latched.load(Ordering::Acquire) || shared.stopping.load(Ordering::Acquire) {
             return Err(Refusal::Closed);
         }
         let bytes = bytes.saturating_add(writer::SUBMISSION_BYTES);
-        let before = self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+        let before = shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
         let room = Room {
-            shared: Arc::clone(&self.shared),
+            shared: Arc::clone(shared),
             bytes,
         };
-        // An empty queue takes anything, else a batch above the limit could never be written.
-        if before > 0 && before.saturating_add(bytes) > self.queue_bytes_limit {
-            return Err(Refusal::Full);
-        }
-        Ok(room)
+        Ok((before, room))
     }
 
     /// Queues a batch for the writer thread; never blocks. `done` is called once, on the writer
@@ -282,6 +314,7 @@ impl Journal {
             groups: load(&self.shared.groups),
             group_entries_max: load(&self.shared.group_entries_max),
             queued_bytes: self.shared.queued_bytes.load(Ordering::Relaxed) as u64,
+            waits_for_space: self.shared.waits_for_space.load(Ordering::Relaxed),
         }
     }
 

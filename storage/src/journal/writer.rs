@@ -1,5 +1,6 @@
 //! The writer thread: collects what waits, writes it as one group, fsyncs once, completes all.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::mem;
@@ -8,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -18,13 +20,17 @@ use super::frame::{self, ALIGNMENT, BODY_BYTES_TARGET, ENTRY_HEADER_BYTES, HEADE
 use super::recovery::{self, OpenError, Tail};
 use super::remover::Remover;
 use super::segment::{self, SegmentHeader, SegmentStart};
-use super::{AppendError, Batch, Config, Done, Fatal, Frame, Layout, Position, Room, Shared};
+use super::{
+    AppendError, Batch, Config, Done, Fatal, Frame, Layout, Position, Room, Shared, WhenFull,
+};
 use crate::fs::{self, File, FolderLock, Fs};
 
 /// What a submission costs beside its entries, so that a limit in bytes also bounds their number.
 pub(super) const SUBMISSION_BYTES: usize = 256;
 /// Bytes of entries after which a group is closed although more waits.
 const GROUP_BYTES_MAX: usize = 4 << 20;
+/// How long the writer waits for space before it asks the disk again.
+const SPACE_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 pub(super) enum Command {
     Append(Submission),
@@ -135,6 +141,7 @@ pub(super) fn start<L: Layout>(
         shared,
         tail,
         buffer: Vec::new(),
+        backlog: VecDeque::new(),
         unclosed: false,
         on_fatal: Some(on_fatal),
     };
@@ -255,6 +262,8 @@ struct Writer<L> {
     tail: Tail,
     /// The group being written.
     buffer: Vec<u8>,
+    /// What came while the writer waited for space; before what is in the queue.
+    backlog: VecDeque<Submission>,
     /// Whether something was written since the last close.
     unclosed: bool,
     on_fatal: Option<Box<dyn FnOnce(Fatal) + Send>>,
@@ -278,18 +287,31 @@ impl<L: Layout> Writer<L> {
         let mut open = true;
         while open {
             let (group, more) = self.collect(queue);
-            self.handle_group(group);
-            open = more;
+            open = self.handle_group(group, queue) && more;
+        }
+        // Only a close while it waited for space leaves something here: its order is broken.
+        for submission in self.backlog.drain(..) {
+            submission.complete(Err(AppendError::NoSpace));
         }
         self.close();
     }
 
     /// Waits for a submission and takes those behind it up to the size of a group; false: closed.
-    fn collect(&self, queue: &Receiver<Command>) -> (Vec<Submission>, bool) {
+    fn collect(&mut self, queue: &Receiver<Command>) -> (Vec<Submission>, bool) {
         let mut group = Vec::new();
         let mut bytes = 0;
+        while let Some(submission) = self.backlog.pop_front() {
+            bytes += submission.batch.bytes();
+            group.push(submission);
+            if bytes >= self.group_bytes_max {
+                return (group, true);
+            }
+        }
         // Without a sender nothing can come any more: that is a close, too.
-        let mut next = Some(queue.recv().unwrap_or(Command::Close));
+        let mut next = match group.is_empty() {
+            true => Some(queue.recv().unwrap_or(Command::Close)),
+            false => queue.try_recv().ok(),
+        };
         while let Some(command) = next {
             match command {
                 Command::Append(submission) => {
@@ -306,21 +328,45 @@ impl<L: Layout> Writer<L> {
         (group, true)
     }
 
-    fn handle_group(&mut self, group: Vec<Submission>) {
+    /// Writes a group and completes it; false: the journal was closed meanwhile.
+    fn handle_group(&mut self, group: Vec<Submission>, queue: &Receiver<Command>) -> bool {
         let mut waiting = Waiting(group);
-        let result = self.write_group(&mut waiting);
-        let result = match result {
-            Ok(()) => Ok(()),
-            Err(Trouble::NoSpace) => {
-                tracing::warn!("no space left for the journal");
-                Err(AppendError::NoSpace)
-            }
-            Err(Trouble::Fatal(cause)) => {
-                self.fail(&cause);
-                Err(AppendError::Failed)
+        let mut open = true;
+        let result = loop {
+            match self.write_group(&mut waiting) {
+                Ok(()) => break Ok(()),
+                Err(Trouble::NoSpace) => {
+                    if self.config.when_full == WhenFull::Wait && open {
+                        open = self.wait_for_space(queue);
+                        continue;
+                    }
+                    tracing::warn!("no space left for the journal");
+                    break Err(AppendError::NoSpace);
+                }
+                Err(Trouble::Fatal(cause)) => {
+                    self.fail(&cause);
+                    break Err(AppendError::Failed);
+                }
             }
         };
+        self.shared.waits_for_space.store(false, Ordering::Relaxed);
         waiting.complete(result);
+        open
+    }
+
+    /// Takes what comes, until it is time to ask the disk for space again; false: closed.
+    fn wait_for_space(&mut self, queue: &Receiver<Command>) -> bool {
+        if !self.shared.waits_for_space.swap(true, Ordering::Relaxed) {
+            tracing::warn!("no space left for the journal: nothing is acknowledged until there is");
+        }
+        match queue.recv_timeout(SPACE_RETRY_DELAY) {
+            Ok(Command::Append(submission)) => {
+                self.backlog.push_back(submission);
+                true
+            }
+            Err(RecvTimeoutError::Timeout) => true,
+            Ok(Command::Close) | Err(RecvTimeoutError::Disconnected) => false,
+        }
     }
 
     fn write_group(&mut self, waiting: &mut Waiting) -> Result<(), Trouble> {
