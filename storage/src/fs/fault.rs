@@ -120,6 +120,26 @@ impl FaultFs {
         }
     }
 
+    /// Flips one bit of a file, drawn from the seed, on the disk and in the page cache; returns the
+    /// offset of its byte.
+    ///
+    /// # Panics
+    /// If there is no such file, or it is empty.
+    #[must_use]
+    pub fn rot(&self, path: &Path) -> u64 {
+        let (offset, bit) = {
+            let mut disk = self.disk();
+            let inode = *disk.names.get(path).expect("the file exists");
+            let len = disk.inodes[inode].cached.len() as u64;
+            (
+                disk.random.random_range(0..len),
+                disk.random.random_range(0..8),
+            )
+        };
+        self.flip_bit(path, offset, bit);
+        offset
+    }
+
     /// Power is lost: the machine stops, and what its disk held comes back as a new one.
     #[must_use]
     pub fn crash(&self) -> Self {
@@ -631,8 +651,12 @@ impl File for FaultFile {
             return Err(self.no_space(Operation::SetLen));
         }
         let inode = &mut disk.inodes[self.inode];
+        let before = inode.cached.len();
         inode.cached.resize(len, 0);
         inode.dirty.retain(|sector| sector * SECTOR_BYTES < len);
+        // Where the file was longer once, the zeros must reach the disk like any bytes.
+        let stale = before / SECTOR_BYTES..len.min(inode.synced.len()).div_ceil(SECTOR_BYTES);
+        inode.dirty.extend(stale);
         Ok(())
     }
 
