@@ -4,3 +4,5 @@ mod crash;
 mod fs;
 mod journal;
 mod log;
+mod raft;
+mod raft_crash;
