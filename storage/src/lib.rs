@@ -3,6 +3,7 @@
 //! Everything reaches the disk through [`fs::Fs`], so that tests can put a disk underneath that
 //! loses and tears what was not synced.
 
+mod backend;
 pub mod fs;
 pub mod journal;
 pub mod log;

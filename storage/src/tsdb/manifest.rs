@@ -5,13 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{
-    Builder, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
-};
+use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::envelope::{self, EnvelopeError, Stored};
 use super::error::Error;
+use crate::backend::Backend;
 use crate::fs::{File, Fs};
 
 /// File name of the manifest.
@@ -290,39 +289,4 @@ fn database(path: &Path, file: Arc<dyn File>) -> Result<Database, Error> {
                 what: other.to_string(),
             },
         })
-}
-
-/// Puts redb on our file system, and so on the fault layer in tests.
-#[derive(Debug)]
-struct Backend(Arc<dyn File>);
-
-impl StorageBackend for Backend {
-    fn len(&self) -> Result<u64, io::Error> {
-        self.0.len().map_err(into_io)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
-        let read = self.0.read_at(offset, out).map_err(into_io)?;
-        if read < out.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> Result<(), io::Error> {
-        self.0.set_len(len).map_err(into_io)
-    }
-
-    fn sync_data(&self) -> Result<(), io::Error> {
-        self.0.sync_data().map_err(into_io)
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
-        self.0.write_at(offset, data).map_err(into_io)
-    }
-}
-
-fn into_io(error: crate::fs::Error) -> io::Error {
-    let kind = error.kind();
-    io::Error::new(kind, error)
 }
