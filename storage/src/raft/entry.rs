@@ -29,6 +29,23 @@ pub struct LogId {
 }
 
 impl LogId {
+    /// Bytes of a stored one.
+    pub(crate) const BYTES: usize = 24;
+
+    pub(crate) fn write(self, out: &mut Vec<u8>) {
+        for word in [self.index, self.term, self.leader] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        Some(Self {
+            index: record::word(bytes, 0)?,
+            term: record::word(bytes, 8)?,
+            leader: record::word(bytes, 16)?,
+        })
+    }
+
     pub(super) fn same_leader(self, other: Self) -> bool {
         (self.term, self.leader) == (other.term, other.leader)
     }

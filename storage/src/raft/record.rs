@@ -8,10 +8,8 @@ use super::{LogEntry, LogId};
 pub(super) const RUN_BYTES_TARGET: usize = 64 << 10;
 /// The longest vote or committed position.
 pub const OPAQUE_BYTES_MAX: usize = 4096;
-/// Bytes of a stored log id.
-pub(super) const LOG_ID_BYTES: usize = 24;
 /// Bytes of a run beside its entries.
-pub(super) const RUN_OVERHEAD_BYTES: usize = HEAD_BYTES + LOG_ID_BYTES;
+pub(super) const RUN_OVERHEAD_BYTES: usize = HEAD_BYTES + LogId::BYTES;
 /// Bytes of an entry in a run beside its payload.
 pub(super) const ENTRY_OVERHEAD_BYTES: usize = 4;
 
@@ -127,7 +125,7 @@ impl Record {
         };
         let run = || {
             let first = LogId::read(&body).ok_or("a run of entries is cut short")?;
-            let body = body.slice(LOG_ID_BYTES..);
+            let body = body.slice(LogId::BYTES..);
             match is_run(first, count, &body) {
                 true => Ok(Run { first, count, body }),
                 false => Err(format!(
@@ -147,7 +145,7 @@ impl Record {
                 Self::Truncate(word(&body, 0).expect("of this length"))
             }
             3 => {
-                exact(LOG_ID_BYTES)?;
+                exact(LogId::BYTES)?;
                 let upto = LogId::read(&body).expect("of this length");
                 if upto.index == u64::MAX {
                     return Err("a purge goes beyond every index".to_owned());
@@ -220,22 +218,6 @@ pub(super) fn write_committed(out: &mut Vec<u8>, committed: &[u8]) {
 
 pub(super) fn write_remove(out: &mut Vec<u8>) {
     head(out, Kind::Remove, 0);
-}
-
-impl LogId {
-    pub(super) fn write(self, out: &mut Vec<u8>) {
-        for word in [self.index, self.term, self.leader] {
-            out.extend_from_slice(&word.to_le_bytes());
-        }
-    }
-
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
-        Some(Self {
-            index: word(bytes, 0)?,
-            term: word(bytes, 8)?,
-            leader: word(bytes, 16)?,
-        })
-    }
 }
 
 /// The number at this place.

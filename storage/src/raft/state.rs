@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::record::{LOG_ID_BYTES, OPAQUE_BYTES_MAX, word};
+use super::record::{OPAQUE_BYTES_MAX, word};
 use super::{Conflict, LogEntry, LogId, LogState};
 
 /// The log of one group as a value. The callers' view and the durable one are both this.
@@ -228,7 +228,7 @@ fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
 }
 
 fn take_id(bytes: &mut &[u8]) -> Option<LogId> {
-    LogId::read(take(bytes, LOG_ID_BYTES)?)
+    LogId::read(take(bytes, LogId::BYTES)?)
 }
 
 fn take_opaque(bytes: &mut &[u8]) -> Option<Bytes> {

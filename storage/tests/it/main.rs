@@ -6,3 +6,4 @@ mod journal;
 mod log;
 mod raft;
 mod raft_crash;
+mod state;

@@ -1,0 +1,91 @@
+//! What can go wrong with a state file.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::fs;
+
+/// Why a state file does not do what it is asked. Whatever is damaged above the log is repaired by
+/// a snapshot or a replay: the file is thrown away.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file system refused. Nothing was changed.
+    #[error(transparent)]
+    Fs(#[from] fs::Error),
+    /// Stored bytes are not what was written.
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// The file holds something else.
+    #[error("{} is no state file: {what}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// Written by another version of this program.
+    #[error("{} has version {found}, this program reads {expected}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The version that is understood.
+        expected: u32,
+    },
+    /// The disk is full. The file is as it was flushed last, and takes nothing more until it is
+    /// opened again and the log behind that is replayed.
+    #[error("no space left for {}", path.display())]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The disk failed. What is on it is unknown: the process is to end.
+    #[error("state file {} cannot go on: {what}", path.display())]
+    Failed {
+        /// The file.
+        path: PathBuf,
+        /// What the database said.
+        what: String,
+    },
+}
+
+impl Error {
+    pub(super) fn of(path: &Path, error: &redb::Error) -> Self {
+        let path = path.to_owned();
+        match error {
+            redb::Error::Io(io) => match io.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path },
+                // redb says so of a file without its magic number.
+                io::ErrorKind::InvalidData => Self::Foreign {
+                    path,
+                    what: "no redb database".to_owned(),
+                },
+                _ => Self::Failed {
+                    path,
+                    what: io.to_string(),
+                },
+            },
+            redb::Error::Corrupted(what) => Self::Damaged {
+                path,
+                what: what.clone(),
+            },
+            redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => {
+                Self::Foreign {
+                    path,
+                    what: error.to_string(),
+                }
+            }
+            other => Self::Failed {
+                path,
+                what: other.to_string(),
+            },
+        }
+    }
+}
