@@ -1,4 +1,5 @@
-//! What lies on disk: journal, embedded log, Raft log, state files, segments and manifest of the hot store.
+//! What lies on disk: journal, embedded log, Raft log, state files, segments and manifest of the
+//! hot store.
 //!
 //! Everything reaches the disk through [`fs::Fs`], so that tests can put a disk underneath that
 //! loses and tears what was not synced.

@@ -7,3 +7,4 @@ mod log;
 mod raft;
 mod raft_crash;
 mod state;
+mod write_amplification;
