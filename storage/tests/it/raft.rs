@@ -359,6 +359,32 @@ fn a_group_with_more_entries_holds_the_log_and_is_named() {
 }
 
 #[test]
+fn what_was_truncated_or_removed_does_not_hold_the_log() {
+    let fs = FaultFs::new(11);
+    let config = Config {
+        copy_entries_max: 4,
+        ..small()
+    };
+    let log = open(&fs, &config);
+    append(&log, TWO, &entries(4, 0..10));
+    log.truncate(TWO, 2).expect("open");
+    append(&log, GroupId(3), &entries(4, 0..10));
+    log.remove(GroupId(3)).expect("open");
+    for round in 0..20 {
+        append(&log, ONE, &entries(1, round * 10..round * 10 + 10));
+    }
+    log.purge(ONE, entry(1, 199, 0).id).expect("open");
+
+    until("nobody holds it", || log.holders().is_empty());
+    until("segments are dropped", || segments(&fs).len() <= 2);
+    assert_eq!(
+        log.entries(TWO, ALL, usize::MAX).expect("readable"),
+        entries(4, 0..2)
+    );
+    assert_eq!(log.groups(), [ONE, TWO]);
+}
+
+#[test]
 fn a_full_disk_holds_appends_in_order_until_there_is_space() {
     let fs = FaultFs::new(6);
     let config = Config {
