@@ -93,6 +93,29 @@ fn what_is_synced_survives_every_crash_and_what_is_not_survives_some() {
 }
 
 #[test]
+fn what_was_cut_off_does_not_come_back_when_the_file_grows_again() {
+    for seed in 0..20 {
+        let fs = FaultFs::new(seed);
+        let path = Path::new("/file");
+        let file = fs.create(path).expect("possible");
+        file.write_at(0, &[1; 2048]).expect("possible");
+        file.sync_data().expect("possible");
+        fs.sync_dir(Path::new("/")).expect("possible");
+        file.set_len(700).expect("possible");
+        file.set_len(1500).expect("possible");
+        file.sync_data().expect("possible");
+
+        let bytes = fs.crash().read(path).expect("its name was synced");
+
+        assert_eq!(
+            bytes,
+            [[1; 700].as_slice(), &[0; 800]].concat(),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
 fn names_that_were_not_synced_may_be_lost_or_come_back() {
     let (mut created, mut unlinked) = (0, 0);
     for seed in 0..100 {

@@ -307,7 +307,7 @@ fn a_lagging_group_is_copied_forward_with_votes_and_the_log_stays_short() {
                 .expect("open");
         }
     }
-    until("segments are dropped", || log.counters().segments < 8);
+    until("segments are dropped", || segments(&fs).len() < 8);
     assert!(log.counters().copied_entries >= 4, "{:?}", log.counters());
     assert_eq!(
         log.entries(TWO, ALL, usize::MAX).expect("readable"),
@@ -315,7 +315,6 @@ fn a_lagging_group_is_copied_forward_with_votes_and_the_log_stays_short() {
     );
     log.close();
     drop(log);
-    assert!(segments(&fs).len() < 12, "{:?}", segments(&fs));
 
     let log = open(&fs, &small());
 
