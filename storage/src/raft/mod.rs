@@ -195,16 +195,10 @@ impl RaftLog {
         self.with(group, |group| group.head.log_state())
     }
 
-    /// The first entry of each leader among the entries that are there, and the last entry.
+    /// The last entry of each leader among the entries that are there, ascending.
     #[must_use]
-    pub fn key_ids(&self, group: GroupId) -> Vec<LogId> {
-        self.with(group, |group| {
-            let mut ids = group.head.leaders.clone();
-            let last = group.head.next.checked_sub(1);
-            let last = last.and_then(|last| group.head.id_at(last));
-            ids.extend(last.filter(|last| ids.last() != Some(last)));
-            ids
-        })
+    pub fn leader_ends(&self, group: GroupId) -> Vec<LogId> {
+        self.with(group, |group| group.head.leader_ends())
     }
 
     /// The vote saved last, even if it is not fsynced yet.

@@ -51,6 +51,19 @@ impl GroupState {
         Some(LogId { index, ..first })
     }
 
+    /// The last entry of each leader.
+    pub(super) fn leader_ends(&self) -> Vec<LogId> {
+        let behind = self.leaders.iter().skip(1).map(|next| next.index);
+        self.leaders
+            .iter()
+            .zip(behind.chain([self.next]))
+            .map(|(first, behind)| LogId {
+                index: behind - 1,
+                ..*first
+            })
+            .collect()
+    }
+
     /// Whether these entries can be appended, all of them.
     pub(super) fn check_append(&self, entries: &[LogEntry]) -> Result<(), Conflict> {
         let Some(first) = entries.first() else {
@@ -265,6 +278,8 @@ mod test {
         let known = [1, 1, 2, 2, 2, 5].map(Some);
         assert_eq!(terms, [&[None], &known[..], &[None]].concat());
         assert_eq!(log.log_state().last, Some(id(5, 8)));
+        assert_eq!(log.leader_ends(), [id(1, 4), id(2, 7), id(5, 8)]);
+        assert_eq!(GroupState::default().leader_ends(), []);
     }
 
     #[test]
