@@ -115,6 +115,11 @@ impl Reader {
             .collect()
     }
 
+    /// Lets go of the segments that are open for later reads.
+    pub(super) fn close_files(&self) {
+        Shared::lock(&self.readers).clear();
+    }
+
     fn frame(&self, stretch: Stretch) -> Result<Arc<Frame>, ReadError> {
         let position = stretch.place.position;
         if let Some(frame) = self.remembered(position) {

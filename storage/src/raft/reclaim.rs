@@ -96,7 +96,12 @@ impl Reclaimer {
         let oldest = live.min().unwrap_or(active).min(active);
         self.journal.drop_before(oldest);
         let mut segments = self.shared.segments();
+        let held = segments.len();
         *segments = segments.split_off(&oldest);
+        if segments.len() < held {
+            // An open file would keep the space of a segment that has no name any more.
+            self.reader.close_files();
+        }
         Some((oldest, active))
     }
 

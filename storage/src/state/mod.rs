@@ -173,6 +173,9 @@ impl StateFile {
     /// As [`StateFile::apply`].
     pub fn flush(&self) -> Result<Option<Applied>, Error> {
         let applied = self.applied();
+        if applied == self.flushed() {
+            return Ok(applied);
+        }
         if !self.config.defects.flush_without_fsync {
             self.database()
                 .write(Durability::Immediate, &Changes::default(), None)?;
