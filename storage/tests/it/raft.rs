@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tidewire_storage::fs::{Fault, FaultFs, FaultKind, Fs, Operation};
 use tidewire_storage::raft::{
     AppendError, Config, Conflict, Defects, GroupId, LogEntry, LogId, LogState, OpenError, RaftLog,
-    Refusal, Refused,
+    ReadError, Refusal, Refused,
 };
 
 use crate::log::DEADLINE;
@@ -568,4 +568,77 @@ fn the_cache_stays_within_its_bytes() {
         log.entries(ONE, ALL, usize::MAX).expect("readable"),
         entries(1, 0..500)
     );
+}
+
+/// Each group has a writer of its own, and all are read meanwhile, from files that are being
+/// removed and entries that are being copied.
+#[test]
+fn readers_beside_writers_see_logs_without_holes_or_strangers() {
+    let config = Config {
+        cache_bytes_limit: 2000,
+        read_cache_bytes_limit: 2000,
+        ..small()
+    };
+    let log = open(&FaultFs::new(12), &config);
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let reads = std::thread::scope(|scope| {
+        let log = &log;
+        let ended = &ended;
+        let readers: Vec<_> = (0..2)
+            .map(|_| scope.spawn(move || read_until(log, ended)))
+            .collect();
+        let writers: Vec<_> = (1..4)
+            .map(|group| scope.spawn(move || write_rounds(log, GroupId(group), 150)))
+            .collect();
+        for writer in writers {
+            writer.join().expect("a writer ends well");
+        }
+        ended.store(true, std::sync::atomic::Ordering::Release);
+        readers
+            .into_iter()
+            .map(|reader| reader.join().expect("a reader ends well"))
+            .sum::<u64>()
+    });
+    assert!(reads > 100, "{reads} entries read");
+    assert!(log.counters().journal.groups > 100);
+}
+
+/// Appends, truncates and purges as one leader after the other; keeps a few entries.
+fn write_rounds(log: &RaftLog, group: GroupId, rounds: u64) {
+    let mut next = 0;
+    for term in 1..rounds {
+        append(log, group, &entries(term, next..next + 8));
+        next += 8;
+        if term % 3 == 0 {
+            next -= 5;
+            log.truncate(group, next).expect("open");
+        }
+        if let Some(upto) = next.checked_sub(20).filter(|_| term % 4 == 0) {
+            let held = log.entries(group, upto..upto + 1, 0).expect("readable");
+            log.purge(group, held[0].id).expect("open");
+        }
+    }
+}
+
+/// Reads everything again and again; returns how many entries.
+fn read_until(log: &RaftLog, ended: &std::sync::atomic::AtomicBool) -> u64 {
+    let mut reads = 0;
+    while !ended.load(std::sync::atomic::Ordering::Acquire) {
+        for group in (1..4).map(GroupId) {
+            let read = match log.entries(group, ALL, usize::MAX) {
+                Err(ReadError::Changing(_)) => continue,
+                read => read.expect("readable"),
+            };
+            reads += read.len() as u64;
+            let first = read.first().map_or(0, |first| first.id.index);
+            for (index, found) in (first..).zip(&read) {
+                assert_eq!(*found, entry(found.id.term, index, 100), "group {group}");
+            }
+            assert!(
+                read.is_sorted_by_key(|entry| entry.id.term),
+                "group {group}"
+            );
+        }
+    }
+    reads
 }
