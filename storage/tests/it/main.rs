@@ -6,5 +6,6 @@ mod journal;
 mod log;
 mod raft;
 mod raft_crash;
+mod raft_meddle;
 mod state;
 mod write_amplification;

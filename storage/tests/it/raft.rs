@@ -123,12 +123,12 @@ pub(crate) fn entry(term: u64, index: u64, bytes: usize) -> LogEntry {
     }
 }
 
-fn entries(term: u64, range: std::ops::Range<u64>) -> Vec<LogEntry> {
+pub(crate) fn entries(term: u64, range: std::ops::Range<u64>) -> Vec<LogEntry> {
     range.map(|index| entry(term, index, 100)).collect()
 }
 
 /// Appends and waits for the fsync.
-fn append(log: &RaftLog, group: GroupId, entries: &[LogEntry]) {
+pub(crate) fn append(log: &RaftLog, group: GroupId, entries: &[LogEntry]) {
     let (done, completion) = mpsc::sync_channel(1);
     let room = log.reserve(bytes(entries)).expect("room");
     log.append(room, group, entries, move |result| {
@@ -161,7 +161,7 @@ pub(crate) fn segments(fs: &FaultFs) -> Vec<PathBuf> {
 }
 
 /// Waits until what other threads do has come to this.
-fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
     let (tick, ticks) = mpsc::sync_channel::<()>(0);
     for _ in 0..DEADLINE.as_millis() / 5 {
         if condition() {
