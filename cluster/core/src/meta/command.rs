@@ -1,0 +1,243 @@
+//! What is written to the meta group's log, and what applying it answers.
+
+use std::num::NonZeroU16;
+
+use crate::{
+    BucketId, FeatureLevel, FolderId, Incarnation, NodeEpoch, NodeId, ShardId, StartCount,
+};
+
+/// An entry of meta's log. Applied whole by [`super::Meta::apply`]. A repeat is answered as the
+/// first was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetaCommand {
+    /// Makes the cluster: its founder holds every shard and every bucket. Answers
+    /// [`MetaAnswer::Joined`].
+    Found(Found),
+    /// Makes a data folder a member. Answers [`MetaAnswer::Joined`].
+    Join(Join),
+    /// Begins an epoch of a member, and ends the one it had. Answers [`MetaAnswer::Begun`].
+    Begin(Begin),
+    /// Ends an epoch. Answers [`MetaAnswer::Done`].
+    End {
+        /// The epoch.
+        epoch: NodeEpoch,
+        /// Why.
+        reason: EndReason,
+    },
+    /// Removes a member that holds nothing and does not run. Answers [`MetaAnswer::Done`].
+    Leave {
+        /// The member; its number is never given again.
+        node: NodeId,
+    },
+    /// Replaces a row of the shard map. Answers [`MetaAnswer::Done`].
+    Place {
+        /// The shard.
+        shard: ShardId,
+        /// [`super::ShardRow::version`] of the row it replaces.
+        expected: u64,
+        /// Where the shard is to be.
+        placement: Placement,
+    },
+    /// Gives a bucket to another owner, under a new epoch. Answers [`MetaAnswer::Done`].
+    Assign {
+        /// The bucket.
+        bucket: BucketId,
+        /// [`super::BucketRow::epoch`] of the row it replaces.
+        expected: u64,
+        /// The new owner.
+        owner: NodeId,
+    },
+    /// Lets the cluster use what all members understand. Answers [`MetaAnswer::Done`].
+    RaiseLevel {
+        /// The level from now on; lower than the present one changes nothing.
+        level: FeatureLevel,
+    },
+    /// Raises the incarnation of a group that is recovered with loss. Answers
+    /// [`MetaAnswer::Recovered`].
+    Recover {
+        /// The group.
+        group: Group,
+        /// The incarnation that was found wanting; a repeat names one that is past.
+        expected: Incarnation,
+    },
+}
+
+/// See [`MetaCommand::Found`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The founder.
+    pub node: NodeId,
+    /// Its data folder.
+    pub folder: FolderId,
+    /// Session shards, fixed for ever.
+    pub shards: NonZeroU16,
+    /// Buckets of telemetry, fixed for ever.
+    pub buckets: NonZeroU16,
+    /// What the founder understands.
+    pub level: FeatureLevel,
+}
+
+/// See [`MetaCommand::Join`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// The number wanted; `None` for the lowest never used.
+    pub node: Option<NodeId>,
+    /// The data folder, by which a repeat is known.
+    pub folder: FolderId,
+    /// What the node understands.
+    pub level: FeatureLevel,
+}
+
+/// See [`MetaCommand::Begin`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// The member.
+    pub node: NodeId,
+    /// Its data folder: only there it may end its own epoch.
+    pub folder: FolderId,
+    /// Counted and synced in the folder before each `Begin`, so that one delayed from an earlier
+    /// start cannot end a later start's epoch.
+    pub start: StartCount,
+    /// Where peers reach it; empty for a lone node.
+    pub address: String,
+    /// What it understands.
+    pub level: FeatureLevel,
+}
+
+/// Why an epoch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// The node stopped in order.
+    Stopped,
+    /// Its lease ran out and a quorum did not hear it.
+    Dead,
+    /// It started again on its own folder.
+    Restarted,
+}
+
+/// Where a shard is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Voters, the preferred leader first.
+    pub voters: Vec<NodeId>,
+    /// Learners: the way in of a move, or the second of two nodes.
+    pub learners: Vec<NodeId>,
+}
+
+impl Placement {
+    /// The node that should lead.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.voters.first().copied()
+    }
+
+    /// Voters and learners.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.voters.iter().chain(&self.learners).copied()
+    }
+}
+
+/// A Raft group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Group {
+    /// Members, epochs, maps.
+    Meta,
+    /// Who wants which topics.
+    Routes,
+    /// Sessions.
+    Shard(ShardId),
+}
+
+/// What applying a [`MetaCommand`] answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetaAnswer {
+    /// It is so now.
+    Done,
+    /// The folder is this member's.
+    Joined {
+        /// The member.
+        node: NodeId,
+    },
+    /// The epoch is begun.
+    Begun {
+        /// The epoch.
+        epoch: NodeEpoch,
+    },
+    /// The group counts under this incarnation.
+    Recovered {
+        /// The incarnation.
+        incarnation: Incarnation,
+    },
+    /// Nothing changed.
+    Refused(Refusal),
+}
+
+/// Why a [`MetaCommand`] changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no cluster yet.
+    #[error("the cluster is not founded")]
+    NotFounded,
+    /// Another founder, or other fixed numbers.
+    #[error("the cluster is founded with {shards} shards and {buckets} buckets")]
+    Founded {
+        /// Its shards.
+        shards: u16,
+        /// Its buckets.
+        buckets: u16,
+    },
+    /// The node number was given to another folder.
+    #[error("node {0} belongs to another data folder")]
+    OtherFolder(NodeId),
+    /// The folder is another member's.
+    #[error("the data folder belongs to node {0}")]
+    FolderTaken(NodeId),
+    /// No such member.
+    #[error("node {0} is no member")]
+    NoMember(NodeId),
+    /// A later start of the node has asked already.
+    #[error("start {asked} of node {node} is older than start {known}")]
+    OldStart {
+        /// The member.
+        node: NodeId,
+        /// The refused start.
+        asked: StartCount,
+        /// The last start.
+        known: StartCount,
+    },
+    /// The node understands less than the cluster uses.
+    #[error("feature level {asked} is below the cluster's {level}")]
+    LevelTooLow {
+        /// The node's.
+        asked: FeatureLevel,
+        /// The cluster's.
+        level: FeatureLevel,
+    },
+    /// Not all members understand the level.
+    #[error("node {node} understands feature level {level} only")]
+    MemberBehind {
+        /// The member.
+        node: NodeId,
+        /// Its level.
+        level: FeatureLevel,
+    },
+    /// The row was replaced since the proposer read it.
+    #[error("the row is at {current}")]
+    Changed {
+        /// Version or epoch of the row.
+        current: u64,
+    },
+    /// No such shard or bucket, or a placement that is none.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The member runs, or holds replicas or buckets.
+    #[error("node {0} still runs or holds replicas or buckets")]
+    StillNeeded(NodeId),
+    /// A bound of the state is reached.
+    #[error("{what} is limited to {limit}")]
+    Full {
+        /// What there would be too many of.
+        what: &'static str,
+        /// The bound.
+        limit: usize,
+    },
+}
