@@ -1,12 +1,14 @@
 //! Rules of the cluster as values: what the groups replicate, and who may propose what when.
 //!
 //! Nothing here does I/O, reads a clock, draws a random number or lets hash order be seen. State
-//! machines ([`Meta`]) change only in `apply`, which depends on the log alone.
+//! machines ([`Meta`], [`Routes`]) change only in `apply`, which depends on the log alone.
 
 mod epochs;
 mod ids;
 mod meta;
+mod routes;
 
 pub use epochs::{EpochView, Standing};
 pub use ids::*;
 pub use meta::*;
+pub use routes::*;
