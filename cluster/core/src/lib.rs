@@ -7,8 +7,12 @@ mod epochs;
 mod ids;
 mod meta;
 mod routes;
+mod share;
+mod stream;
 
 pub use epochs::{EpochView, Standing};
 pub use ids::*;
 pub use meta::*;
 pub use routes::*;
+pub use share::{Share, ShareLimits};
+pub use stream::*;

@@ -1,0 +1,228 @@
+//! The sending end of a numbered stream.
+
+use std::collections::VecDeque;
+
+use crate::share::Shares;
+use crate::{ConnectionId, Share, ShareLimits};
+
+/// Numbers items and keeps each until it is answered.
+///
+/// `T` is cloned for each sending: payloads behind it are shared.
+#[derive(Clone, Debug)]
+pub struct Numbered<T> {
+    shares: Shares,
+    slots: VecDeque<Slot<T>>,
+    /// Number of the first slot.
+    first: u64,
+    /// Slots from the first that were handed out since the last error.
+    sent: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Slot<T> {
+    item: T,
+    owner: Option<ConnectionId>,
+    share: Share,
+    bytes: u64,
+}
+
+/// An item on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent<T> {
+    /// Its number, from 0.
+    pub n: u64,
+    /// What it asks for.
+    pub body: Body<T>,
+}
+
+/// What stands under a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body<T> {
+    /// To be applied.
+    Item(T),
+    /// Nothing: the item's connection has ended. Nobody was promised the item, and a late commit
+    /// would overtake what its client did elsewhere meanwhile.
+    Nop,
+}
+
+/// An answered item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confirmed<T> {
+    /// Its number.
+    pub n: u64,
+    /// The item, whether its last sending was a [`Body::Nop`] or not.
+    pub item: T,
+    /// The connection that may be told.
+    pub owner: Option<ConnectionId>,
+}
+
+impl<T: Clone> Numbered<T> {
+    /// An empty stream.
+    pub fn new(limits: ShareLimits) -> Self {
+        Self {
+            shares: Shares::new(limits),
+            slots: VecDeque::new(),
+            first: 0,
+            sent: 0,
+        }
+    }
+
+    /// Puts an item at the end; returns its number.
+    ///
+    /// `owner` is the connection without which nobody wants it; `None` for what outlives its
+    /// connection: an `Open` (its expected epoch guards it, and its answer is needed to close what
+    /// it opened), a `Close`, a will.
+    ///
+    /// # Errors
+    /// The item itself if its share is full; the stream is unchanged and the connection waits.
+    pub fn push(
+        &mut self,
+        item: T,
+        owner: Option<ConnectionId>,
+        share: Share,
+        bytes: u64,
+    ) -> Result<u64, T> {
+        if !self.shares.take(share, bytes) {
+            return Err(item);
+        }
+        self.slots.push_back(Slot {
+            item,
+            owner,
+            share,
+            bytes,
+        });
+        Ok(self.first + self.slots.len() as u64 - 1)
+    }
+
+    /// The next item to send, in order. `is_open` says whether a connection of this node still
+    /// lasts.
+    pub fn poll_item(&mut self, is_open: impl Fn(ConnectionId) -> bool) -> Option<Sent<T>> {
+        let slot = self.slots.get(self.sent)?;
+        let n = self.first + self.sent as u64;
+        self.sent += 1;
+        let body = match slot.owner {
+            Some(owner) if !is_open(owner) => Body::Nop,
+            _ => Body::Item(slot.item.clone()),
+        };
+        Some(Sent { n, body })
+    }
+
+    /// The item `n` is applied. Returns it if it is the first unconfirmed; a repeated answer is
+    /// ignored, and so is one whose predecessor's was lost: both are sent again after
+    /// [`Self::handle_error`] and answered as before.
+    pub fn handle_answer(&mut self, n: u64) -> Option<Confirmed<T>> {
+        if n != self.first {
+            return None;
+        }
+        let slot = self.slots.pop_front()?;
+        self.first += 1;
+        self.sent = self.sent.saturating_sub(1);
+        self.shares.give(slot.share, slot.bytes);
+        Some(Confirmed {
+            n,
+            item: slot.item,
+            owner: slot.owner,
+        })
+    }
+
+    /// Something sent may not have arrived: goes back to the first unconfirmed item.
+    pub fn handle_error(&mut self) {
+        self.sent = 0;
+    }
+
+    /// Items without an answer.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether everything is answered.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Bytes of a share that wait for their answers.
+    pub fn bytes(&self, share: Share) -> u64 {
+        self.shares.taken(share)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ConnectionId = ConnectionId(1);
+    const B: ConnectionId = ConnectionId(2);
+
+    fn of_three() -> Numbered<char> {
+        let mut stream = Numbered::new(ShareLimits::default());
+        for (item, owner) in [('a', Some(A)), ('b', Some(B)), ('c', None)] {
+            stream.push(item, owner, Share::Enqueue, 1).unwrap();
+        }
+        stream
+    }
+
+    fn sent(stream: &mut Numbered<char>, open: &[ConnectionId]) -> Vec<(u64, Body<char>)> {
+        std::iter::from_fn(|| stream.poll_item(|c| open.contains(&c)))
+            .map(|sent| (sent.n, sent.body))
+            .collect()
+    }
+
+    #[test]
+    fn after_an_error_the_first_unconfirmed_item_goes_first() {
+        let mut stream = of_three();
+        sent(&mut stream, &[A, B]);
+        assert_eq!(stream.handle_answer(0).map(|c| c.item), Some('a'));
+
+        stream.handle_error();
+
+        let again = sent(&mut stream, &[A, B]);
+        assert_eq!(again, [(1, Body::Item('b')), (2, Body::Item('c'))]);
+    }
+
+    #[test]
+    fn an_item_whose_connection_ended_is_sent_again_as_nop_under_its_number() {
+        let mut stream = of_three();
+        sent(&mut stream, &[A, B]);
+
+        stream.handle_error();
+
+        let expected = [(0, Body::Item('a')), (1, Body::Nop), (2, Body::Item('c'))];
+        assert_eq!(sent(&mut stream, &[A]), expected);
+    }
+
+    #[test]
+    fn only_the_first_unconfirmed_item_can_be_answered() {
+        let mut stream = of_three();
+        sent(&mut stream, &[A, B]);
+
+        assert_eq!(stream.handle_answer(1), None);
+        assert!(stream.handle_answer(0).is_some());
+        assert_eq!(stream.handle_answer(0), None);
+        assert_eq!(stream.len(), 2);
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_going_back_counts() {
+        let mut stream = of_three();
+        sent(&mut stream, &[A, B]);
+        stream.handle_error();
+
+        assert!(stream.handle_answer(0).is_some());
+
+        assert_eq!(sent(&mut stream, &[A, B])[0], (1, Body::Item('b')));
+    }
+
+    #[test]
+    fn a_full_share_gives_the_item_back_and_numbers_nothing() {
+        let mut stream = Numbered::new(ShareLimits {
+            enqueue_bytes: 1,
+            ..ShareLimits::default()
+        });
+        stream.push('a', None, Share::Enqueue, 1).unwrap();
+
+        assert_eq!(stream.push('b', None, Share::Enqueue, 1), Err('b'));
+        assert_eq!(stream.push('c', None, Share::Open, 1), Ok(1));
+        stream.handle_answer(0);
+        assert_eq!(stream.push('b', None, Share::Enqueue, 1), Ok(2));
+    }
+}
