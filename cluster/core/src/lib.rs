@@ -5,14 +5,18 @@
 
 mod epochs;
 mod ids;
+mod lease;
 mod meta;
+mod proposer;
 mod routes;
 mod share;
 mod stream;
 
 pub use epochs::{EpochView, Standing};
 pub use ids::*;
+pub use lease::*;
 pub use meta::*;
+pub use proposer::{Batch, Proposer, ProposerEffect, ProposerLimits, Refused, Unavailable};
 pub use routes::*;
 pub use share::{Share, ShareLimits};
 pub use stream::*;
