@@ -3,6 +3,8 @@
 //! Nothing here does I/O, reads a clock, draws a random number or lets hash order be seen. State
 //! machines ([`Meta`], [`Routes`]) change only in `apply`, which depends on the log alone.
 
+mod clock;
+mod drain;
 mod epochs;
 mod ids;
 mod lease;
@@ -12,6 +14,8 @@ mod routes;
 mod share;
 mod stream;
 
+pub use clock::{CLOCK_APART_MS, CLOCK_DISTRUST_MS, ClockReading, LogClock, Stamped};
+pub use drain::{DRAIN_RETRY_MS, Drain, DrainEffect, WILLS_IN_FLIGHT_MAX, WillKey};
 pub use epochs::{EpochView, Standing};
 pub use ids::*;
 pub use lease::*;
