@@ -9,11 +9,11 @@
 //!             ▲                                          New    ► Durable::apply
 //!             │                                          Repeat ► the answer that is remembered
 //!             └─ handle_answer(n) ◄── answer ◄───────────┘
-//!             └─ handle_error()   ◄── Gap, refusal, lost link
+//!             └─ handle_error(…)  ◄── Gap, refusal, lost link
 //! ```
 
 mod numbered;
 mod receiver;
 
-pub use numbered::{Body, Confirmed, Numbered, Sent};
+pub use numbered::{Attempt, Body, Confirmed, Numbered, Sent};
 pub use receiver::{Admission, Receiver};

@@ -16,6 +16,7 @@ pub struct Numbered<T> {
     first: u64,
     /// Slots from the first that were handed out since the last error.
     sent: usize,
+    attempt: Attempt,
 }
 
 #[derive(Clone, Debug)]
@@ -26,11 +27,18 @@ struct Slot<T> {
     bytes: u64,
 }
 
+/// Counts how often a stream went back. It travels with an item and comes back with an error, but
+/// into no log: of the many errors that one gap brings, the first counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attempt(pub u64);
+
 /// An item on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent<T> {
     /// Its number, from 0.
     pub n: u64,
+    /// The sending that it belongs to.
+    pub attempt: Attempt,
     /// What it asks for.
     pub body: Body<T>,
 }
@@ -64,6 +72,7 @@ impl<T: Clone> Numbered<T> {
             slots: VecDeque::new(),
             first: 0,
             sent: 0,
+            attempt: Attempt(0),
         }
     }
 
@@ -104,7 +113,11 @@ impl<T: Clone> Numbered<T> {
             Some(owner) if !is_open(owner) => Body::Nop,
             _ => Body::Item(slot.item.clone()),
         };
-        Some(Sent { n, body })
+        Some(Sent {
+            n,
+            attempt: self.attempt,
+            body,
+        })
     }
 
     /// The item `n` is applied. Returns it if it is the first unconfirmed; a repeated answer is
@@ -125,9 +138,20 @@ impl<T: Clone> Numbered<T> {
         })
     }
 
-    /// Something sent may not have arrived: goes back to the first unconfirmed item.
-    pub fn handle_error(&mut self) {
-        self.sent = 0;
+    /// Something sent in `attempt` may not have arrived: goes back to the first unconfirmed item,
+    /// unless that was done since. Says whether it went back.
+    pub fn handle_error(&mut self, attempt: Attempt) -> bool {
+        let is_news = attempt == self.attempt;
+        if is_news {
+            self.attempt.0 += 1;
+            self.sent = 0;
+        }
+        is_news
+    }
+
+    /// The sending under way, for an error that concerns all of it: a lost link.
+    pub fn attempt(&self) -> Attempt {
+        self.attempt
     }
 
     /// Items without an answer.
@@ -173,7 +197,7 @@ mod tests {
         sent(&mut stream, &[A, B]);
         assert_eq!(stream.handle_answer(0).map(|c| c.item), Some('a'));
 
-        stream.handle_error();
+        stream.handle_error(Attempt(0));
 
         let again = sent(&mut stream, &[A, B]);
         assert_eq!(again, [(1, Body::Item('b')), (2, Body::Item('c'))]);
@@ -184,10 +208,24 @@ mod tests {
         let mut stream = of_three();
         sent(&mut stream, &[A, B]);
 
-        stream.handle_error();
+        stream.handle_error(Attempt(0));
 
         let expected = [(0, Body::Item('a')), (1, Body::Nop), (2, Body::Item('c'))];
         assert_eq!(sent(&mut stream, &[A]), expected);
+    }
+
+    #[test]
+    fn the_errors_of_an_earlier_sending_send_nothing_again() {
+        let mut stream = of_three();
+        sent(&mut stream, &[A, B]);
+        assert!(stream.handle_error(Attempt(0)));
+        sent(&mut stream, &[A, B]);
+
+        assert!(!stream.handle_error(Attempt(0)));
+
+        assert_eq!(sent(&mut stream, &[A, B]), []);
+        assert!(stream.handle_error(stream.attempt()));
+        assert_eq!(sent(&mut stream, &[A, B]).len(), 3);
     }
 
     #[test]
@@ -205,7 +243,7 @@ mod tests {
     fn an_answer_that_comes_after_going_back_counts() {
         let mut stream = of_three();
         sent(&mut stream, &[A, B]);
-        stream.handle_error();
+        stream.handle_error(Attempt(0));
 
         assert!(stream.handle_answer(0).is_some());
 
