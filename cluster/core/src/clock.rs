@@ -16,7 +16,7 @@ pub struct LogClock {
     last: WallMs,
     /// When that was, here.
     last_at: BootMs,
-    seen: Option<(BootMs, WallMs)>,
+    seen: (BootMs, WallMs),
     stepped: Option<BootMs>,
 }
 
@@ -43,12 +43,13 @@ pub struct Stamped {
 }
 
 impl LogClock {
-    /// The clock of a leadership that begins with the group's time `last`.
-    pub fn new(last: WallMs, now: BootMs) -> Self {
+    /// The clock of a leadership that begins with the group's time `last`. What is read now is
+    /// believed; every step after it is seen.
+    pub fn new(last: WallMs, now: ClockReading) -> Self {
         Self {
             last,
-            last_at: now,
-            seen: None,
+            last_at: now.boot,
+            seen: (now.boot, now.wall),
             stepped: None,
         }
     }
@@ -57,36 +58,32 @@ impl LogClock {
     pub fn stamp(&mut self, reading: ClockReading) -> Stamped {
         self.watch(reading);
         let is_apart = reading.apart_ms.is_some_and(|ms| ms > CLOCK_APART_MS);
-        let is_lone_and_free = reading.apart_ms.is_none() && !reading.is_synchronised;
-        let time = if is_lone_and_free {
-            // Nothing says what time it is, but how much of it passed is known.
+        let is_believed = !is_apart && self.stepped.is_none();
+        let is_lone = reading.apart_ms.is_none();
+        let time = if is_believed && (reading.is_synchronised || !is_lone) {
+            self.last.max(reading.wall)
+        } else {
+            // Nothing says what time it is, but how much of it passed is known. Standing still
+            // instead would shorten what begins meanwhile by as much, once time goes on.
             let passed = reading.boot.since_ms(self.last_at);
             WallMs(self.last.0.saturating_add(passed))
-        } else if is_apart || self.stepped.is_some() {
-            return Stamped {
-                time: self.last,
-                may_expire: false,
-            };
-        } else {
-            self.last.max(reading.wall)
         };
         self.last = time;
         self.last_at = reading.boot;
         Stamped {
             time,
-            may_expire: true,
+            // A lone node that nothing synchronises has no better time to wait for.
+            may_expire: is_believed || (is_lone && !reading.is_synchronised),
         }
     }
 
     fn watch(&mut self, reading: ClockReading) {
-        if let Some((boot, wall)) = self.seen {
-            let by_boot = reading.boot.since_ms(boot);
-            let is_steady = reading.wall.0.abs_diff(wall.0.saturating_add(by_boot));
-            if is_steady > CLOCK_APART_MS {
-                self.stepped = Some(reading.boot);
-            }
+        let (boot, wall) = self.seen;
+        let expected = wall.0.saturating_add(reading.boot.since_ms(boot));
+        if reading.wall.0.abs_diff(expected) > CLOCK_APART_MS {
+            self.stepped = Some(reading.boot);
         }
-        self.seen = Some((reading.boot, reading.wall));
+        self.seen = (reading.boot, reading.wall);
         let is_over = |at: &mut BootMs| reading.boot.since_ms(*at) >= CLOCK_DISTRUST_MS;
         self.stepped.take_if(is_over);
     }
@@ -116,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_synchronised_clock_is_believed_but_never_goes_back() {
-        let mut clock = LogClock::new(WallMs(T0), BootMs(0));
+        let mut clock = LogClock::new(WallMs(T0), reading(0, T0));
 
         assert_eq!(clock.stamp(reading(0, T0 + 5)), given(T0 + 5));
         assert_eq!(clock.stamp(reading(100, T0 + 105)), given(T0 + 105));
@@ -124,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_stepped_gives_the_last_time_and_makes_nothing_due() {
-        let mut clock = LogClock::new(WallMs(T0), BootMs(0));
+    fn a_clock_that_stepped_goes_on_by_the_time_that_passed_and_makes_nothing_due() {
+        let mut clock = LogClock::new(WallMs(T0), reading(0, T0));
         clock.stamp(reading(0, T0));
 
         let leapt = clock.stamp(reading(1_000, T0 + 7_200_000));
 
-        assert_eq!(leapt.time, WallMs(T0));
+        assert_eq!(leapt.time, WallMs(T0 + 1_000));
         assert!(!leapt.may_expire);
         // It steps back: that is another step.
         assert!(!clock.stamp(reading(2_000, T0 + 2_000)).may_expire);
@@ -140,11 +137,11 @@ mod tests {
 
     #[test]
     fn without_synchronisation_a_lone_node_goes_on_by_the_time_that_passed() {
-        let mut clock = LogClock::new(WallMs(T0), BootMs(500));
         let unsynchronised = |boot, wall| ClockReading {
             is_synchronised: false,
             ..reading(boot, wall)
         };
+        let mut clock = LogClock::new(WallMs(T0), unsynchronised(500, 0));
 
         assert_eq!(clock.stamp(unsynchronised(1_500, 0)), given(T0 + 1_000));
         let leapt = clock.stamp(unsynchronised(2_500, T0 * 2));
@@ -153,13 +150,16 @@ mod tests {
 
     #[test]
     fn a_clock_apart_from_its_peers_is_not_believed() {
-        let mut clock = LogClock::new(WallMs(T0), BootMs(0));
+        let mut clock = LogClock::new(WallMs(T0), reading(0, T0));
         let apart = |ms| ClockReading {
             apart_ms: Some(ms),
             ..reading(10, T0 + 10)
         };
 
-        assert!(!clock.stamp(apart(2_001)).may_expire);
-        assert_eq!(clock.stamp(apart(2_000)), given(T0 + 10));
+        let refused = clock.stamp(ClockReading {
+            wall: WallMs(T0 * 2),
+            ..apart(2_001)
+        });
+        assert_eq!((refused.time, refused.may_expire), (WallMs(T0 + 10), false));
     }
 }

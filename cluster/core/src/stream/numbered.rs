@@ -27,8 +27,9 @@ struct Slot<T> {
     bytes: u64,
 }
 
-/// Counts how often a stream went back. It travels with an item and comes back with an error, but
-/// into no log: of the many errors that one gap brings, the first counts.
+/// Counts how often a stream went back. It travels with an item into the log, so that no item of
+/// an earlier sending is taken after one of a later, and comes back with an error: of the many
+/// that one gap brings, the first counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt(pub u64);
 

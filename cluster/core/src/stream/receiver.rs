@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Attempt;
 use crate::{EpochView, NodeEpoch, Standing};
 
 /// The next number of each node epoch's stream to this shard (or node).
@@ -9,8 +10,15 @@ use crate::{EpochView, NodeEpoch, Standing};
 /// Bounded by the node epochs that are current, and those begun since the last view.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Receiver {
-    next: BTreeMap<NodeEpoch, u64>,
+    next: BTreeMap<NodeEpoch, Next>,
     epochs: EpochView,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Next {
+    n: u64,
+    /// The latest sending that was seen.
+    attempt: Attempt,
 }
 
 /// What is to become of an item.
@@ -21,7 +29,7 @@ pub enum Admission {
     /// It was applied before: change nothing, and answer as the first was answered, from what the
     /// state remembers of it.
     Repeat,
-    /// One before it is missing: change nothing, the sender goes back.
+    /// One before it is missing, or its sending is over: change nothing, the sender goes back.
     Gap {
         /// The number that is wanted.
         next: u64,
@@ -32,19 +40,28 @@ pub enum Admission {
 
 impl Receiver {
     /// Decides on item `n` of a node epoch. With [`Admission::New`] the item counts as taken.
-    pub fn admit(&mut self, epoch: NodeEpoch, n: u64) -> Admission {
+    ///
+    /// Once a sending is seen, nothing new is taken of an earlier one: the same number may stand
+    /// for an item there and for [`super::Body::Nop`] here, and an item whose predecessor was
+    /// taken as nothing would overtake it when that is published again.
+    pub fn admit(&mut self, epoch: NodeEpoch, attempt: Attempt, n: u64) -> Admission {
         if self.epochs.standing(epoch) == Standing::Ended {
             return Admission::Ended;
         }
-        let known = self.next.get(&epoch).copied().unwrap_or(0);
-        match n {
-            n if n < known => Admission::Repeat,
-            n if n > known => Admission::Gap { next: known },
-            _ => {
-                self.next.insert(epoch, known + 1);
-                Admission::New
-            }
-        }
+        let known = self.next.get(&epoch).copied().unwrap_or_default();
+        let is_current = attempt >= known.attempt;
+        let admission = match n {
+            n if n < known.n => Admission::Repeat,
+            n if n == known.n && is_current => Admission::New,
+            _ => Admission::Gap { next: known.n },
+        };
+        let taken = u64::from(admission == Admission::New);
+        let next = Next {
+            n: known.n + taken,
+            attempt: attempt.max(known.attempt),
+        };
+        self.next.insert(epoch, next);
+        admission
     }
 
     /// Takes the view of meta; streams of ended epochs are forgotten and refused. Returns the
@@ -76,23 +93,37 @@ mod tests {
     use super::*;
 
     const NODE: NodeEpoch = NodeEpoch(5);
+    const FIRST: Attempt = Attempt(0);
 
     #[test]
     fn a_gap_is_refused_and_a_repeat_is_told_apart() {
         let mut receiver = Receiver::default();
 
-        assert_eq!(receiver.admit(NODE, 1), Admission::Gap { next: 0 });
-        assert_eq!(receiver.admit(NODE, 0), Admission::New);
-        assert_eq!(receiver.admit(NODE, 2), Admission::Gap { next: 1 });
-        assert_eq!(receiver.admit(NODE, 1), Admission::New);
-        assert_eq!(receiver.admit(NODE, 0), Admission::Repeat);
-        assert_eq!(receiver.admit(NodeEpoch(6), 0), Admission::New);
+        assert_eq!(receiver.admit(NODE, FIRST, 1), Admission::Gap { next: 0 });
+        assert_eq!(receiver.admit(NODE, FIRST, 0), Admission::New);
+        assert_eq!(receiver.admit(NODE, FIRST, 2), Admission::Gap { next: 1 });
+        assert_eq!(receiver.admit(NODE, FIRST, 1), Admission::New);
+        assert_eq!(receiver.admit(NODE, FIRST, 0), Admission::Repeat);
+        assert_eq!(receiver.admit(NodeEpoch(6), FIRST, 0), Admission::New);
+    }
+
+    #[test]
+    fn an_item_of_an_earlier_sending_does_not_follow_one_of_a_later() {
+        let mut receiver = Receiver::default();
+        // Sent first: 0 and 1, of which the link kept 1. Sent again: 0, as nothing.
+        assert_eq!(receiver.admit(NODE, Attempt(1), 0), Admission::New);
+
+        let late = receiver.admit(NODE, FIRST, 1);
+
+        assert_eq!(late, Admission::Gap { next: 1 });
+        assert_eq!(receiver.admit(NODE, FIRST, 0), Admission::Repeat);
+        assert_eq!(receiver.admit(NODE, Attempt(1), 1), Admission::New);
     }
 
     #[test]
     fn the_stream_of_an_ended_epoch_is_refused_for_ever() {
         let mut receiver = Receiver::default();
-        receiver.admit(NODE, 0);
+        receiver.admit(NODE, FIRST, 0);
         let view = |index, current: &[u64]| EpochView {
             index,
             begun: NodeEpoch(8),
@@ -102,10 +133,10 @@ mod tests {
         assert_eq!(receiver.renew_epochs(&view(20, &[8])), [NODE]);
         assert_eq!(receiver.renew_epochs(&view(10, &[5, 8])), []);
 
-        assert_eq!(receiver.admit(NODE, 0), Admission::Ended);
-        assert_eq!(receiver.admit(NODE, 1), Admission::Ended);
-        assert_eq!(receiver.admit(NodeEpoch(8), 0), Admission::New);
-        assert_eq!(receiver.admit(NodeEpoch(9), 0), Admission::New);
+        assert_eq!(receiver.admit(NODE, FIRST, 0), Admission::Ended);
+        assert_eq!(receiver.admit(NODE, FIRST, 1), Admission::Ended);
+        assert_eq!(receiver.admit(NodeEpoch(8), FIRST, 0), Admission::New);
+        assert_eq!(receiver.admit(NodeEpoch(9), FIRST, 0), Admission::New);
         assert_eq!(receiver.sources().count(), 2);
     }
 }

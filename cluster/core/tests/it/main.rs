@@ -1,0 +1,4 @@
+//! One node of the cluster in virtual time: core and sessions over a model log.
+
+mod sim;
+mod simulation;

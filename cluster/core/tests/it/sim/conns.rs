@@ -1,0 +1,425 @@
+//! The connections of a node: packets in, effects out, fan-out and answers.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use mqtt::{Packet, QoS, ReasonCode};
+use session::{
+    Admitted, Answer, Command, ConnectionId, Delivery, Effect, Enqueue, Identity, Inbound, Live,
+    Message, Opened, Origin, Retain, Stamp, Token, WillRow,
+};
+use tidewire_cluster_core::{ShardId, Source, WillKey};
+
+use super::ctx::Ctx;
+use super::defect::Defect;
+use super::machine::Outcome;
+use super::node::Node;
+use super::shard::{Item, Reply};
+
+pub(crate) struct Conn {
+    pub(crate) live: Live,
+    /// From the client.
+    pub(crate) up: VecDeque<Packet>,
+    /// To the client.
+    pub(crate) down: VecDeque<Packet>,
+    /// Whether the client went away, and no byte goes down any longer.
+    pub(crate) is_cut: bool,
+    /// Whether the server knows that the socket has ended.
+    pub(crate) has_ended: bool,
+    pub(crate) is_closed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Settles {
+    Publish(ConnectionId, Token),
+    Will(usize, WillKey),
+}
+
+impl Node {
+    pub(crate) fn accept(&mut self, id: ConnectionId, ctx: &Ctx) {
+        let epoch = self.epoch.expect("nobody connects before the epoch");
+        let epoch = session::NodeEpoch(epoch.0);
+        let conn = Conn {
+            live: Live::new(&self.config, epoch, id, ctx.now()),
+            up: VecDeque::new(),
+            down: VecDeque::new(),
+            is_cut: false,
+            has_ended: false,
+            is_closed: false,
+        };
+        self.conns.insert(id, conn);
+    }
+
+    pub(crate) fn is_open(&self, id: ConnectionId) -> bool {
+        let conn = self.conns.get(&id);
+        conn.is_some_and(|conn| !conn.is_closed && !conn.has_ended)
+    }
+
+    /// Takes up to `count` packets of a client.
+    pub(crate) fn move_up(&mut self, id: ConnectionId, count: usize, ctx: &mut Ctx) {
+        for _ in 0..count {
+            let Some(conn) = self.conns.get_mut(&id) else {
+                return;
+            };
+            let Some(packet) = conn.up.pop_front() else {
+                break;
+            };
+            conn.live.handle_packet(packet, ctx.now());
+            self.drain_live(id, ctx);
+        }
+    }
+
+    /// The server notices that a client is gone.
+    pub(crate) fn notice(&mut self, id: ConnectionId, ctx: &mut Ctx) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.has_ended = true;
+            conn.live.handle_closed(ctx.now());
+            self.drain_live(id, ctx);
+        }
+    }
+
+    /// Tells the next old owner that it lost its session; false if there is none.
+    pub(crate) fn kick(&mut self, ctx: &mut Ctx) -> bool {
+        let Some(id) = self.kicks.pop_front() else {
+            return false;
+        };
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.live
+                .handle_kick(ReasonCode::SessionTakenOver, ctx.now());
+            self.drain_live(id, ctx);
+        }
+        true
+    }
+
+    pub(crate) fn time_out(&mut self, ctx: &mut Ctx) {
+        let now = ctx.now();
+        let due = self.conns.iter().filter(|(_, conn)| {
+            let deadline = conn.live.deadline();
+            deadline.is_some_and(|at| at <= now.mono)
+        });
+        let due: Vec<ConnectionId> = due.map(|(id, _)| *id).collect();
+        for id in due {
+            self.with_live(id, ctx, |live, now| live.handle_timeout(now));
+        }
+    }
+
+    pub(crate) fn deliver(&mut self, delivery: Delivery, ctx: &mut Ctx) {
+        let id = delivery.connection;
+        self.with_live(id, ctx, |live, now| live.handle_delivery(delivery, now));
+    }
+
+    /// Forgets connections of which nothing is left to send.
+    pub(crate) fn sweep(&mut self) {
+        self.conns
+            .retain(|_, conn| !conn.is_closed || !(conn.is_cut || conn.down.is_empty()));
+    }
+
+    /// Hands answers of a shard to those who asked; false if there was none.
+    pub(crate) fn answer(&mut self, at: usize, ctx: &mut Ctx) -> bool {
+        let Some(reply) = self.shards[at].next_reply(ctx) else {
+            return false;
+        };
+        let Outcome::Applied(answer) = reply.outcome else {
+            return true;
+        };
+        if let Some(confirmed) = self.shards[at].stream.handle_answer(reply.n) {
+            self.confirmed(at, confirmed.item, answer, ctx);
+        }
+        true
+    }
+
+    /// Lets go the SUBACKs whose rows every node sees.
+    pub(crate) fn release_subacks(&mut self, ctx: &mut Ctx) {
+        for at in 0..self.shards.len() {
+            let seen = self.seen(at).0;
+            let subacks = std::mem::take(&mut self.shards[at].subacks);
+            for (version, id, token, answer) in subacks {
+                if version <= seen {
+                    self.with_live(id, ctx, |live, now| live.handle_answer(token, answer, now));
+                } else if self.is_open(id) {
+                    self.shards[at].subacks.push((version, id, token, answer));
+                }
+            }
+        }
+    }
+
+    /// Fans a will out with its stamp.
+    pub(crate) fn publish_will(&mut self, at: usize, key: WillKey, row: &WillRow, ctx: &Ctx) {
+        let origin = Some(Box::new(row.origin()));
+        let message = Arc::clone(&row.message);
+        let settles = Some(Settles::Will(at, key));
+        self.fan_out(None, message, origin, row.stamp(), settles, ctx.defect);
+    }
+
+    fn with_live(
+        &mut self,
+        id: ConnectionId,
+        ctx: &mut Ctx,
+        tell: impl FnOnce(&mut Live, session::Now),
+    ) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            tell(&mut conn.live, ctx.now());
+            self.drain_live(id, ctx);
+        }
+    }
+
+    fn drain_live(&mut self, id: ConnectionId, ctx: &mut Ctx) {
+        loop {
+            let Some(conn) = self.conns.get_mut(&id) else {
+                return;
+            };
+            let Some(effect) = conn.live.poll_effect() else {
+                return;
+            };
+            match effect {
+                Effect::Send(packet) => conn.down.push_back(packet),
+                Effect::Ack(ack) => conn.down.push_back(ack.to_packet()),
+                Effect::Deliver(outgoing) => {
+                    conn.down.push_back(Packet::Publish(outgoing.to_publish()));
+                }
+                Effect::Authenticate(credentials) => {
+                    let client = credentials.client.expect("every client has a name");
+                    let admitted = Admitted {
+                        identity: Identity(client.text().clone()),
+                        client,
+                    };
+                    conn.live.handle_admitted(admitted, ctx.now());
+                }
+                Effect::Open(mut open) => {
+                    let at = self.shard_of(&open.client);
+                    open.expected_epoch = self.shards[at].machine.durable.epoch(&open.client);
+                    self.open(at, id, open, ctx);
+                }
+                Effect::Propose { token, command } => {
+                    self.propose(id, token, *command, ctx);
+                }
+                Effect::Acked(seq) => {
+                    let acks = conn.live.acks(vec![seq]).expect("connected");
+                    let at = self.shard_of(&acks.client);
+                    let command = Command::Ack(vec![acks]);
+                    let reply = Reply::Nobody;
+                    self.shards[at].push(Item { command, reply }, Some(id));
+                }
+                Effect::Publish(inbound) => self.publish(id, *inbound, ctx),
+                Effect::Retained {
+                    token,
+                    filters,
+                    limit,
+                } => {
+                    let wall = ctx.now().wall;
+                    let rows = filters.iter().map(|filter| {
+                        let shards = self.shards.iter();
+                        shards
+                            .flat_map(|s| s.machine.durable.retained_matching(filter, limit, wall))
+                            .collect()
+                    });
+                    let rows = rows.collect();
+                    let conn = self.conns.get_mut(&id).expect("looked at just before");
+                    conn.live.handle_retained(token, rows, ctx.now());
+                }
+                Effect::Subscribe { .. } | Effect::Unsubscribe { .. } => {
+                    panic!("every session here is persistent")
+                }
+                Effect::Close(closed) => {
+                    conn.is_closed = true;
+                    if let Some(close) = closed.command {
+                        let at = self.shard_of(&close.client);
+                        let command = Command::Close(close);
+                        let reply = Reply::Nobody;
+                        self.shards[at].push(Item { command, reply }, None);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Asks for a session. It outlives its connection: only its answer tells what to close.
+    fn open(&mut self, at: usize, id: ConnectionId, open: Box<session::Open>, ctx: &mut Ctx) {
+        let newest = ctx.opened.get(&open.client).copied();
+        ctx.asked.insert(id, newest.unwrap_or_default());
+        let command = Command::Open(open);
+        let reply = Reply::Opened(id);
+        self.shards[at].push(Item { command, reply }, None);
+    }
+
+    fn propose(&mut self, id: ConnectionId, token: Token, command: Command, ctx: &Ctx) {
+        let client = match &command {
+            Command::Subs(subs) => &subs.client,
+            Command::Q2In { client, .. }
+            | Command::Q2Out { client, .. }
+            | Command::Rec { client, .. } => client,
+            Command::Replay(replay) => &replay.client,
+            other => panic!("no request of these clients: {other:?}"),
+        };
+        let at = self.shard_of(client);
+        let early = match (ctx.defect, &command) {
+            (Defect::PubrelBeforeRec, Command::Rec { .. }) => Some(Answer::Rec { found: true }),
+            (Defect::PubcompBeforeQ2Out, Command::Q2Out { .. }) => {
+                Some(Answer::Q2Out { found: true })
+            }
+            _ => None,
+        };
+        let reply = Reply::Answer(id, token);
+        self.shards[at].push(Item { command, reply }, Some(id));
+        if let (Some(answer), Some(conn)) = (early, self.conns.get_mut(&id)) {
+            conn.live.handle_answer(token, answer, ctx.now());
+        }
+    }
+
+    fn publish(&mut self, id: ConnectionId, inbound: Inbound, ctx: &Ctx) {
+        let live = &self.conns[&id].live;
+        let publisher = live.client().cloned();
+        let stamp = Stamp {
+            publisher: publisher.clone(),
+            epoch: live.epoch(),
+            seq: inbound.seq,
+        };
+        let message = Message::from_publish(inbound.publish, publisher, ctx.now().wall);
+        let settles = inbound.token.map(|token| Settles::Publish(id, token));
+        let message = Arc::new(message);
+        self.fan_out(
+            Some(id),
+            message,
+            inbound.origin,
+            stamp,
+            settles,
+            ctx.defect,
+        );
+    }
+
+    fn fan_out(
+        &mut self,
+        owner: Option<ConnectionId>,
+        message: Arc<Message>,
+        origin: Option<Box<Origin>>,
+        stamp: Stamp,
+        settles: Option<Settles>,
+        defect: Defect,
+    ) {
+        let mut wanting = BTreeSet::new();
+        let found = self.trie.matches(&message.topic, usize::MAX, |source, ()| {
+            if let Source::Shard(ShardId(at)) = source {
+                wanting.insert(usize::from(*at));
+            }
+        });
+        found.expect("no limit was set");
+        let mut items = Vec::new();
+        if message.retain {
+            let retain = Retain::of(&message, stamp);
+            items.push((self.shard_of(&message.topic), Command::Retain(retain)));
+        }
+        assert!(message.qos > QoS::AtMostOnce, "nobody publishes with QoS 0");
+        items.extend(wanting.into_iter().map(|at| {
+            let (message, origin) = (Arc::clone(&message), origin.clone());
+            (at, Command::Enqueue(Enqueue { message, origin }))
+        }));
+        self.obligation_ids += 1;
+        let id = self.obligation_ids;
+        let Some(settles) = settles else { return };
+        if items.is_empty() {
+            return self.settle_unheard(settles);
+        }
+        self.obligations.insert(id, (items.len(), settles));
+        for (at, mut command) in items {
+            if let (Command::Retain(retain), Defect::RetainUnstamped) = (&mut command, defect) {
+                retain.stamp.publisher = None;
+            }
+            let reply = Reply::Obligation(id);
+            self.shards[at].push(Item { command, reply }, owner);
+        }
+    }
+
+    /// A message that nobody wants is settled at once, in the next round.
+    fn settle_unheard(&mut self, settles: Settles) {
+        self.obligations.insert(self.obligation_ids, (0, settles));
+    }
+
+    /// Settles what nobody wanted.
+    pub(crate) fn settle(&mut self, ctx: &mut Ctx) {
+        let settled = self.obligations.iter().filter(|(_, (left, _))| *left == 0);
+        let settled: Vec<u64> = settled.map(|(id, _)| *id).collect();
+        for id in settled {
+            let (_, settles) = self.obligations.remove(&id).expect("found just before");
+            self.settled(settles, ctx);
+        }
+    }
+
+    fn settled(&mut self, settles: Settles, ctx: &mut Ctx) {
+        let lease = self
+            .lease
+            .as_ref()
+            .expect("nothing is owed before the epoch");
+        assert!(lease.is_held(ctx.boot()), "a lone node always holds it");
+        match settles {
+            Settles::Publish(id, token) => self.with_live(id, ctx, |live, now| {
+                live.handle_settled(token, ReasonCode::Success, now);
+            }),
+            Settles::Will(at, key) => self.shards[at].drain.handle_will_published(key),
+        }
+    }
+
+    fn confirmed(&mut self, at: usize, item: Item, answer: Answer, ctx: &mut Ctx) {
+        match item.reply {
+            Reply::Nobody => {}
+            Reply::Obligation(id) => {
+                let owed = self.obligations.get_mut(&id).expect("not settled yet");
+                owed.0 -= 1;
+                self.settle(ctx);
+            }
+            Reply::Opened(id) => self.opened(at, id, item.command, &answer, ctx),
+            Reply::Answer(id, token) => {
+                let version = match &answer {
+                    Answer::Subscribed(all) => all.iter().map(|one| one.version).max(),
+                    _ => None,
+                };
+                match version {
+                    Some(version) if ctx.defect != Defect::SubackBeforeRoutes => {
+                        let waiting = (version, id, token, answer);
+                        self.shards[at].subacks.push(waiting);
+                        self.release_subacks(ctx);
+                    }
+                    _ => self.with_live(id, ctx, |live, now| {
+                        live.handle_answer(token, answer, now);
+                    }),
+                }
+            }
+        }
+    }
+
+    fn opened(
+        &mut self,
+        at: usize,
+        id: ConnectionId,
+        command: Command,
+        answer: &Answer,
+        ctx: &mut Ctx,
+    ) {
+        let opened = match *answer {
+            Answer::Opened {
+                epoch,
+                incarnation,
+                session_present,
+            } => Opened::Yes {
+                epoch,
+                incarnation,
+                session_present,
+            },
+            Answer::WrongEpoch { current } if self.is_open(id) => {
+                let Command::Open(mut open) = command else {
+                    panic!("an `Open` asked");
+                };
+                open.expected_epoch = current;
+                return self.open(at, id, open, ctx);
+            }
+            Answer::Refused(reason) => Opened::No(reason),
+            _ => Opened::No(ReasonCode::ServerUnavailable),
+        };
+        self.with_live(id, ctx, |live, now| live.handle_opened(opened, now));
+    }
+
+    pub(crate) fn shard_of(&self, name: &str) -> usize {
+        let sum: usize = name.bytes().map(usize::from).sum();
+        sum % self.shards.len()
+    }
+}

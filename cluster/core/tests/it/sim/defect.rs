@@ -1,0 +1,37 @@
+//! Defects that the invariants have to find.
+
+/// A bug built into a run on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Defect {
+    None,
+    /// PUBREL leaves before `Rec` is committed.
+    PubrelBeforeRec,
+    /// PUBCOMP leaves before `Q2Out` is committed.
+    PubcompBeforeQ2Out,
+    /// A machine takes an item although one before it is missing.
+    NoGapRefusal,
+    /// A machine takes an item of an earlier sending after one of a later.
+    AttemptsMixed,
+    /// A repeated item is applied again instead of answered from memory.
+    RepeatRecomputed,
+    /// An `Open` is applied whatever epoch it expects.
+    OpenWithoutExpectedEpoch,
+    /// Route rows carry the log index of their entry, not a number each.
+    RouteVersionIsLogIndex,
+    /// A session that was deleted begins again with the incarnation it once had.
+    EpochsRestart,
+    /// A leader does not take up the outbox that its predecessor left.
+    OutboxNotResumed,
+    /// `Expire` ends a session whoever owns it now.
+    ExpireWithoutEpoch,
+    /// `Retain` carries no stamp.
+    RetainUnstamped,
+    /// Entries are applied, and answered, before they are synced.
+    AppliedBeforeSync,
+    /// SUBACK leaves before the routes are seen.
+    SubackBeforeRoutes,
+    /// Items of a node epoch that ended are still taken.
+    EndedEpochServed,
+    /// Wall time is written into entries whatever it does.
+    ClockBelieved,
+}

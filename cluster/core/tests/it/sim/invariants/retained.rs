@@ -1,0 +1,34 @@
+//! The retained message of a topic is the last acknowledged one, or a later one.
+
+use super::super::Sim;
+use super::super::client::Label;
+
+pub(super) fn check(sim: &Sim) -> Vec<String> {
+    let mut violations = Vec::new();
+    let Some(node) = &sim.node else {
+        return violations;
+    };
+    for publisher in sim.clients.iter().filter(|c| c.spec.has_will) {
+        let topic = format!("r/{}", publisher.spec.id);
+        let of_topic = publisher.sent.iter().filter(|(_, s)| s.topic == topic);
+        let acked = of_topic.filter_map(|(n, s)| Some((*n, s.acked_on?)));
+        let Some((last, acked_on)) = acked.max() else {
+            continue;
+        };
+        let filter: mqtt::Filter = topic.as_str().try_into().expect("a filter");
+        let durable = &node.shards[node.shard_of(&topic)].machine.durable;
+        let kept = durable.retained_matching(&filter, 1, sim.ctx.now().wall);
+        let label = kept.first().map(|message| Label::parse(&message.payload));
+        let is_right = match label {
+            Some(Label::Publish { n, .. }) => n >= last,
+            Some(Label::Will { ordinal, .. }) => ordinal >= acked_on,
+            None => false,
+        };
+        if !is_right {
+            violations.push(format!(
+                "{topic} keeps {label:?}, but {last} was acknowledged on connection {acked_on}"
+            ));
+        }
+    }
+    violations
+}

@@ -1,0 +1,450 @@
+//! The simulation: clients, one node, and what goes wrong between them, in one seeded loop.
+
+mod client;
+mod conns;
+mod ctx;
+mod defect;
+mod disk;
+mod invariants;
+mod machine;
+mod node;
+mod shard;
+mod trace;
+
+use mqtt::QoS;
+use rand::Rng;
+use session::ConnectionId;
+
+use client::{Client, Spec};
+use ctx::Ctx;
+pub(crate) use defect::Defect;
+use node::Node;
+pub(crate) use trace::Trace;
+
+const SHARDS: usize = 2;
+const STEPS: u64 = 2_500;
+/// Rounds in which everything that is owed must arrive once nothing goes wrong any longer.
+const HEALING_ROUNDS: u32 = 2_000;
+
+const ALL: &[&str] = &["t/#", "r/+", "u/only"];
+
+const SPECS: [Spec; 5] = [
+    Spec {
+        id: "pub-a",
+        publishes: true,
+        filters: &[],
+        has_will: true,
+        expiry_s: 100_000,
+        cleans: false,
+    },
+    Spec {
+        id: "pub-b",
+        publishes: true,
+        filters: &[],
+        has_will: true,
+        expiry_s: 100_000,
+        cleans: false,
+    },
+    Spec {
+        id: "sub-c",
+        publishes: false,
+        filters: ALL,
+        has_will: false,
+        expiry_s: 100_000,
+        cleans: false,
+    },
+    Spec {
+        id: "sub-dd",
+        publishes: false,
+        filters: ALL,
+        has_will: false,
+        expiry_s: 100_000,
+        cleans: false,
+    },
+    Spec {
+        id: "brief-e",
+        publishes: true,
+        filters: &["t/+"],
+        has_will: false,
+        expiry_s: 5,
+        cleans: true,
+    },
+];
+
+pub(crate) struct Sim {
+    ctx: Ctx,
+    node: Option<Node>,
+    clients: Vec<Client>,
+    /// Connections whose client is gone; the server does not know.
+    ghosts: Vec<ConnectionId>,
+    connections: u64,
+    step: u64,
+}
+
+/// What a run showed.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) violations: Vec<String>,
+    pub(crate) trace: Trace,
+    pub(crate) steps: u64,
+    pub(crate) crashes: u64,
+    pub(crate) acknowledged: usize,
+}
+
+/// Runs one seed to its end.
+pub(crate) fn run(seed: u64, defect: Defect) -> Report {
+    let mut sim = Sim::new(seed, defect);
+    for _ in 0..STEPS {
+        sim.step();
+    }
+    sim.heal();
+    let violations = invariants::all(&sim);
+    let acked = |client: &Client| {
+        client
+            .sent
+            .values()
+            .filter(|s| s.acked_on.is_some())
+            .count()
+    };
+    Report {
+        violations,
+        trace: sim.ctx.trace,
+        steps: sim.step,
+        crashes: sim.ctx.crashes,
+        acknowledged: sim.clients.iter().map(acked).sum(),
+    }
+}
+
+impl Sim {
+    fn new(seed: u64, defect: Defect) -> Self {
+        let clients = SPECS.into_iter().enumerate();
+        Self {
+            ctx: Ctx::new(seed, defect, SHARDS),
+            node: None,
+            clients: clients.map(|(at, spec)| Client::new(spec, at)).collect(),
+            ghosts: Vec::new(),
+            connections: 0,
+            step: 0,
+        }
+    }
+
+    fn step(&mut self) {
+        self.step += 1;
+        let who = self.ctx.rng.random_range(0..self.clients.len());
+        let shard = self.ctx.rng.random_range(0..SHARDS);
+        let what = self.ctx.rng.random_range(0..1_000);
+        self.ctx.trace.note(&(what, who, shard));
+        let passed = self.ctx.rng.random_range(0..40);
+        self.ctx.pass(passed);
+        match what {
+            0..3 => self.crash(),
+            3..5 => self.pause(),
+            5..7 => self.step_clock(),
+            7..17 => self.cut(who),
+            17..22 => self.take_over(who),
+            22..27 => self.disconnect(who),
+            27..60 => self.notice(),
+            60..120 => self.connect(who),
+            120..180 => self.publish(who),
+            180..400 => self.talk(who),
+            400..960 => self.work(what, shard),
+            _ => self.stale(),
+        }
+        self.forget_closed();
+    }
+
+    /// One thing that the node does.
+    fn work(&mut self, what: u32, at: usize) {
+        let count = self.ctx.rng.random_range(1..8);
+        let Some(node) = &mut self.node else {
+            self.node = Some(Node::start(&mut self.ctx));
+            return;
+        };
+        let ctx = &mut self.ctx;
+        match what {
+            400..480 => send(node, at),
+            480..560 => node.shards[at].carry(count, ctx),
+            560..620 => node.shards[at].propose(ctx),
+            620..680 => node.sync(ctx),
+            680..760 => {
+                for _ in 0..count {
+                    node.apply_shard(at, ctx);
+                }
+            }
+            760..830 => while node.answer(at, ctx) {},
+            830..860 => {
+                node.drain(at, ctx);
+            }
+            860..880 => {
+                node.apply_meta(ctx);
+            }
+            880..900 => {
+                node.apply_routes(ctx);
+            }
+            900..920 => node.refresh_trie(ctx),
+            920..935 => node.tick(ctx),
+            935..945 => {
+                node.kick(ctx);
+            }
+            _ => node.settle(ctx),
+        }
+        node.sweep();
+    }
+
+    fn crash(&mut self) {
+        let Some(mut node) = self.node.take() else {
+            return;
+        };
+        self.ctx.crashes += 1;
+        for shard in &mut node.shards {
+            shard.leave_behind(&mut self.ctx);
+        }
+        let Ctx { rng, disk, .. } = &mut self.ctx;
+        disk.crash(rng);
+        self.ghosts.clear();
+        let now_ms = self.ctx.boot().0;
+        for client in &mut self.clients {
+            client.lost_connection(now_ms);
+        }
+    }
+
+    /// Nothing happens for a while.
+    fn pause(&mut self) {
+        let ms = self.ctx.rng.random_range(500..9_000);
+        self.ctx.pass(ms);
+    }
+
+    fn step_clock(&mut self) {
+        let ms = self.ctx.rng.random_range(-200_000_000..400_000_000);
+        self.ctx.step_clock(ms);
+    }
+
+    fn connect(&mut self, who: usize) {
+        let Some(node) = &mut self.node else { return };
+        let client = &mut self.clients[who];
+        if client.conn.is_some() || node.epoch.is_none() {
+            return;
+        }
+        self.connections += 1;
+        let id = ConnectionId(self.connections);
+        node.accept(id, &self.ctx);
+        let clean_start = client.spec.cleans && self.ctx.fails(3);
+        let connect = client.connect(id, clean_start, self.ctx.boot().0);
+        let conn = node.conns.get_mut(&id).expect("accepted just before");
+        conn.up.push_back(connect);
+    }
+
+    /// The client's end of its connection breaks.
+    fn cut(&mut self, who: usize) {
+        let client = &mut self.clients[who];
+        let (Some(id), Some(node)) = (client.conn, &mut self.node) else {
+            return;
+        };
+        if let Some(conn) = node.conns.get_mut(&id) {
+            let kept = self.ctx.rng.random_range(0..=conn.up.len());
+            conn.up.truncate(kept);
+            conn.is_cut = true;
+        }
+        client.lost_connection(self.ctx.boot().0);
+        self.ghosts.push(id);
+    }
+
+    /// The client begins another connection while the server still believes in the old one.
+    fn take_over(&mut self, who: usize) {
+        if self.clients[who].conn.is_some() {
+            self.cut(who);
+            self.connect(who);
+        }
+    }
+
+    /// The client ends its connection in order.
+    fn disconnect(&mut self, who: usize) {
+        let client = &mut self.clients[who];
+        let (Some(id), Some(node)) = (client.conn, &mut self.node) else {
+            return;
+        };
+        if !client.is_connected {
+            return;
+        }
+        if let Some(conn) = node.conns.get_mut(&id) {
+            conn.up.push_back(client.disconnect());
+            conn.is_cut = true;
+        }
+        client.lost_connection(self.ctx.boot().0);
+        self.ghosts.push(id);
+    }
+
+    /// The server reads what a ghost had sent, or notices that it is gone.
+    fn notice(&mut self) {
+        if self.ghosts.is_empty() {
+            return;
+        }
+        let Some(node) = &mut self.node else { return };
+        let at = self.ctx.rng.random_range(0..self.ghosts.len());
+        let id = self.ghosts[at];
+        let left = node.conns.get(&id).map_or(0, |conn| conn.up.len());
+        if left > 0 && self.ctx.rng.random_bool(0.6) {
+            return node.move_up(id, 1, &mut self.ctx);
+        }
+        node.move_up(id, left, &mut self.ctx);
+        node.notice(id, &mut self.ctx);
+        self.ghosts.swap_remove(at);
+    }
+
+    fn publish(&mut self, who: usize) {
+        let client = &mut self.clients[who];
+        if !client.spec.publishes {
+            return;
+        }
+        let kind = self.ctx.rng.random_range(0..10);
+        let (topic, qos) = match kind {
+            0..4 => (format!("t/{}", client.spec.id), QoS::ExactlyOnce),
+            4..8 => (format!("t/{}", client.spec.id), QoS::AtLeastOnce),
+            8 => ("u/only".to_owned(), QoS::ExactlyOnce),
+            _ if client.spec.has_will => (format!("r/{}", client.spec.id), QoS::AtLeastOnce),
+            _ => return,
+        };
+        client.publish(topic, qos);
+    }
+
+    /// A client and its connection exchange some packets.
+    fn talk(&mut self, who: usize) {
+        let client = &mut self.clients[who];
+        let (Some(id), Some(node)) = (client.conn, &mut self.node) else {
+            return;
+        };
+        let up = self.ctx.rng.random_range(0..5);
+        let down = self.ctx.rng.random_range(0..5);
+        let now_ms = self.ctx.boot().0;
+        let Some(conn) = node.conns.get_mut(&id) else {
+            return;
+        };
+        conn.up.extend(client.poll(self.step));
+        for _ in 0..down {
+            let Some(packet) = conn.down.pop_front() else {
+                break;
+            };
+            self.ctx.trace.note(&packet);
+            conn.up.extend(client.handle(&packet, self.step, now_ms));
+        }
+        node.move_up(id, up, &mut self.ctx);
+    }
+
+    fn stale(&mut self) {
+        if self.ctx.stale.is_empty() {
+            return;
+        }
+        let Some(node) = &mut self.node else { return };
+        let at = self.ctx.rng.random_range(0..self.ctx.stale.len());
+        let (shard, what) = self.ctx.stale.swap_remove(at);
+        node.stale(shard, what, &self.ctx);
+    }
+
+    /// Clients learn that the server closed their connection.
+    fn forget_closed(&mut self) {
+        let now_ms = self.ctx.boot().0;
+        for client in &mut self.clients {
+            let Some(id) = client.conn else { continue };
+            let conns = self.node.as_ref().map(|node| &node.conns);
+            let conn = conns.and_then(|conns| conns.get(&id));
+            if conn.is_none_or(|conn| conn.is_closed && conn.down.is_empty()) {
+                client.lost_connection(now_ms);
+            }
+        }
+    }
+
+    /// No more faults: everything that is owed arrives.
+    fn heal(&mut self) {
+        self.ctx.faults = false;
+        // What comes after all faults finds out whether everybody is still served.
+        for who in 0..self.clients.len() {
+            if self.clients[who].spec.publishes {
+                let topic = format!("t/{}", self.clients[who].spec.id);
+                self.clients[who].publish(topic, QoS::AtLeastOnce);
+            }
+        }
+        for _ in 0..HEALING_ROUNDS {
+            self.step += 1;
+            self.ctx.pass(20);
+            for who in 0..self.clients.len() {
+                self.connect(who);
+                self.talk(who);
+            }
+            while !self.ghosts.is_empty() && self.node.is_some() {
+                self.notice();
+            }
+            self.work_on_everything();
+            self.forget_closed();
+            if self.is_quiet() {
+                return;
+            }
+        }
+        let waiting = self.waiting();
+        self.ctx
+            .violations
+            .push(format!("not at rest after healing: {waiting}"));
+    }
+
+    fn work_on_everything(&mut self) {
+        let node = self.node.get_or_insert_with(|| Node::start(&mut self.ctx));
+        let ctx = &mut self.ctx;
+        while node.apply_meta(ctx) {}
+        node.tick(ctx);
+        for at in 0..SHARDS {
+            send(node, at);
+            node.shards[at].carry(usize::MAX, ctx);
+            node.shards[at].propose(ctx);
+        }
+        node.sync(ctx);
+        while node.apply_routes(ctx) {}
+        node.refresh_trie(ctx);
+        for at in 0..SHARDS {
+            while node.apply_shard(at, ctx) {}
+            while node.answer(at, ctx) {}
+            while node.drain(at, ctx) {}
+        }
+        while node.kick(ctx) {}
+        node.settle(ctx);
+        node.sweep();
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.waiting().is_empty()
+    }
+
+    /// What is still to be done.
+    fn waiting(&self) -> String {
+        let Some(node) = &self.node else {
+            return "the node".to_owned();
+        };
+        let mut waiting = Vec::new();
+        for client in self.clients.iter().filter(|client| !client.is_done()) {
+            waiting.push(client.spec.id.to_owned());
+        }
+        for shard in node.shards.iter().filter(|shard| !shard.is_idle()) {
+            waiting.push(format!("shard {}", shard.at));
+        }
+        let queued = |shard: &shard::Shard| shard.machine.durable.counters().queue_messages;
+        if node.shards.iter().any(|shard| queued(shard) > 0) {
+            waiting.push("queues".to_owned());
+        }
+        if !node.obligations.is_empty() {
+            waiting.push("obligations".to_owned());
+        }
+        let has_packets = |conn: &conns::Conn| !conn.up.is_empty() || !conn.down.is_empty();
+        if node.conns.values().any(has_packets) {
+            waiting.push("links".to_owned());
+        }
+        waiting.join(", ")
+    }
+}
+
+fn send(node: &mut Node, at: usize) {
+    let Some(epoch) = node.epoch else { return };
+    let Node { shards, conns, .. } = node;
+    let is_open = |id| {
+        let conn = conns.get(&id);
+        conn.is_some_and(|conn| !conn.is_closed && !conn.has_ended)
+    };
+    shards[at].send(epoch, is_open);
+}
