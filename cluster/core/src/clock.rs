@@ -43,11 +43,12 @@ pub struct Stamped {
 }
 
 impl LogClock {
-    /// The clock of a leadership that begins with the group's time `last`. What is read now is
-    /// believed; every step after it is seen.
+    /// The clock of a leadership that begins with the group's time `last`, 0 for a new group: that
+    /// begins with what is read now, synchronised or not, since nothing better is known and it
+    /// would leap later. Every step from now on is seen.
     pub fn new(last: WallMs, now: ClockReading) -> Self {
         Self {
-            last,
+            last: if last == WallMs(0) { now.wall } else { last },
             last_at: now.boot,
             seen: (now.boot, now.wall),
             stepped: None,
@@ -146,6 +147,17 @@ mod tests {
         assert_eq!(clock.stamp(unsynchronised(1_500, 0)), given(T0 + 1_000));
         let leapt = clock.stamp(unsynchronised(2_500, T0 * 2));
         assert_eq!(leapt, given(T0 + 2_000));
+    }
+
+    #[test]
+    fn a_new_group_begins_with_the_time_that_is_read() {
+        let now = ClockReading {
+            is_synchronised: false,
+            ..reading(500, T0)
+        };
+        let mut clock = LogClock::new(WallMs(0), now);
+
+        assert_eq!(clock.stamp(now), given(T0));
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl Client {
     /// Ends the connection in order.
     pub(crate) fn disconnect(&mut self) -> Packet {
         self.past.entry(self.ordinal).or_default().clean = true;
-        Packet::Disconnect(Box::new(Disconnect::default()))
+        Packet::Disconnect(Box::<Disconnect>::default())
     }
 
     pub(crate) fn lost_connection(&mut self, now_ms: u64) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use mqtt::{Packet, QoS, ReasonCode};
+use mqtt::{Packet, ReasonCode};
 use session::{
     Admitted, Answer, Command, ConnectionId, Delivery, Effect, Enqueue, Identity, Inbound, Live,
     Message, Opened, Origin, Retain, Stamp, Token, WillRow,
@@ -143,12 +143,12 @@ impl Node {
         }
     }
 
-    /// Fans a will out with its stamp.
+    /// Fans a will out with its stamp. It belongs to no connection: the shard's leader owes it.
     pub(crate) fn publish_will(&mut self, at: usize, key: WillKey, row: &WillRow, ctx: &Ctx) {
-        let origin = Some(Box::new(row.origin()));
-        let message = Arc::clone(&row.message);
-        let settles = Some(Settles::Will(at, key));
-        self.fan_out(None, message, origin, row.stamp(), settles, ctx.defect);
+        let settles = Settles::Will(at, key);
+        let origin = row.origin();
+        let items = self.destinations(&row.message, Some(&origin), row.stamp(), ctx.defect);
+        self.oblige(items, None, settles);
     }
 
     fn with_live(
@@ -276,27 +276,20 @@ impl Node {
             seq: inbound.seq,
         };
         let message = Message::from_publish(inbound.publish, publisher, ctx.now().wall);
-        let settles = inbound.token.map(|token| Settles::Publish(id, token));
-        let message = Arc::new(message);
-        self.fan_out(
-            Some(id),
-            message,
-            inbound.origin,
-            stamp,
-            settles,
-            ctx.defect,
-        );
+        let token = inbound.token.expect("nobody publishes with QoS 0");
+        let origin = inbound.origin.as_deref();
+        let items = self.destinations(&Arc::new(message), origin, stamp, ctx.defect);
+        self.oblige(items, Some(id), Settles::Publish(id, token));
     }
 
-    fn fan_out(
-        &mut self,
-        owner: Option<ConnectionId>,
-        message: Arc<Message>,
-        origin: Option<Box<Origin>>,
-        stamp: Stamp,
-        settles: Option<Settles>,
+    /// What a message asks of which shard.
+    fn destinations(
+        &self,
+        message: &Arc<Message>,
+        origin: Option<&Origin>,
+        mut stamp: Stamp,
         defect: Defect,
-    ) {
+    ) -> Vec<(usize, Command)> {
         let mut wanting = BTreeSet::new();
         let found = self.trie.matches(&message.topic, usize::MAX, |source, ()| {
             if let Source::Shard(ShardId(at)) = source {
@@ -306,36 +299,36 @@ impl Node {
         found.expect("no limit was set");
         let mut items = Vec::new();
         if message.retain {
-            let retain = Retain::of(&message, stamp);
+            if defect == Defect::RetainUnstamped {
+                stamp.publisher = None;
+            }
+            let retain = Retain::of(message, stamp);
             items.push((self.shard_of(&message.topic), Command::Retain(retain)));
         }
-        assert!(message.qos > QoS::AtMostOnce, "nobody publishes with QoS 0");
         items.extend(wanting.into_iter().map(|at| {
-            let (message, origin) = (Arc::clone(&message), origin.clone());
+            let (message, origin) = (Arc::clone(message), origin.cloned().map(Box::new));
             (at, Command::Enqueue(Enqueue { message, origin }))
         }));
+        items
+    }
+
+    /// Asks for all that is owed. What nobody wants is settled with the next [`Self::settle`].
+    fn oblige(
+        &mut self,
+        items: Vec<(usize, Command)>,
+        owner: Option<ConnectionId>,
+        settles: Settles,
+    ) {
         self.obligation_ids += 1;
         let id = self.obligation_ids;
-        let Some(settles) = settles else { return };
-        if items.is_empty() {
-            return self.settle_unheard(settles);
-        }
         self.obligations.insert(id, (items.len(), settles));
-        for (at, mut command) in items {
-            if let (Command::Retain(retain), Defect::RetainUnstamped) = (&mut command, defect) {
-                retain.stamp.publisher = None;
-            }
+        for (at, command) in items {
             let reply = Reply::Obligation(id);
             self.shards[at].push(Item { command, reply }, owner);
         }
     }
 
-    /// A message that nobody wants is settled at once, in the next round.
-    fn settle_unheard(&mut self, settles: Settles) {
-        self.obligations.insert(self.obligation_ids, (0, settles));
-    }
-
-    /// Settles what nobody wanted.
+    /// Settles whatever nothing is owed for any longer.
     pub(crate) fn settle(&mut self, ctx: &mut Ctx) {
         let settled = self.obligations.iter().filter(|(_, (left, _))| *left == 0);
         let settled: Vec<u64> = settled.map(|(id, _)| *id).collect();
