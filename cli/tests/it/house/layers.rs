@@ -221,8 +221,7 @@ fn upward_edges(metadata: &Metadata) -> Vec<String> {
             );
         }
         for (to, kind) in ours(package) {
-            let beside =
-                owners(&TESTS_BESIDE, folder).is_some_and(|crates| crates.contains(&to));
+            let beside = owners(&TESTS_BESIDE, folder).is_some_and(|crates| crates.contains(&to));
             if kind == Some("dev") && beside {
                 continue;
             }

@@ -215,9 +215,9 @@ fn idle_dependencies(metadata: &Metadata, manifest: &str) -> Vec<String> {
 fn unmapped_crates(metadata: &Metadata, map: &str) -> Vec<String> {
     metadata
         .members()
-        .filter_map(|package| package.manifest_path.strip_suffix("/Cargo.toml"))
-        .filter_map(|dir| dir.rsplit('/').next())
-        .map(|folder| format!("`{folder}/`"))
+        .filter_map(|package| std::path::Path::new(&package.manifest_path).parent())
+        .filter_map(|dir| dir.strip_prefix(root()).ok())
+        .map(|folder| format!("`{}/`", folder.display()))
         .filter(|folder| !map.contains(folder))
         .map(|folder| format!("ARCHITECTURE.md does not name {folder}"))
         .collect()
