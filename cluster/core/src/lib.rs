@@ -5,6 +5,7 @@
 
 mod clock;
 mod drain;
+mod entering;
 mod epochs;
 mod ids;
 mod lease;
@@ -15,7 +16,8 @@ mod share;
 mod stream;
 
 pub use clock::{CLOCK_APART_MS, CLOCK_DISTRUST_MS, ClockReading, LogClock, Stamped};
-pub use drain::{DRAIN_RETRY_MS, Drain, DrainEffect, WILLS_IN_FLIGHT_MAX, WillKey};
+pub use drain::{DRAIN_RETRY_MS, Drain, DrainEffect, RouteDrain, WILLS_IN_FLIGHT_MAX, WillKey};
+pub use entering::{Entering, EnteringEffect};
 pub use epochs::{EpochView, Standing};
 pub use ids::*;
 pub use lease::*;

@@ -1,16 +1,12 @@
 //! Carrying a shard's outbox out: rows leave only by a later entry.
 
+mod rows;
 mod wills;
 
-use std::collections::BTreeMap;
-
-use mqtt::Filter;
-
+pub use rows::RouteDrain;
 use wills::{Place, Wills};
 
-use crate::{
-    BootMs, Deltas, ROWS_PER_ENTRY, RouteDelta, RouteVersion, RoutesAnswer, ShardId, Source,
-};
+use crate::{BootMs, Deltas, RouteDelta, RouteVersion, RoutesAnswer, ShardId, Source};
 
 /// Milliseconds after which what failed, or found no answer in the log, is tried again.
 pub const DRAIN_RETRY_MS: u64 = 1_000;
@@ -26,20 +22,12 @@ pub struct WillKey(pub u64);
 /// What it holds is a copy: the rows are in the shard's state, so that the next leader begins
 /// with [`DrainEffect::Resume`] where this one stopped. Every step may happen twice; the targets
 /// tell repeats, by versions and by the stamps of wills.
-///
-/// One batch of routes is under way at a time, and each begins with the lowest row: the routes
-/// group ignores what is not newer, so a batch that overtook another would make it lost.
 #[derive(Clone, Debug)]
 pub struct Drain<W> {
     shard: ShardId,
     leads: bool,
     resume: bool,
-    rows: BTreeMap<RouteVersion, (Filter, bool)>,
-    /// The row of each filter: a later one replaces it, so that a filter that flaps costs one.
-    versions: BTreeMap<Filter, RouteVersion>,
-    batch: Step,
-    /// What the routes group has, as far as it told.
-    applied: RouteVersion,
+    routes: RouteDrain,
     done: Step,
     wills: Wills<W>,
 }
@@ -59,6 +47,13 @@ impl Step {
             Self::Due => true,
             Self::UnderWay => false,
             Self::At(at) => at <= now,
+        }
+    }
+
+    fn at(self) -> Option<BootMs> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::Due | Self::UnderWay => None,
         }
     }
 }
@@ -100,10 +95,7 @@ impl<W: Clone> Drain<W> {
             shard,
             leads: false,
             resume: false,
-            rows: BTreeMap::new(),
-            versions: BTreeMap::new(),
-            batch: Step::Due,
-            applied: RouteVersion(0),
+            routes: RouteDrain::new(Source::Shard(shard)),
             done: Step::Due,
             wills: Wills::new(),
         }
@@ -123,49 +115,26 @@ impl<W: Clone> Drain<W> {
 
     /// A route row of the outbox. Ignored while this node does not lead.
     pub fn handle_route(&mut self, row: RouteDelta) {
-        if !self.leads {
-            return;
+        if self.leads {
+            self.routes.handle_row(row);
         }
-        let RouteDelta {
-            filter,
-            wanted,
-            version,
-        } = row;
-        if let Some(old) = self.versions.insert(filter.clone(), version) {
-            self.rows.remove(&old);
-        }
-        self.rows.insert(version, (filter, wanted));
     }
 
     /// The routes group applied a batch.
     pub fn handle_routes_answer(&mut self, answer: RoutesAnswer, now: BootMs) {
-        let (version, next) = match answer {
-            RoutesAnswer::Done { version } => (version, Step::Due),
-            RoutesAnswer::Full { version } => (version, Step::At(now.plus_ms(DRAIN_RETRY_MS))),
-            // Shards have no epoch.
-            RoutesAnswer::Ended => return,
-        };
-        self.batch = next;
-        if version > self.applied {
-            self.applied = version;
+        if self.routes.handle_answer(answer, now) {
             self.done = Step::Due;
         }
     }
 
     /// It is not known that the routes group applied a batch: it is sent again.
     pub fn handle_routes_failed(&mut self, now: BootMs) {
-        self.batch = Step::At(now.plus_ms(DRAIN_RETRY_MS));
+        self.routes.handle_failed(now);
     }
 
     /// The shard applied that rows up to a version are done.
     pub fn handle_routes_done(&mut self, version: RouteVersion) {
-        let later = RouteVersion(version.0.saturating_add(1));
-        let later = self.rows.split_off(&later);
-        for (version, (filter, _)) in std::mem::replace(&mut self.rows, later) {
-            if self.versions.get(&filter) == Some(&version) {
-                self.versions.remove(&filter);
-            }
-        }
+        self.routes.handle_done(version);
     }
 
     /// A will of the outbox. Ignored while this node does not lead, or has it already.
@@ -197,56 +166,37 @@ impl<W: Clone> Drain<W> {
         if std::mem::take(&mut self.resume) {
             return Some(DrainEffect::Resume);
         }
-        let effect = self.next_batch(now);
+        let batch = self.routes.poll_deltas(now);
+        let effect = batch.map(DrainEffect::SendRoutes);
         let effect = effect.or_else(|| self.next_done(now));
         effect.or_else(|| self.next_will(now))
     }
 
     /// When [`Self::poll_effect`] may have more, if nothing else happens.
     pub fn deadline(&self) -> Option<BootMs> {
-        let at = |step| match step {
-            Step::At(at) => Some(at),
-            Step::Due | Step::UnderWay => None,
-        };
-        let routes = (!self.rows.is_empty()).then_some([at(self.batch), at(self.done)]);
+        let done = self.done.at().filter(|_| !self.routes.is_empty());
         let has_room = self.wills.publishing() < WILLS_IN_FLIGHT_MAX;
         let unpublished = self.wills.unpublished_at().filter(|_| has_room);
-        let wills = [unpublished, self.wills.published_at()];
-        let all = routes.into_iter().flatten().chain(wills);
-        all.flatten().min()
+        let all = [
+            self.routes.deadline(),
+            done,
+            unpublished,
+            self.wills.published_at(),
+        ];
+        all.into_iter().flatten().min()
     }
 
     /// Whether nothing is left to do.
     pub fn is_empty(&self) -> bool {
-        !self.resume && self.rows.is_empty() && self.wills.is_empty()
-    }
-
-    fn next_batch(&mut self, now: BootMs) -> Option<DrainEffect<W>> {
-        let has_more = self.rows.last_key_value()?.0 > &self.applied;
-        if !has_more || !self.batch.is_due(now) {
-            return None;
-        }
-        self.batch = Step::UnderWay;
-        let above = RouteVersion(self.applied.0 + 1);
-        let rows = self.rows.range(above..).take(ROWS_PER_ENTRY);
-        let rows = rows.map(|(version, (filter, wanted))| RouteDelta {
-            filter: filter.clone(),
-            wanted: *wanted,
-            version: *version,
-        });
-        Some(DrainEffect::SendRoutes(Deltas {
-            source: Source::Shard(self.shard),
-            rows: rows.collect(),
-        }))
+        !self.resume && self.routes.is_empty() && self.wills.is_empty()
     }
 
     fn next_done(&mut self, now: BootMs) -> Option<DrainEffect<W>> {
-        let is_some_done = *self.rows.first_key_value()?.0 <= self.applied;
-        if !is_some_done || !self.done.is_due(now) {
+        if !self.routes.has_applied_rows() || !self.done.is_due(now) {
             return None;
         }
         self.done = Step::At(now.plus_ms(DRAIN_RETRY_MS));
-        let version = self.applied;
+        let version = self.routes.applied();
         Some(DrainEffect::RoutesDone { version })
     }
 
@@ -265,6 +215,8 @@ impl<W: Clone> Drain<W> {
 
 #[cfg(test)]
 mod tests {
+    use mqtt::Filter;
+
     use super::*;
     use crate::{Routes, RoutesCommand};
 

@@ -1,6 +1,7 @@
 //! Who wants which topics: the replicated state of the routes group.
 
 mod command;
+mod local;
 #[cfg(test)]
 mod routes_test;
 mod visible;
@@ -10,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use mqtt::Filter;
 
 pub use command::{Deltas, ROWS_PER_ENTRY, RouteDelta, RoutesAnswer, RoutesCommand, Source};
+pub use local::{FiltersFull, LocalRoutes};
 pub use visible::Visible;
 
 use crate::{EpochView, RouteVersion, ShardId, Standing};

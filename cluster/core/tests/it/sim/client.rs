@@ -88,6 +88,8 @@ pub(crate) struct Client {
     pub(crate) past: BTreeMap<u32, Past>,
     /// Whether the last CONNECT asked for a clean start.
     clean_start: bool,
+    /// Whether a clean start was asked for and not answered yet.
+    has_forgotten: bool,
     /// Whether the server must still keep a session, as long as it has not expired.
     has_session: bool,
     /// Last time at which it was connected.
@@ -125,6 +127,7 @@ impl Client {
             ordinal: 0,
             past: BTreeMap::new(),
             clean_start: false,
+            has_forgotten: false,
             has_session: false,
             last_alive_ms: 0,
             packet_ids: 0,
@@ -142,7 +145,9 @@ impl Client {
     /// Begins a connection, anew if it wants to, or if its session may have expired.
     pub(crate) fn connect(&mut self, conn: ConnectionId, wants_clean: bool, now_ms: u64) -> Packet {
         let is_over = self.has_session && !self.lives(now_ms);
-        let clean_start = wants_clean || is_over;
+        // Whoever has forgotten a session must not find it again.
+        let clean_start = wants_clean || is_over || self.has_forgotten;
+        self.has_forgotten = clean_start;
         if clean_start {
             self.forget_session();
         }
@@ -324,6 +329,7 @@ impl Client {
             self.forget_session();
         }
         self.has_session = true;
+        self.has_forgotten = false;
         self.is_connected = true;
         self.last_alive_ms = now_ms;
         self.past.entry(self.ordinal).or_default().connected = Some(step);

@@ -15,6 +15,8 @@ use super::trace::Trace;
 /// Wall time at which every run begins.
 const WALL_MS: i64 = 1_700_000_000_000;
 
+const STALE_MAX: usize = 12;
+
 pub(crate) struct Ctx {
     pub(crate) rng: StdRng,
     pub(crate) defect: Defect,
@@ -54,6 +56,14 @@ impl Ctx {
             violations: Vec::new(),
             crashes: 0,
         }
+    }
+
+    /// A link keeps an item, to bring it later; only of the last ones something can still come.
+    pub(crate) fn keep(&mut self, shard: usize, what: ShardWhat) {
+        if self.stale.len() >= STALE_MAX {
+            self.stale.remove(0);
+        }
+        self.stale.push((shard, what));
     }
 
     pub(crate) fn pass(&mut self, ms: u64) {

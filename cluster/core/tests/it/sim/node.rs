@@ -212,13 +212,24 @@ impl Node {
     }
 
     /// What the checkers see of an applied entry.
-    fn watch(&self, at: usize, entry: &ShardEntry, outcome: &Outcome, ctx: &mut Ctx) {
-        let ShardWhat::Item { epoch, body, .. } = &entry.what else {
+    fn watch(&mut self, at: usize, entry: &ShardEntry, outcome: &Outcome, ctx: &mut Ctx) {
+        let ShardWhat::Item {
+            epoch,
+            attempt,
+            n,
+            body,
+        } = &entry.what
+        else {
             return;
         };
         let Outcome::Applied(answer) = outcome else {
             return;
         };
+        if !self.shards[at].follows(*epoch, *attempt, *n) {
+            ctx.violations.push(format!(
+                "item {n} of an earlier sending was applied after one of a later"
+            ));
+        }
         let known = self.shards[at].machine.receiver.epochs();
         if known.standing(*epoch) == Standing::Ended {
             ctx.violations

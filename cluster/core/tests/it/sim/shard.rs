@@ -58,6 +58,8 @@ pub(crate) struct Shard {
     /// Positions in the log that this run appended for its own stream.
     attempts: BTreeMap<usize, Attempt>,
     pub(crate) replies: VecDeque<Replied>,
+    /// For the checkers: the next number of each epoch, and the latest sending applied.
+    taken: BTreeMap<NodeEpoch, (u64, Attempt)>,
     pub(crate) drain: Drain<WillRow>,
     /// SUBACKs that wait for a version of the routes.
     pub(crate) subacks: Vec<(u64, ConnectionId, Token, Answer)>,
@@ -98,6 +100,7 @@ impl Shard {
             in_flight: None,
             attempts: BTreeMap::new(),
             replies: VecDeque::new(),
+            taken: BTreeMap::new(),
             drain: Drain::new(ShardId(at as u16)),
             subacks: Vec::new(),
         }
@@ -137,14 +140,17 @@ impl Shard {
     pub(crate) fn carry(&mut self, count: usize, ctx: &mut Ctx) {
         for _ in 0..count {
             if ctx.fails(40) {
-                self.wire.clear();
+                // What was on the link may arrive all the same.
+                for wired in std::mem::take(&mut self.wire) {
+                    ctx.keep(self.at, wired.what);
+                }
                 self.stream.handle_error(self.stream.attempt());
             }
             let Some(wired) = self.wire.pop_front() else {
                 return;
             };
             if ctx.fails(20) {
-                ctx.stale.push((self.at, wired.what.clone()));
+                ctx.keep(self.at, wired.what.clone());
             }
             let share = share_of(&wired.what);
             self.proposer
@@ -280,6 +286,16 @@ impl Shard {
         Some((entry, outcome))
     }
 
+    /// Whether an applied item that is no repeat belongs to no earlier sending than those before.
+    pub(crate) fn follows(&mut self, epoch: NodeEpoch, attempt: Attempt, n: u64) -> bool {
+        let (next, latest) = self.taken.entry(epoch).or_default();
+        let is_new = n >= *next;
+        let follows = !is_new || attempt >= *latest;
+        *next = n.saturating_add(1).max(*next);
+        *latest = attempt.max(*latest);
+        follows
+    }
+
     /// Takes the effects that concern the outbox; returns the others.
     pub(crate) fn effects(&mut self, ctx: &Ctx) -> Vec<DurableEffect> {
         let mut others = Vec::new();
@@ -328,7 +344,7 @@ impl Shard {
     pub(crate) fn leave_behind(&mut self, ctx: &mut Ctx) {
         for wired in std::mem::take(&mut self.wire) {
             if ctx.fails(3) {
-                ctx.stale.push((self.at, wired.what));
+                ctx.keep(self.at, wired.what);
             }
         }
     }
