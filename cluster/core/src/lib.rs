@@ -1,7 +1,20 @@
 //! Rules of the cluster as values: what the groups replicate, and who may propose what when.
 //!
 //! Nothing here does I/O, reads a clock, draws a random number or lets hash order be seen. State
-//! machines ([`Meta`], [`Routes`]) change only in `apply`, which depends on the log alone.
+//! machines ([`Meta`], [`Routes`], [`Receiver`]) change only by what their logs hold; the others
+//! live as long as a process or a leadership. `handle_*` takes an event, `poll_*` hands out work.
+//! None of these types is a stored form: whoever writes a log or a snapshot has its own.
+//!
+//! ```text
+//!  start ─► MetaCommand::Begin ─► Meta ─► Entering, Lease ─► the node serves
+//!
+//!  connection ─► Numbered ─link─► Proposer ─► shard's log ─► Receiver ─► session::Durable
+//!                    ▲                LogClock stamps it                     │
+//!                    └──────────────── answers ◄─────────────────────────────┤ outbox rows
+//!                                                                            ▼
+//!  SUBACK ◄─ Visible ◄─ trie ◄─ Routes ◄─ routes' log ◄─ Drain (shards), LocalRoutes (nodes)
+//!                                                        Drain ─► wills ─► Numbered
+//! ```
 
 mod clock;
 mod drain;

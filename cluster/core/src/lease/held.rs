@@ -101,9 +101,10 @@ impl Lease {
         let Some((_, sent)) = found.and_then(|at| self.renewals.get(at)).copied() else {
             return;
         };
+        // An earlier one that is granted later would shorten it.
         self.renewals.retain(|(known, _)| *known > id);
         if let State::Until(until) = &mut self.state {
-            *until = sent.plus_ms(LEASE_MS).max(*until);
+            *until = sent.plus_ms(LEASE_MS);
         }
     }
 
