@@ -121,7 +121,8 @@ impl DeadLetter {
     }
 }
 
-fn encode(
+/// Puts a message into the stored form of a letter.
+pub(crate) fn encode(
     source: &StoredRecord,
     incarnation: u64,
     reason: DeadLetterReason,

@@ -1,6 +1,10 @@
-use storage::log::ContentType;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use storage::log::{self, ContentType};
 
 use super::*;
+use crate::dead_letter::{DeadLetters, open_log};
 
 fn letter(received_ms: i64, partition: u16, offset: u64, reason: &str) -> Letter {
     Letter {
@@ -131,4 +135,74 @@ fn a_payload_that_is_no_text_is_shown_in_base64() {
     assert_eq!(one.shown().payload, Payload::Text("{}".to_owned()));
     one.record.payload = Bytes::from_static(&[0xff, 0xfe, 0]);
     assert_eq!(one.shown().payload, Payload::Base64("//4A".to_owned()));
+}
+
+/// This node's log of letters after `put` has put some into it, as they are read.
+fn read_after(put: impl FnOnce(&mut DeadLetters)) -> Vec<Letter> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = log::Config {
+        partitions: 4,
+        ..log::Config::default()
+    };
+    let fs = Arc::new(storage::fs::RealFs);
+    let log = open_log(fs, folder.path(), config, |fatal| panic!("{fatal}")).expect("a new log");
+    let stop = Arc::new(AtomicBool::new(false));
+    put(&mut DeadLetters::local(&log, stop).expect("an empty log"));
+    let mut read = Vec::new();
+    let each = |one: &Letter| read.push(one.clone());
+    let partial = read_own(&log, Some("t"), Span::Newest, &|| true, each).expect("readable");
+    assert_eq!(partial, None);
+    log.close();
+    read
+}
+
+#[test]
+fn what_kafka_refused_says_of_which_topic_it_is() {
+    let record = letter(5, 2, 0, "").record;
+
+    let read = read_after(|letters| {
+        let put = letters.put_refused("other.topic", &record, "too large");
+        put.expect("there is room");
+    });
+
+    let [one] = &read[..] else {
+        panic!("one letter: {read:?}");
+    };
+    assert_eq!(one.id.to_string(), "node:2:0");
+    assert_eq!((&*one.reason, &*one.text), ("refused", "too large"));
+    assert_eq!(
+        (one.topic.as_deref(), one.offset),
+        (Some("other.topic"), None)
+    );
+    assert_eq!(one.record, record, "the message is as it was");
+}
+
+#[test]
+fn a_letter_that_kafka_refused_is_shown_as_the_letter_it_was() {
+    use crate::counters::DeadLetterReason;
+
+    let record = letter(5, 2, 0, "").record;
+    let source = StoredRecord {
+        offset: 41,
+        record: record.clone(),
+    };
+    let stored =
+        crate::dead_letter::encode(&source, 1 << 32, DeadLetterReason::Time, "no ts", None);
+
+    let read = read_after(|letters| {
+        let put = letters.put_refused("t.dlq", &stored, "too large");
+        put.expect("there is room");
+    });
+
+    let [one] = &read[..] else {
+        panic!("one letter: {read:?}");
+    };
+    assert_eq!((&*one.reason, one.topic.as_deref()), ("time", Some("t")));
+    assert_eq!((one.partition, one.offset), (2, Some(41)));
+    assert!(
+        one.text.starts_with("no ts") && one.text.contains("too large"),
+        "{}",
+        one.text
+    );
+    assert_eq!(one.record, record, "the message is as it was");
 }
