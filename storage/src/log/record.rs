@@ -163,6 +163,7 @@ mod test {
             connection_epoch: 0x11,
             packet_seq: 0x22,
             retransmit: true,
+            droppable: true,
         }
     }
 

@@ -193,6 +193,7 @@ impl Node {
                 Effect::Propose { token, command } => {
                     self.propose(id, token, *command, ctx);
                 }
+                Effect::PersistentRule(_) => unreachable!("no rule is set"),
                 Effect::Acked(seq) => {
                     let acks = conn.live.acks(vec![seq]).expect("connected");
                     let at = self.shard_of(&acks.client);
