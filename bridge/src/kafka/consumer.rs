@@ -23,6 +23,8 @@ const PREFETCH_KBYTES: u32 = 8 << 10;
 /// Most bytes of one answer, which may come on top of a queue that was almost full, from each of
 /// Kafka's brokers: 16 MiB in all with one.
 const FETCH_BYTES_MAX: u32 = 8 << 20;
+/// Errors of the client that one poll passes over.
+const ERRORS_MAX: u32 = 1_000;
 /// Longest wait for one answer of Kafka at the first contact.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
@@ -106,6 +108,14 @@ impl ConsumerContext for Context {
             tracing::debug!(%error, "offsets for Kafka's tools were not committed");
         }
     }
+}
+
+/// Is what the client had next.
+enum Taken {
+    Record(StoredRecord),
+    /// Something that is noted.
+    Error,
+    Nothing,
 }
 
 /// Is where a partition is read from, and where it ended at that moment.
@@ -280,12 +290,31 @@ impl KafkaConsumer {
         }))
     }
 
-    fn take(
-        &mut self,
-        timeout: Duration,
-        bytes: &mut usize,
-        records: &mut Vec<StoredRecord>,
-    ) -> Result<bool, ReadError> {
+    /// Takes what the client has, and waits at most once for something. What it reports meanwhile
+    /// is noted and passed over: after an outage hundreds of errors stand before the first record.
+    fn gather(&mut self, bytes_max: usize, wait: Option<Duration>) -> Vec<StoredRecord> {
+        let (mut records, mut bytes, mut errors) = (Vec::new(), 0, 0);
+        let (mut timeout, mut may_wait) = (Duration::ZERO, wait);
+        while bytes < bytes_max && errors < ERRORS_MAX {
+            let taken = self.take(timeout);
+            timeout = Duration::ZERO;
+            match taken {
+                Taken::Record(record) => {
+                    bytes += record.record.stored_bytes();
+                    records.push(record);
+                }
+                Taken::Error => errors += 1,
+                Taken::Nothing if records.is_empty() && self.is_assigned => match may_wait.take() {
+                    Some(wait) => timeout = wait,
+                    None => break,
+                },
+                Taken::Nothing => break,
+            }
+        }
+        records
+    }
+
+    fn take(&mut self, timeout: Duration) -> Taken {
         let context = self.client.context();
         context.is_served.store(false, Ordering::Release);
         match self.client.poll(timeout) {
@@ -293,28 +322,27 @@ impl KafkaConsumer {
                 if !context.is_served.load(Ordering::Acquire) {
                     self.note_passed();
                 }
-                Ok(false)
+                Taken::Nothing
             }
             Some(Ok(message)) => {
                 let (offset, record) = record_of(&message);
-                *bytes += record.stored_bytes();
-                let incarnation = self.watch.incarnation();
-                self.watch.note_end(record.partition, offset + 1);
-                if let Some(reached) = self.reached.get_mut(usize::from(record.partition)) {
-                    *reached = offset + 1;
+                let position = Position {
+                    incarnation: self.watch.incarnation(),
+                    offset: offset + 1,
+                };
+                self.watch.note_end(record.partition, position.offset);
+                let place = usize::from(record.partition);
+                if let Some(reached) = self.reached.get_mut(place) {
+                    *reached = position.offset;
                 }
-                if let Some(next) = self.next.get_mut(usize::from(record.partition)) {
-                    *next = Some(Position {
-                        incarnation,
-                        offset: offset + 1,
-                    });
+                if let Some(next) = self.next.get_mut(place) {
+                    *next = Some(position);
                 }
-                records.push(StoredRecord { offset, record });
-                Ok(true)
+                Taken::Record(StoredRecord { offset, record })
             }
             Some(Err(error)) => {
                 self.note(&error);
-                Ok(false)
+                Taken::Error
             }
         }
     }
@@ -366,16 +394,19 @@ impl Consume for KafkaConsumer {
         bytes_max: usize,
         timeout: Duration,
     ) -> Result<Vec<StoredRecord>, ReadError> {
-        if !self.is_assigned && !self.assign()? {
-            std::thread::park_timeout(timeout);
-            return Ok(Vec::new());
+        if !self.is_assigned {
+            // Unread, what the client reports of an outage would pile up.
+            let records = self.gather(bytes_max, None);
+            if !records.is_empty() {
+                return Ok(records);
+            }
+            if !self.assign()? {
+                std::thread::park_timeout(timeout);
+                return Ok(Vec::new());
+            }
         }
         self.commit();
-        let (mut records, mut bytes) = (Vec::new(), 0);
-        let mut wait = timeout;
-        while bytes < bytes_max && self.take(wait, &mut bytes, &mut records)? {
-            wait = Duration::ZERO;
-        }
+        let records = self.gather(bytes_max, Some(timeout));
         if !records.is_empty() {
             self.watch.note_error(None);
         }

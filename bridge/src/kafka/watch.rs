@@ -73,10 +73,11 @@ impl Watch {
         .collect()
     }
 
-    /// Tells why Kafka cannot be read now, or that it can; true when that is news.
+    /// Tells why Kafka cannot be read now, or that it can; true when it could before, or could not.
+    /// Several reasons take turns during one outage.
     pub(crate) fn note_error(&self, error: Option<String>) -> bool {
         let mut known = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = *known != error;
+        let is_news = known.is_some() != error.is_some();
         *known = error;
         is_news
     }
@@ -139,10 +140,10 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_news_once() {
+    fn an_outage_is_news_once() {
         let watch = Watch::new(1);
         assert!(watch.note_error(Some("away".to_owned())));
-        assert!(!watch.note_error(Some("away".to_owned())));
+        assert!(!watch.note_error(Some("all brokers are away".to_owned())));
         assert!(watch.note_error(None));
         assert_eq!(watch.error(), None);
     }
