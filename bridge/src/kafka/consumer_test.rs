@@ -368,7 +368,7 @@ fn a_position_of_another_log_is_refused() {
 }
 
 #[test]
-fn what_retention_takes_before_the_first_record_was_read_is_a_refusal() {
+fn what_retention_takes_ahead_of_a_reader_is_a_refusal() {
     let Some(mut kafka) = test_kafka::or_skip() else {
         return;
     };
@@ -401,6 +401,30 @@ fn what_retention_takes_before_the_first_record_was_read_is_a_refusal() {
     topic.produce([record(0, 40)]);
     let (mut consumer, _) = topic.reader(&[topic.at(read)]);
     assert_eq!(numbers(&self::read(&mut consumer, 1), 0), [40]);
+}
+
+#[test]
+fn what_retention_takes_before_the_first_record_was_read_is_a_refusal() {
+    let Some(mut kafka) = test_kafka::or_skip() else {
+        return;
+    };
+    let topic = Topic::new(&mut kafka, "never-read", 1);
+    let (mut consumer, watch) = topic.reader_from_begin();
+    idle_until(&mut consumer, "the first contact", || {
+        watch.incarnation() != 0
+    });
+    let assignment = consumer.client.assignment().expect("it is assigned");
+    consumer.client.pause(&assignment).expect("it pauses");
+    topic.produce((0..5).map(|n| record(0, n)));
+    topic.delete_before(0, 5);
+    consumer.client.resume(&assignment).expect("it resumes");
+
+    let (records, error) = refusal(&mut consumer);
+
+    assert_eq!(records, []);
+    for part in ["offset 5", "up to 0:"] {
+        assert!(error.contains(part), "{part:?} is not in {error:?}");
+    }
 }
 
 #[test]
