@@ -171,7 +171,7 @@ mod test {
     fn the_stored_form_of_a_record_has_these_bytes() {
         let mut stored = Vec::new();
         record().encode(&mut stored);
-        let expected: &[u8] = b"\x01\x01\x01\x00\x04\x03\x02\x01\
+        let expected: &[u8] = b"\x01\x01\x03\x00\x04\x03\x02\x01\
             \xfe\xff\xff\xff\xff\xff\xff\xff\
             \x11\x00\x00\x00\x00\x00\x00\x00\
             \x22\x00\x00\x00\x00\x00\x00\x00\
