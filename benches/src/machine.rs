@@ -54,6 +54,15 @@ impl Machine {
     }
 }
 
+/// Returns the machine's load averages over 1, 5 and 15 minutes: what else it has to do; empty when
+/// the kernel does not say.
+#[must_use]
+pub fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let words: Vec<&str> = text.split_whitespace().take(3).collect();
+    words.join(" ")
+}
+
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

@@ -85,12 +85,7 @@ pub fn run(options: &Options, progress: &mut impl Write) -> Result<Report, Compa
         notes.push("a debug build: its speeds mean nothing".into());
     }
 
-    let load_average = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load_average = load_average
-        .split(' ')
-        .take(3)
-        .collect::<Vec<_>>()
-        .join(" ");
+    let load_average = crate::machine::load_average();
     // Read before the pinning, which changes the number of usable cores.
     let machine = Machine::read();
     let cores = Cores::pin().map_err(CompareError::Pin)?;

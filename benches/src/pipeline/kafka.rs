@@ -19,7 +19,7 @@ use super::{
     Error, Options, Used, failed, put_figures, start_ms, wait_until_sealed, wait_until_stored,
 };
 use crate::cpu;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 
 /// Messages per core-second of the node that the first step asks for.
 pub const MESSAGES_PER_CORE_S_FIRST: f64 = 100_000.0;
@@ -83,6 +83,8 @@ const SETUPS: [Setup; 4] = [
 pub struct KafkaReport {
     /// On what it was measured.
     pub machine: Machine,
+    /// The machine's load averages before the first run.
+    pub load_average: String,
     /// Connections.
     pub connections: u32,
     /// Messages in flight of each.
@@ -133,7 +135,7 @@ pub fn run_kafka(options: &Options, out: &mut dyn Write) -> Result<KafkaReport, 
     let Some(bootstrap) = &options.kafka else {
         return Err(Error::Usage("--kafka is missing".into()));
     };
-    let machine = Machine::read();
+    let (machine, load_average) = (Machine::read(), machine::load_average());
     let mut lines = Vec::new();
     let mut payload = (0, 0, 0);
     for setup in &SETUPS {
@@ -149,6 +151,7 @@ pub fn run_kafka(options: &Options, out: &mut dyn Write) -> Result<KafkaReport, 
     let (messages, bytes, points) = payload;
     let report = KafkaReport {
         machine,
+        load_average,
         connections: options.connections,
         window: options.window,
         seconds: options.duration.as_secs_f64(),
@@ -333,8 +336,13 @@ impl KafkaReport {
 
     fn load(&self) -> String {
         format!(
-            "{} connections with {} messages in flight each; {:.0} B of JSON with {} points; {} s a run.",
-            self.connections, self.window, self.payload_bytes, self.points, self.seconds
+            "{} connections with {} messages in flight each; {:.0} B of JSON with {} points; {} s a run. Load average before: {}.",
+            self.connections,
+            self.window,
+            self.payload_bytes,
+            self.points,
+            self.seconds,
+            self.load_average
         )
     }
 }

@@ -15,7 +15,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::load::usage;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::pipeline::generator::{self, Live, Load, Sent};
 use crate::pipeline::node::Node;
 use crate::pipeline::{CONNECTIONS_MAX, DURATION_MAX, failed, pause, start_ms};
@@ -109,7 +109,7 @@ impl Options {
 /// in the report.
 pub fn run(options: &Options, out: &mut dyn Write) -> Result<Report, Error> {
     options.validate()?;
-    let machine = Machine::read();
+    let machine = (Machine::read(), machine::load_average());
     let place = match &options.folder {
         Some(folder) => tempfile::tempdir_in(folder),
         None => tempfile::tempdir(),

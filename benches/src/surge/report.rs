@@ -59,6 +59,8 @@ impl fmt::Display for Sample {
 pub struct Report {
     /// On what it was measured.
     pub machine: Machine,
+    /// The machine's load averages before the surge.
+    pub load_average: String,
     /// Devices.
     pub devices: u32,
     /// Messages a second asked for.
@@ -106,7 +108,7 @@ pub struct Report {
 impl Report {
     pub(super) fn judge(
         options: &Options,
-        machine: Machine,
+        (machine, load_average): (Machine, String),
         configuration: String,
         sent: &Sent,
         samples: Vec<Sample>,
@@ -120,6 +122,7 @@ impl Report {
         let settled = || samples.iter().filter(|sample| sample.seconds >= SETTLED_S);
         let mut report = Self {
             machine,
+            load_average,
             devices: options.devices,
             rate_per_s: options.rate_per_s,
             seconds: options.duration.as_secs_f64(),
@@ -219,12 +222,13 @@ impl Report {
     pub fn to_markdown(&self) -> String {
         let mut text = format!(
             "# More than the store takes\n\n\
-             Written by `tidewire bench surge --kafka … --out docs/bench`. {}.\n\n\
+             Written by `tidewire bench surge --kafka … --out docs/bench`. {}. Load average before: {}.\n\n\
              {} devices, a connection each, send {} messages a second together for {} s, QoS 1, through Kafka; \
              the store is held to {} a second; then it catches up. The samples are in surge.json. The node's \
              configuration, everything else default:\n\n```toml\n{}```\n\n\
              ![Rates, lag and memory](surge.png)\n\n| figure | value | limit |\n|---|---:|---|\n",
             self.machine,
+            self.load_average,
             self.devices,
             self.rate_per_s,
             self.seconds,
@@ -367,6 +371,7 @@ mod tests {
     fn good() -> Report {
         Report {
             machine: Machine::read(),
+            load_average: String::new(),
             devices: 2_000,
             rate_per_s: 15_000,
             seconds: 60.0,

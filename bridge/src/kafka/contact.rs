@@ -199,7 +199,6 @@ fn may_pass(code: RDKafkaErrorCode) -> bool {
             | Code::AllBrokersDown
             | Code::NotController
             | Code::BrokerNotAvailable
-            | Code::InvalidReplicationFactor
     )
 }
 
