@@ -1,6 +1,7 @@
 //! The measurements of telemetry, in runs too short for their figures to mean anything.
 
 use serde_json::Value;
+use xtask::kafka::{Cluster, or_skip};
 
 use super::node::{Place, run, tidewire};
 
@@ -50,6 +51,73 @@ fn the_pipeline_stores_what_it_acknowledges_and_says_what_it_used() {
         .expect("the folder stays")
         .count();
     assert_eq!(left, 0, "the node's data is removed");
+}
+
+#[test]
+fn the_pipeline_through_kafka_reads_back_what_it_acknowledges() {
+    let Some(jars) = or_skip() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let kafka = Cluster::start(&jars, folder.path(), 1, &[]).expect("Kafka starts");
+
+    let report = measured(&[
+        "pipeline",
+        "--kafka",
+        &kafka.bootstrap(),
+        "--connections",
+        "4",
+        "--for",
+        "1s",
+        "--head-age-max",
+        "200ms",
+    ]);
+
+    assert_eq!(report["payload_bytes"], 256.0, "{report}");
+    let lines = report["lines"].as_array().expect("runs");
+    assert_eq!(lines.len(), 4, "{report}");
+    for line in lines {
+        assert!(line["acked"].as_u64() > Some(0), "{line}");
+        assert!(line["acked_per_core_s"].as_f64() > Some(0.0), "{line}");
+        let is_kafka = line["name"] != "embedded log and the store";
+        let has_sender = line["threads_ns"].get("kafka-sender").is_some();
+        assert_eq!(has_sender, is_kafka, "{line}");
+    }
+    assert_eq!(lines[0]["processed"], Value::Null, "{report}");
+    assert_eq!(lines[1]["processed"], lines[1]["acked"], "{report}");
+}
+
+#[test]
+fn a_surge_that_the_store_may_not_follow_piles_up_in_kafka_and_goes() {
+    let Some(jars) = or_skip() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let kafka = Cluster::start(&jars, folder.path(), 1, &[]).expect("Kafka starts");
+    let out = folder.path().join("out");
+
+    let report = measured(&[
+        "surge",
+        "--kafka",
+        &kafka.bootstrap(),
+        "--devices",
+        "20",
+        "--rate",
+        "600",
+        "--hold",
+        "100",
+        "--for",
+        "3s",
+        "--out",
+        out.to_str().expect("UTF-8"),
+    ]);
+
+    assert_eq!(report["violations"], serde_json::json!([]), "{report}");
+    assert!(report["lag_peak"].as_u64() > Some(1_250), "{report}");
+    assert_eq!(report["stored"], report["sent"], "{report}");
+    for file in ["surge.md", "surge.json", "surge.png"] {
+        assert!(out.join(file).is_file(), "{file}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use xtask::kafka::{Cluster, Tool, or_skip};
 
 use super::node::{Place, run, tidewire};
 use super::store;
@@ -17,6 +18,36 @@ fn demo(data: &Path) -> Value {
     let (code, stdout, stderr) = run(&mut demo);
     assert_eq!(code, Some(0), "{stdout}\n{stderr}");
     last_json(&stdout)
+}
+
+#[test]
+fn the_demo_through_kafka_loses_nothing_when_its_node_is_killed() {
+    let Some(jars) = or_skip() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let kafka = Cluster::start(&jars, folder.path(), 1, &[]).expect("Kafka starts");
+    let data = folder.path().join("demo");
+
+    let mut demo = tidewire();
+    demo.args(["demo", "--devices", "20", "--for", "4s", "--kill", "--json"])
+        .args(["--kafka", &kafka.bootstrap(), "--data"])
+        .arg(&data);
+    let (code, stdout, stderr) = run(&mut demo);
+
+    assert_eq!(code, Some(0), "{stdout}\n{stderr}");
+    let report = last_json(&stdout);
+    for count in ["lost", "duplicates", "unacked"] {
+        assert_eq!(report[count], 0, "{report}");
+    }
+    assert!(report["reconnects"].as_u64() >= Some(20), "{report}");
+    // It went through Kafka, not through a log of the node's own.
+    let record = fs::read_to_string(data.join("demo.json")).expect("a record");
+    let record: Value = serde_json::from_str(&record).expect("JSON");
+    let topic = record["kafka"]["topic"].as_str().expect("a topic");
+    let topics = kafka.tool(Tool::Topics, &["--list"]).expect("an answer");
+    assert!(topics.lines().any(|line| line == topic), "{topics}");
+    assert_eq!(check(&data), (Some(0), report));
 }
 
 fn check(data: &Path) -> (Option<i32>, Value) {
