@@ -82,17 +82,7 @@ impl Io {
                 content_type,
                 retransmit: publish.dup,
             };
-            if self.outbound.borrow_mut().telemetry(&message, owed) {
-                open += u32::from(owed.is_some());
-            } else {
-                match owed {
-                    None => self.counters.telemetry_qos0_dropped_total.add(1),
-                    Some(_) => {
-                        self.counters.telemetry_withheld_total.add(1);
-                        open += 1;
-                    }
-                }
-            }
+            open += self.submit_telemetry(connection, &message, owed);
         }
         let Ok(destinations) = self.matching(&publish.topic) else {
             // The telemetry obligation stays open: what was sent stays sent.
@@ -127,6 +117,27 @@ impl Io {
         if qos == QoS::ExactlyOnce && rule().is_some_and(|rule| rule.class != Class::Critical) {
             self.counters.stream_qos2_total.add(1);
         }
+    }
+
+    /// Puts a message on its way into the log; how many obligations that leaves open.
+    fn submit_telemetry(
+        &self,
+        connection: ConnectionId,
+        message: &bridge::Message<'_>,
+        owed: Option<Owed>,
+    ) -> u32 {
+        let mut withheld = self.withheld.borrow_mut();
+        let is_behind = !withheld.is_empty() && withheld.contains(&connection);
+        if !is_behind && self.outbound.borrow_mut().telemetry(message, owed) {
+            return u32::from(owed.is_some());
+        }
+        if owed.is_none() {
+            self.counters.telemetry_qos0_dropped_total.add(1);
+            return 0;
+        }
+        self.counters.telemetry_withheld_total.add(1);
+        withheld.insert(connection);
+        1
     }
 
     /// Fans a will out.

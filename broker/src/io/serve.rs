@@ -1,7 +1,7 @@
 //! The loop of an io thread: its inbox, its timer wheel, its batches.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -82,6 +82,9 @@ pub(crate) struct Io {
     pub(crate) outbound: RefCell<Outbound>,
     pub(crate) routes: RefCell<RoutesReader>,
     pub(crate) wills: RefCell<HashMap<(u16, WillId), u32>>,
+    /// Connections of which a telemetry message was not taken: nothing later of theirs may be, or
+    /// it would overtake that one. They end by their settle deadline.
+    pub(crate) withheld: RefCell<HashSet<session::ConnectionId>>,
     pub(super) read_buffer: RefCell<BytesMut>,
     pub(super) write_buffer: RefCell<BytesMut>,
     /// Connections that ended since the supervisor was told last.
@@ -316,6 +319,7 @@ pub(crate) async fn serve(
         slots: RefCell::new(Slots::new(thread)),
         outbound: RefCell::new(outbound),
         wills: RefCell::default(),
+        withheld: RefCell::default(),
         read_buffer: RefCell::new(BytesMut::with_capacity(BUFFER_BYTES)),
         write_buffer: RefCell::new(BytesMut::with_capacity(BUFFER_BYTES)),
         exits: RefCell::default(),
@@ -376,6 +380,7 @@ fn accepted(io: &Rc<Io>, socket: std::net::TcpStream, peer: SocketAddr) {
         let exit = (&mut actor).await;
         mailbox.close();
         io.slots.borrow_mut().remove(id);
+        io.withheld.borrow_mut().remove(&id);
         io.counters.connections_open.sub(1);
         io.exits.borrow_mut().push((peer, exit));
         io.wake_flush();

@@ -168,6 +168,46 @@ async fn a_log_without_room_withholds_pubacks_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_withheld_message_nothing_of_its_connection_is_taken() {
+    const WITHHELD: &str = "tidewire_broker_telemetry_withheld_total";
+    let clock = ManualClock::at(1_800_000_000_000);
+    let mut config = small_log();
+    config.io_threads = 1;
+    config.telemetry.inflight_bytes_limit = 2_000;
+    config.telemetry.head_age_max = std::time::Duration::from_secs(5);
+    config.telemetry.log.read_retention_bytes = 0;
+    let node = start_at(config, &clock).await;
+    let mut client = node.clean("c").await;
+    fill(&node).await;
+    let mut id = 0;
+    while node.metric(WITHHELD).await == 0 {
+        id += 1;
+        client
+            .send(&numbered(id, TELEMETRY, QoS::AtLeastOnce, &sample(id)))
+            .await;
+        client.ping().await;
+    }
+
+    // The store seals, so the log has room again.
+    clock.advance_ms(6_000);
+    let mut other = node.clean("o").await;
+    other.publish(TELEMETRY, QoS::AtLeastOnce, &sample(1)).await;
+    let before = node.metric(WITHHELD).await;
+    client
+        .send(&numbered(
+            id + 1,
+            TELEMETRY,
+            QoS::AtLeastOnce,
+            &sample(id + 1),
+        ))
+        .await;
+
+    // Taken, it would overtake the one before it.
+    node.until(WITHHELD, |n| n == before + 1).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_that_does_not_read_loses_its_own_messages_only() {
     let node = start(config()).await;
     let mut deaf = Vec::new();
