@@ -34,6 +34,8 @@ pub(crate) struct Machine {
     /// Next numbers as a machine without gap refusal, or one that knows no ended epochs, has them.
     careless: BTreeMap<NodeEpoch, u64>,
     renumbered: u64,
+    /// For the checkers: whether the last item was taken as a new one.
+    pub(crate) took_new: bool,
 }
 
 impl Machine {
@@ -45,6 +47,7 @@ impl Machine {
             remembered: BTreeMap::new(),
             careless: BTreeMap::new(),
             renumbered: 1_000_000,
+            took_new: false,
         }
     }
 
@@ -84,6 +87,7 @@ impl Machine {
         admission: Admission,
         body: &Body<Command>,
     ) -> Outcome {
+        self.took_new = admission == Admission::New;
         match admission {
             Admission::New => {
                 let answer = match body {

@@ -225,7 +225,7 @@ impl Node {
         let Outcome::Applied(answer) = outcome else {
             return;
         };
-        if !self.shards[at].follows(*epoch, *attempt, *n) {
+        if !self.shards[at].follows(*epoch, *attempt) {
             ctx.violations.push(format!(
                 "item {n} of an earlier sending was applied after one of a later"
             ));

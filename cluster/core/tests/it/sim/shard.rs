@@ -58,8 +58,8 @@ pub(crate) struct Shard {
     /// Positions in the log that this run appended for its own stream.
     attempts: BTreeMap<usize, Attempt>,
     pub(crate) replies: VecDeque<Replied>,
-    /// For the checkers: the next number of each epoch, and the latest sending applied.
-    taken: BTreeMap<NodeEpoch, (u64, Attempt)>,
+    /// For the checkers: the latest sending of each epoch that was applied.
+    latest: BTreeMap<NodeEpoch, Attempt>,
     pub(crate) drain: Drain<WillRow>,
     /// SUBACKs that wait for a version of the routes.
     pub(crate) subacks: Vec<(u64, ConnectionId, Token, Answer)>,
@@ -100,7 +100,7 @@ impl Shard {
             in_flight: None,
             attempts: BTreeMap::new(),
             replies: VecDeque::new(),
-            taken: BTreeMap::new(),
+            latest: BTreeMap::new(),
             drain: Drain::new(ShardId(at as u16)),
             subacks: Vec::new(),
         }
@@ -286,12 +286,11 @@ impl Shard {
         Some((entry, outcome))
     }
 
-    /// Whether an applied item that is no repeat belongs to no earlier sending than those before.
-    pub(crate) fn follows(&mut self, epoch: NodeEpoch, attempt: Attempt, n: u64) -> bool {
-        let (next, latest) = self.taken.entry(epoch).or_default();
-        let is_new = n >= *next;
-        let follows = !is_new || attempt >= *latest;
-        *next = n.saturating_add(1).max(*next);
+    /// Whether the item that was just applied belongs to no earlier sending than those before it,
+    /// unless it is a repeat.
+    pub(crate) fn follows(&mut self, epoch: NodeEpoch, attempt: Attempt) -> bool {
+        let latest = self.latest.entry(epoch).or_default();
+        let follows = !self.machine.took_new || attempt >= *latest;
         *latest = attempt.max(*latest);
         follows
     }
