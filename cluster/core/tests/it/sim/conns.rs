@@ -223,6 +223,7 @@ impl Node {
                 }
                 Effect::Close(closed) => {
                     conn.is_closed = true;
+                    ctx.closed.insert(id, ctx.boot().0);
                     if let Some(close) = closed.command {
                         let at = self.shard_of(&close.client);
                         let command = Command::Close(close);

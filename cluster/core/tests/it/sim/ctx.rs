@@ -33,6 +33,8 @@ pub(crate) struct Ctx {
     pub(crate) opened: BTreeMap<ClientId, ConnectionId>,
     /// Which was the newest when a connection asked last.
     pub(crate) asked: BTreeMap<ConnectionId, ConnectionId>,
+    /// When the server closed a connection: a client that has not read it yet is not alive.
+    pub(crate) closed: BTreeMap<ConnectionId, u64>,
     pub(crate) violations: Vec<String>,
     pub(crate) crashes: u64,
 }
@@ -53,6 +55,7 @@ impl Ctx {
             stale: Vec::new(),
             opened: BTreeMap::new(),
             asked: BTreeMap::new(),
+            closed: BTreeMap::new(),
             violations: Vec::new(),
             crashes: 0,
         }
@@ -68,6 +71,12 @@ impl Ctx {
 
     pub(crate) fn pass(&mut self, ms: u64) {
         self.boot_ms += ms;
+    }
+
+    /// Until when a connection that a client loses now has lasted.
+    pub(crate) fn lasted_ms(&self, id: Option<ConnectionId>) -> u64 {
+        let closed = id.and_then(|id| self.closed.get(&id));
+        closed.copied().unwrap_or(self.boot_ms)
     }
 
     pub(crate) fn step_clock(&mut self, ms: i64) {

@@ -202,9 +202,8 @@ impl Sim {
         let Ctx { rng, disk, .. } = &mut self.ctx;
         disk.crash(rng);
         self.ghosts.clear();
-        let now_ms = self.ctx.boot().0;
         for client in &mut self.clients {
-            client.lost_connection(now_ms);
+            client.lost_connection(self.ctx.lasted_ms(client.conn));
         }
     }
 
@@ -245,7 +244,7 @@ impl Sim {
             conn.up.truncate(kept);
             conn.is_cut = true;
         }
-        client.lost_connection(self.ctx.boot().0);
+        client.lost_connection(self.ctx.lasted_ms(Some(id)));
         self.ghosts.push(id);
     }
 
@@ -270,7 +269,7 @@ impl Sim {
             conn.up.push_back(client.disconnect());
             conn.is_cut = true;
         }
-        client.lost_connection(self.ctx.boot().0);
+        client.lost_connection(self.ctx.lasted_ms(Some(id)));
         self.ghosts.push(id);
     }
 
@@ -342,13 +341,12 @@ impl Sim {
 
     /// Clients learn that the server closed their connection.
     fn forget_closed(&mut self) {
-        let now_ms = self.ctx.boot().0;
         for client in &mut self.clients {
             let Some(id) = client.conn else { continue };
             let conns = self.node.as_ref().map(|node| &node.conns);
             let conn = conns.and_then(|conns| conns.get(&id));
             if conn.is_none_or(|conn| conn.is_closed && conn.down.is_empty()) {
-                client.lost_connection(now_ms);
+                client.lost_connection(self.ctx.lasted_ms(Some(id)));
             }
         }
     }
