@@ -159,11 +159,11 @@ impl WriterContext {
 impl Writer<'_> {
     fn turn(&mut self) -> Result<(), WriterError> {
         let asked = self.context.seal_asked.load(Ordering::Acquire);
-        let bytes_max = self.pace();
-        let records = self
-            .consumer
-            .poll(bytes_max, POLL_WAIT)
-            .map_err(WriterError::Source)?;
+        let records = match self.pace() {
+            Some(bytes_max) => self.consumer.poll(bytes_max, POLL_WAIT),
+            None => Ok(Vec::new()),
+        };
+        let records = records.map_err(WriterError::Source)?;
         if !records.is_empty() {
             self.take(&records)?;
             self.count_pace(records.len());
@@ -204,16 +204,16 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Waits until the limit of messages per second lets the next ones in; how many bytes to take.
-    fn pace(&mut self) -> usize {
+    /// Waits for the limit of messages per second, but not longer than for a poll; how many bytes to
+    /// take, none while it lets nothing in.
+    fn pace(&self) -> Option<usize> {
         if self.context.messages_per_s_max.is_none() {
-            return POLL_BYTES;
+            return Some(POLL_BYTES);
         }
-        let early_ms = self
-            .not_before_ms
-            .saturating_sub(self.context.clock.mono_ms());
+        let clock = &self.context.clock;
+        let early_ms = self.not_before_ms.saturating_sub(clock.mono_ms());
         std::thread::park_timeout(Duration::from_millis(early_ms).min(POLL_WAIT));
-        PACED_POLL_BYTES
+        (self.not_before_ms <= clock.mono_ms()).then_some(PACED_POLL_BYTES)
     }
 
     fn count_pace(&mut self, messages: usize) {
