@@ -29,8 +29,8 @@ const WINDOW: u16 = 32;
 /// Metrics of a message: few, so that memory and disk are not those of the points.
 const METRICS: usize = 4;
 
-/// The node, but for its topic and what the store is held to. The head is sealed at a size that the
-/// first 10 s reach several times, so that what memory does afterwards is not the head that fills.
+/// The node, but for its topic and what the store is held to. The head is sealed every 5 s, long
+/// before its limit, so that what memory does after 10 s is not the first head that fills.
 const CONFIG: &str = "[telemetry]\nhead_bytes_limit = 16777216\nhead_age_max = \"5s\"\n";
 
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
