@@ -301,13 +301,13 @@ impl Ingest {
         Refused { reason, batch }
     }
 
-    /// Calls back once, soon after there may be room again: then submit what was refused, and
+    /// Calls back once, soon after there may be room for so many bytes again: then submit what was refused, and
     /// ask again if it is refused again. Meant for one callback per io thread, which wakes that
     /// thread's paused connections. It runs on a thread of the line and must not block; when
     /// there is room already, on the caller's.
-    pub fn notify_ready(&self, outlet: OutletId, ready: Box<dyn FnOnce() + Send>) {
+    pub fn notify_ready(&self, outlet: OutletId, bytes: u64, ready: Box<dyn FnOnce() + Send>) {
         let outlet = &self.shared.outlets[usize::from(outlet.0)];
-        outlet.room().notify(ready);
+        outlet.room().notify(bytes, ready);
     }
 
     /// Wakes all who wait, since nothing will be taken any more.

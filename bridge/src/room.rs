@@ -41,12 +41,15 @@ impl Room {
     /// Takes room; false when there is none. What exceeds the whole limit passes alone, or it
     /// could never pass.
     pub(crate) fn reserve(&self, bytes: u64) -> bool {
-        let fits = |now| now == 0 || now + bytes <= self.bytes_limit;
         self.bytes
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
-                fits(now).then_some(now + bytes)
+                self.fits(now, bytes).then_some(now + bytes)
             })
             .is_ok()
+    }
+
+    fn fits(&self, now: u64, bytes: u64) -> bool {
+        now == 0 || now + bytes <= self.bytes_limit
     }
 
     /// Gives room back; wakes nobody.
@@ -70,12 +73,15 @@ impl Room {
         self.wake();
     }
 
-    /// Calls back once there may be room; at once, on the caller's thread, when there is.
-    pub(crate) fn notify(&self, ready: Ready) {
+    /// Calls back once there may be room for `bytes`; at once, on the caller's thread, when there
+    /// is.
+    pub(crate) fn notify(&self, bytes: u64, ready: Ready) {
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             // Looked at under the lock, or the last release could pass between look and push.
-            if !self.is_free() && waiting.len() < READY_CALLBACKS_MAX {
+            let is_closed = self.closed.load(Ordering::Acquire);
+            let has_room = !is_closed && self.fits(self.bytes(), bytes);
+            if !has_room && waiting.len() < READY_CALLBACKS_MAX {
                 waiting.push(ready);
                 return;
             }
@@ -132,7 +138,7 @@ mod tests {
         let woken = Arc::new(AtomicBool::new(false));
         assert!(room.reserve(10));
         let flag = Arc::clone(&woken);
-        room.notify(Box::new(move || flag.store(true, Ordering::Release)));
+        room.notify(1, Box::new(move || flag.store(true, Ordering::Release)));
         room.close();
 
         room.release(4);

@@ -19,10 +19,10 @@ use super::watch::{Watch, incarnation_of};
 use crate::log::{Consume, Position, ReadError};
 
 /// Bytes of the client's queue, one for all partitions, at which it fetches no more.
-const PREFETCH_KBYTES: u32 = 8 << 10;
+const PREFETCH_KBYTES: u32 = 4 << 10;
 /// Most bytes of one answer, which may come on top of a queue that was almost full, from each of
-/// Kafka's brokers: 16 MiB in all with one.
-const FETCH_BYTES_MAX: u32 = 8 << 20;
+/// Kafka's brokers: 6 MiB in all with one.
+const FETCH_BYTES_MAX: u32 = 2 << 20;
 /// Errors of the client that one poll passes over.
 const ERRORS_MAX: u32 = 1_000;
 /// Longest wait for one answer of Kafka at the first contact.
@@ -203,6 +203,7 @@ impl KafkaConsumer {
                 // From now on what retention deletes unread is a gap, also where nothing was read.
                 self.next = starts.iter().map(|start| Some(start.position)).collect();
                 self.is_assigned = true;
+                self.watch.note_compared();
                 self.watch.note_error(None);
                 Ok(true)
             }

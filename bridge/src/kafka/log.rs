@@ -84,7 +84,7 @@ impl Log for KafkaLog {
     }
 
     fn is_behind(&self, partition: u16) -> bool {
-        self.backlog.is_there(partition)
+        !self.watch.is_compared() || self.backlog.is_there(partition)
     }
 
     fn release(&self, offsets: &[(u16, u64)], _: i64) {

@@ -11,7 +11,6 @@ static KAFKA: Mutex<Option<Kafka>> = Mutex::new(None);
 struct Kafka {
     cluster: Cluster,
     is_killed: bool,
-    _folder: tempfile::TempDir,
 }
 
 /// Holds the Kafka of all tests for one of them.
@@ -23,7 +22,11 @@ pub(super) fn or_skip() -> Option<Turn> {
     let jars = xtask::kafka::or_skip()?;
     let mut held = KAFKA.lock().unwrap_or_else(PoisonError::into_inner);
     let kafka = held.get_or_insert_with(|| {
-        let folder = tempfile::tempdir().expect("a folder");
+        // Beside the jars and not a temporary folder: statics are never dropped.
+        let folder = jars.libs().with_file_name("test-bridge");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).expect("the folder of an earlier run can go");
+        }
         let properties = [
             // As in the field, where asking about a topic may create it.
             ("auto.create.topics.enable", "true"),
@@ -34,11 +37,10 @@ pub(super) fn or_skip() -> Option<Turn> {
             ),
             ("allow.everyone.if.no.acl.found", "true"),
         ];
-        let cluster = Cluster::start(&jars, folder.path(), 1, &properties);
+        let cluster = Cluster::start(&jars, &folder, 1, &properties);
         Kafka {
             cluster: cluster.expect("Kafka starts"),
             is_killed: false,
-            _folder: folder,
         }
     });
     // The test before may have failed between a kill and a start.

@@ -1,6 +1,6 @@
 //! What is known of a topic that this node reads: whose it is, and where it ends.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Holds what the sender, the consumer and the contact thread learn of a topic.
@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) struct Watch {
     /// 0 until Kafka was reached.
     incarnation: AtomicU64,
+    /// Whether the ends were asked for since the start.
+    is_compared: AtomicBool,
     ends: Vec<AtomicU64>,
     /// By partition, up to where the reader has been, and where its last record stands.
     passed: Vec<Passed>,
@@ -26,6 +28,7 @@ impl Watch {
     pub(crate) fn new(partitions: u16) -> Self {
         Self {
             incarnation: AtomicU64::new(0),
+            is_compared: AtomicBool::new(false),
             ends: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
             passed: (0..partitions).map(|_| Passed::default()).collect(),
             error: Mutex::new(None),
@@ -36,6 +39,16 @@ impl Watch {
     /// Is which cluster's topic it is, as a position names it; 0 until Kafka was reached.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::Acquire)
+    }
+
+    /// Tells that all ends are known.
+    pub(crate) fn note_compared(&self) {
+        self.is_compared.store(true, Ordering::Release);
+    }
+
+    /// Whether the ends are known; before, nobody can say that he has read everything.
+    pub(crate) fn is_compared(&self) -> bool {
+        self.is_compared.load(Ordering::Acquire)
     }
 
     /// Tells which cluster's topic it is.

@@ -222,7 +222,8 @@ impl Telemetry {
                     tracing::debug!("the replay has given up waiting for room");
                 }
             };
-            self.ingest.notify_ready(outlet, Box::new(ready));
+            self.ingest
+                .notify_ready(outlet, batch.bytes(), Box::new(ready));
             if is_ready.await.is_err() {
                 return false;
             }

@@ -166,7 +166,7 @@ async fn a_batch_beyond_the_limit_in_flight_comes_back_and_room_is_announced() {
     // As a connection does: hold it, and submit it when there is room.
     let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
     let told = Box::new(move || ready.send(()).expect("the test waits"));
-    ingest.notify_ready(OutletId(0), told);
+    ingest.notify_ready(OutletId(0), refused.batch.bytes(), told);
     hold.send(()).expect("the log's thread waits");
     is_ready.recv().expect("room is announced");
     assert_eq!(refused.batch.len(), 3);

@@ -294,13 +294,14 @@ impl Outbound {
                 continue;
             };
             tracing::debug!(%reason, outlet = outlet.id.0, "telemetry waits");
+            let bytes = batch.bytes();
             outlet.held = Some(batch);
             let (threads, thread) = (self.threads.clone(), self.thread);
             let ready = Box::new(move || {
                 // A full inbox means that the thread is about to make a round in any case.
                 drop(threads.try_send(thread, IoMessage::TelemetryReady));
             });
-            ingest.notify_ready(outlet.id, ready);
+            ingest.notify_ready(outlet.id, bytes, ready);
         }
     }
 }
