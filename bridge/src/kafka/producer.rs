@@ -168,6 +168,8 @@ impl Producer {
             .set("queue.buffering.max.messages", "0")
             // Sockets of a broker that was cut off without a word: noticed by the request's age.
             .set("request.timeout.ms", "10000")
+            // A new leader must be found soon; the default backs off up to a second.
+            .set("retry.backoff.max.ms", "250")
             .set("allow.auto.create.topics", "false");
         for (name, value) in &settings.properties {
             config.set(name, value);

@@ -7,7 +7,7 @@ use super::wait::until;
 use super::wire::{V5, Wire};
 
 /// Runs `ctl bridge` with the words and returns exit code, standard output and standard error.
-fn bridge(place: &Place, words: &str) -> (Option<i32>, String, String) {
+pub(crate) fn bridge(place: &Place, words: &str) -> (Option<i32>, String, String) {
     let admin = format!("http://{}", place.admin);
     let mut command = tidewire();
     command.args(["ctl", "--admin", &admin, "bridge"]);
@@ -15,14 +15,14 @@ fn bridge(place: &Place, words: &str) -> (Option<i32>, String, String) {
 }
 
 /// The same with `--output json`, which must end with 0.
-fn json(place: &Place, words: &str) -> Value {
+pub(crate) fn json(place: &Place, words: &str) -> Value {
     let (code, stdout, stderr) = bridge(place, &format!("{words} --output json"));
     assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(stdout.lines().count(), 1, "one line: {stdout}");
     serde_json::from_str(&stdout).expect("JSON")
 }
 
-fn publish(place: &Place, payload: &[u8]) {
+pub(crate) fn publish(place: &Place, payload: &[u8]) {
     let mut device = Wire::connect(place.mqtt, V5, "car42").expect("the node serves");
     device
         .publish_acked(V5, "fleet/car42/telemetry", 1, payload)

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use xtask::kafka::{Cluster, Jars, or_skip};
 use xtask::skip::{outside, python};
 
+use super::bridge::{bridge, json, publish};
 use super::node::{Node, Place};
 use super::store;
 use super::wait::{pause_for, until};
@@ -20,6 +21,13 @@ use devices::Fleet;
 use leaders::Leaders;
 
 const DEVICES: usize = 20;
+
+/// A broker that was killed is let in again only once Kafka takes its old process for dead: by default after 9 s, which
+/// would make every outage that much longer.
+const QUICK_SESSIONS: [(&str, &str); 2] = [
+    ("broker.session.timeout.ms", "3000"),
+    ("broker.heartbeat.interval.ms", "500"),
+];
 
 /// A Kafka and a place for a node that uses it.
 struct Line {
@@ -31,10 +39,10 @@ struct Line {
 
 impl Line {
     /// None after the test was reported as skipped.
-    fn new(brokers: u8, properties: &[(&str, &str)], mode: &str) -> Option<Self> {
+    fn new(brokers: u8, mode: &str) -> Option<Self> {
         let jars = or_skip()?;
         let folder = tempfile::tempdir().expect("a folder");
-        let kafka = Cluster::start(&jars, folder.path(), brokers, properties);
+        let kafka = Cluster::start(&jars, folder.path(), brokers, &QUICK_SESSIONS);
         let kafka = kafka.expect("Kafka starts");
         let config = format!(
             "[kafka]\nbootstrap = \"{}\"\n\n\
@@ -91,7 +99,7 @@ fn in_contact(node: &Node<'_>) {
 
 #[test]
 fn kafka_killed_for_a_while_holds_up_no_puback_of_mode_log_for_long() {
-    let Some(mut line) = Line::new(1, &[], "log") else {
+    let Some(mut line) = Line::new(1, "log") else {
         return;
     };
     let node = line.place.start();
@@ -105,17 +113,18 @@ fn kafka_killed_for_a_while_holds_up_no_puback_of_mode_log_for_long() {
     fleet.wait_for_acks(2_000);
     pause_for(outage().saturating_sub(killed.elapsed()));
     line.kafka.restart(1).expect("it starts again");
+    let away = killed.elapsed();
     fleet.wait_for_acks(4_000);
     let report = fleet.stop();
 
-    eprintln!("mode log, Kafka away for {:?}: {report}", killed.elapsed());
+    eprintln!("mode log, Kafka away for {away:?}: {report}");
     assert_eq!(report.disconnects, 0);
     line.check(node, &fleet);
 }
 
 #[test]
 fn kafka_killed_for_a_while_stops_every_puback_of_mode_kafka() {
-    let Some(mut line) = Line::new(1, &[], "kafka") else {
+    let Some(mut line) = Line::new(1, "kafka") else {
         return;
     };
     let node = line.place.start();
@@ -140,7 +149,7 @@ fn kafka_killed_for_a_while_stops_every_puback_of_mode_kafka() {
 
 #[test]
 fn kafka_dead_while_the_node_dies_loses_nothing_and_keeps_the_order() {
-    let Some(mut line) = Line::new(1, &[], "log") else {
+    let Some(mut line) = Line::new(1, "log") else {
         return;
     };
     let node = line.place.start();
@@ -166,8 +175,63 @@ fn kafka_dead_while_the_node_dies_loses_nothing_and_keeps_the_order() {
 }
 
 #[test]
+fn an_operator_pauses_resumes_and_brings_dead_letters_back_through_kafka() {
+    let Some(mut line) = Line::new(1, "log") else {
+        return;
+    };
+    let node = line.place.start();
+    in_contact(&node);
+    until("nothing to be degraded", || {
+        (bridge(&line.place, "status").0 == Some(0)).then_some(())
+    });
+
+    assert_eq!(bridge(&line.place, "pause").0, Some(0));
+    assert_eq!(
+        bridge(&line.place, "status").0,
+        Some(3),
+        "paused is degraded"
+    );
+    // Acknowledged, so the spool has it.
+    publish(&line.place, br#"{"ts":1700000000000,"metrics":{"n":1}}"#);
+    until("the spool to be told", || {
+        (json(&line.place, "lag")["spooled"]["tidewire.telemetry"] == 1).then_some(())
+    });
+    assert_eq!(bridge(&line.place, "resume").0, Some(0));
+    until("the spool to be drained", || {
+        (json(&line.place, "lag")["spooled"] == serde_json::json!({})).then_some(())
+    });
+
+    publish(&line.place, b"no telemetry");
+    let letters = |count: usize| {
+        until("the letters in Kafka", || {
+            let letters = json(&line.place, "dlq list")["letters"].clone();
+            (letters.as_array().expect("a list").len() == count).then_some(letters)
+        })
+    };
+    let letter = letters(1)[0].clone();
+    assert_eq!(letter["reason"], "unparsable");
+    let id = letter["id"].as_str().expect("an id");
+    assert!(id.starts_with("kafka:"), "{id}");
+    // Nothing was mended, so it comes back as a letter of its own.
+    assert_eq!(bridge(&line.place, &format!("dlq replay {id}")).0, Some(0));
+    letters(2);
+
+    line.kafka.kill(1).expect("it runs");
+    publish(&line.place, br#"{"ts":1700000000001,"metrics":{"n":2}}"#);
+    until("the outage to be told", || {
+        (bridge(&line.place, "status").0 == Some(3)).then_some(())
+    });
+    let (code, _, stderr) = bridge(&line.place, "dlq list");
+    assert_eq!(
+        code,
+        Some(3),
+        "this node's letters are listed, Kafka's are not: {stderr}"
+    );
+}
+
+#[test]
 fn other_teams_read_keys_headers_and_partitions_of_what_stock_clients_sent() {
-    let Some(line) = Line::new(1, &[], "log") else {
+    let Some(line) = Line::new(1, "log") else {
         return;
     };
     let node = line.place.start();
@@ -234,11 +298,7 @@ fn other_teams_read_keys_headers_and_partitions_of_what_stock_clients_sent() {
 #[test]
 #[ignore = "three brokers take a minute and most of the machine"]
 fn one_of_three_brokers_killed_stops_mode_kafka_until_leaders_are_elected() {
-    let timeout = [
-        ("broker.session.timeout.ms", "3000"),
-        ("broker.heartbeat.interval.ms", "500"),
-    ];
-    let Some(mut line) = Line::new(3, &timeout, "kafka") else {
+    let Some(mut line) = Line::new(3, "kafka") else {
         return;
     };
     let node = line.place.start();
