@@ -63,6 +63,8 @@ struct Topic {
     spool: Option<Spool>,
     room: Arc<Room>,
     watch: Option<Arc<super::watch::Watch>>,
+    /// Whether it was said that partitions are away.
+    is_away_told: bool,
 }
 
 /// Is what the sender is asked for.
@@ -283,6 +285,7 @@ impl Sender {
                 spool,
                 room: spec.room,
                 watch: spec.watch,
+                is_away_told: false,
             });
         }
         Self {
@@ -538,7 +541,8 @@ impl Sender {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.tell_away();
         let of = |(topic, of): (u16, &Topic)| {
             let disk = of.spool.as_ref().map_or(0, Spool::disk_bytes);
             (of.name.clone(), self.delivery.state(topic), disk)
@@ -549,6 +553,29 @@ impl Sender {
             rebuilt: self.rebuilt,
         };
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = published;
+    }
+
+    /// Says in the log when a topic's partitions go to the spool and when all are back. Not in mode
+    /// `disk`, whose records always go there.
+    fn tell_away(&mut self) {
+        for (topic, of) in (0..).zip(&mut self.topics) {
+            let state = self.delivery.state(topic);
+            let is_away = state.lanes_away > 0 && !self.delivery.spools_always(topic);
+            if is_away == of.is_away_told {
+                continue;
+            }
+            of.is_away_told = is_away;
+            let (name, partitions) = (&of.name, state.lanes_away);
+            if is_away {
+                tracing::warn!(
+                    topic = name,
+                    partitions,
+                    "Kafka is away: the spool takes over"
+                );
+            } else {
+                tracing::info!(topic = name, "Kafka is back: the spool is empty");
+            }
+        }
     }
 
     /// Comes before anybody hears that a record is settled: a question that follows must see it.

@@ -49,4 +49,9 @@ impl Delivery {
             lanes_away: sum(|at| u64::from(at.away)),
         }
     }
+
+    /// Whether a topic's records go through the spool even while Kafka is there.
+    pub(crate) fn spools_always(&self, topic: u16) -> bool {
+        self.topics[usize::from(topic)].policy.spools_always
+    }
 }

@@ -124,6 +124,11 @@ fn kafka_killed_for_a_while_holds_up_no_puback_of_mode_log_for_long() {
 
     eprintln!("mode log, Kafka away for {away:?}: {report}");
     assert_eq!(report.disconnects, 0);
+    until("the log to tell the outage and its end", || {
+        let log = node.log();
+        let away = log.find("Kafka is away: the spool takes over")?;
+        log[away..].contains("Kafka is back").then_some(())
+    });
     line.check(node, &fleet);
 }
 
