@@ -313,6 +313,13 @@ impl DeadLetters {
         self.flush()
     }
 
+    /// Takes letters in their stored form, as they were to be kept elsewhere, and makes them
+    /// durable.
+    pub(crate) fn put_encoded(&mut self, letters: &[Record]) -> Result<(), DeadLetterError> {
+        self.pending.extend_from_slice(letters);
+        self.flush()
+    }
+
     /// Makes durable what was taken. Waits for room on a full disk.
     pub(crate) fn flush(&mut self) -> Result<(), DeadLetterError> {
         while !self.pending.is_empty() {

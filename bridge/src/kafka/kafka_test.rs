@@ -23,7 +23,7 @@ use super::open::{KafkaSide, Opening, open};
 use super::settings::Settings;
 use super::test_kafka::{Turn, or_skip};
 use super::watch::{Watch, incarnation_of};
-use crate::counters::Counters;
+use crate::counters::{Counters, DeadLetterReason};
 use crate::dead_letter::{DeadLetters, SharedDeadLetters, read_all};
 use crate::log::{Consume as _, Outcome, Port, PortId, Ports, Position, Submission, Ticket};
 use crate::stream::{Mode, StreamRule, Streams};
@@ -416,4 +416,33 @@ fn a_producer_that_failed_for_good_is_replaced_and_nothing_is_lost() {
     let expected: Vec<_> = (0..10).map(|n| (n, Outcome::Durable)).collect();
     assert_eq!(settled, expected);
     until(|| (side.side.handle.state().rebuilt == 1).then_some(()));
+}
+
+#[test]
+fn dead_letters_whose_topic_is_refused_are_kept_on_the_node() {
+    let Some(shared) = or_skip() else { return };
+    let dlq = "tidewire.lettered.dlq";
+    check_topic(&shared.settings(), dlq, 3, 1 << 20, ANSWER).expect("created");
+    let rules = vec![rule("lettered", true, Mode::Log)];
+    let mut side = Side::open(&shared, &FaultFs::new(8), rules);
+    let mut letters = side.side.dead_letters.take().expect("the store has some");
+    let source = storage::log::StoredRecord {
+        offset: 5,
+        record: record(0, 1, b"no telemetry"),
+    };
+
+    // Before the first contact the spool takes them; from the refusal on this node's log does.
+    assert!(matches!(side.wait_for_contact(dlq), Contact::Refused(_)));
+    let (reason, incarnation) = (DeadLetterReason::Unparsable, 1 << 32);
+    let is_new = letters.put(&source, incarnation, reason, "not JSON");
+    assert!(is_new.expect("it is taken"));
+    letters.flush().expect("it is kept");
+
+    let mut kept = Vec::new();
+    read_all(&side.letters, |_, letter| kept.push(letter)).expect("the log is whole");
+    assert_eq!(kept.len(), 1);
+    assert_eq!(
+        (kept[0].offset, &kept[0].payload[..]),
+        (5, &b"no telemetry"[..])
+    );
 }

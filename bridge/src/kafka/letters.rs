@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use storage::log::Record;
 
-use super::delivery::Poisoned;
+use super::delivery::{Contact, Poisoned};
 use super::sender::{KafkaOutlet, settle_letter};
 use crate::counters::{Counters, DeadLetterReason};
 use crate::dead_letter::{DeadLetterError, Keep, SharedDeadLetters};
@@ -22,35 +22,62 @@ const POISONED_MAX: usize = 1_024;
 /// Pause before a full outlet is tried again, and between looks at the stop flag.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Keeps letters in their topic of Kafka, or in its spool while Kafka is away.
+/// Keeps letters in their topic of Kafka, or in its spool while Kafka is away; in this node's own
+/// log while Kafka refuses the topic, or the store would wait for an operator.
 pub(crate) struct TopicKeep {
     outlet: Arc<KafkaOutlet>,
     port: PortId,
-    settled: Receiver<usize>,
+    settled: Receiver<Vec<Ticket>>,
+    /// Number of the last group that was submitted; its tickets carry it.
+    group: u64,
+    own: SharedDeadLetters,
     stop: Arc<AtomicBool>,
 }
 
-/// Counts what was settled.
-struct Count(Sender<usize>);
+/// Passes on what was settled.
+struct Tell(Sender<Vec<Ticket>>);
 
-impl Port for Count {
+impl Port for Tell {
     fn settled(&self, _: Outcome, tickets: Vec<Ticket>) {
-        // Its one listener waits, or the line is ending.
-        if self.0.send(tickets.len()).is_err() {
-            tracing::debug!("nobody waits for dead letters");
+        // Its one listener waits, has given up on this group, or the line is ending; late tickets
+        // of a group that was kept elsewhere are nothing to wait for.
+        if self.0.try_send(tickets).is_err() {
+            tracing::debug!("nobody waits for these dead letters");
         }
     }
 }
 
 impl TopicKeep {
-    pub(crate) fn new(outlet: Arc<KafkaOutlet>, ports: &Ports, stop: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(
+        outlet: Arc<KafkaOutlet>,
+        ports: &Ports,
+        own: SharedDeadLetters,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
         let (told, settled) = crossbeam_channel::bounded(POISONED_MAX);
         Self {
             outlet,
-            port: ports.add(Arc::new(Count(told))),
+            port: ports.add(Arc::new(Tell(told))),
             settled,
+            group: 0,
+            own,
             stop,
         }
+    }
+
+    fn is_refused(&self) -> bool {
+        let state = self.outlet.handle.state();
+        let topic = state.topics.get(usize::from(self.outlet.topic));
+        topic.is_some_and(|(_, state, _)| matches!(state.contact, Contact::Refused(_)))
+    }
+
+    fn keep_here(&self, letters: &[Record]) -> Result<bool, DeadLetterError> {
+        let mut own = self
+            .own
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        own.put_encoded(letters)?;
+        Ok(true)
     }
 
     fn submit(&self, submission: Submission) -> Result<bool, DeadLetterError> {
@@ -73,9 +100,13 @@ impl TopicKeep {
 
 impl Keep for TopicKeep {
     fn keep(&mut self, letters: &[Record]) -> Result<bool, DeadLetterError> {
+        if self.is_refused() {
+            return self.keep_here(letters);
+        }
+        self.group += 1;
         let ticket = Ticket {
             kind: 0,
-            words: [0, 0],
+            words: [self.group, 0],
         };
         let submission = Submission {
             records: letters.to_vec(),
@@ -88,10 +119,15 @@ impl Keep for TopicKeep {
         let mut open = letters.len();
         while open > 0 {
             match self.settled.recv_timeout(RETRY) {
-                Ok(count) => open = open.saturating_sub(count),
+                Ok(tickets) => {
+                    let own = tickets.iter().filter(|one| one.words[0] == self.group);
+                    open = open.saturating_sub(own.count());
+                }
                 Err(_) if self.stop.load(Ordering::Acquire) => {
                     return Err(DeadLetterError::Stopped);
                 }
+                // They may come to the topic as well, once somebody has mended it.
+                Err(_) if self.is_refused() => return self.keep_here(letters),
                 Err(_) => {}
             }
         }

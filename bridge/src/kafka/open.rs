@@ -186,6 +186,7 @@ impl Plan {
         let rooms: Vec<Arc<Room>> = topics.iter().map(|topic| Arc::clone(&topic.room)).collect();
         let watches: Vec<_> = topics.iter().map(|topic| topic.watch.clone()).collect();
         let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
+        let own_letters = Arc::clone(&opening.letters);
         let letters = letters::start(
             opening.letters,
             names.clone(),
@@ -250,7 +251,10 @@ impl Plan {
         };
         let streams = opening.streams.rules().count();
         let place = |stream| OutletId(opening.streams.outlet_of(StreamId(stream as u16)) as u16);
-        let keep = |dlq| TopicKeep::new(outlet_of(dlq), &opening.ports, Arc::clone(&opening.stop));
+        let keep = |dlq| {
+            let (own, stop) = (Arc::clone(&own_letters), Arc::clone(&opening.stop));
+            TopicKeep::new(outlet_of(dlq), &opening.ports, own, stop)
+        };
         let dead_letters = dlq.map(|dlq| {
             let stop = Arc::clone(&opening.stop);
             DeadLetters::elsewhere(Box::new(keep(dlq)), opening.buckets, stop)
