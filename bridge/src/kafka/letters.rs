@@ -2,7 +2,7 @@
 //! what Kafka cannot take.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -140,7 +140,8 @@ impl Keep for TopicKeep {
     fn close(&self) {}
 }
 
-/// Starts the thread that keeps what Kafka will never take and settles it then. It ends when the
+/// Starts the thread that keeps what Kafka will never take and settles it then, and gives the count
+/// of what it kept, which the sender takes back to 0. It ends when the
 /// sender has. `topics` are the sender's, by number.
 ///
 /// # Errors
@@ -151,7 +152,9 @@ pub(crate) fn start(
     ports: Ports,
     counters: Arc<Counters>,
     on_fatal: OnFatal,
-) -> std::io::Result<Sender<Poisoned>> {
+) -> std::io::Result<(Sender<Poisoned>, Arc<AtomicU64>)> {
+    let kept_total = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&kept_total);
     let (told, queue) = crossbeam_channel::bounded::<Poisoned>(POISONED_MAX);
     std::thread::Builder::new()
         .name("kafka-letters".to_owned())
@@ -166,6 +169,7 @@ pub(crate) fn start(
                     Ok(()) => {
                         counters.dead_letter(DeadLetterReason::Refused);
                         settle_letter(&ports, poisoned.ticket);
+                        counted.fetch_add(1, Ordering::AcqRel);
                     }
                     // Not kept, so not settled: its sender sends it again.
                     Err(DeadLetterError::Stopped) => return,
@@ -176,5 +180,5 @@ pub(crate) fn start(
                 }
             }
         })?;
-    Ok(told)
+    Ok((told, kept_total))
 }

@@ -187,7 +187,7 @@ impl Plan {
         let watches: Vec<_> = topics.iter().map(|topic| topic.watch.clone()).collect();
         let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
         let own_letters = Arc::clone(&opening.letters);
-        let letters = letters::start(
+        let (letters, kept) = letters::start(
             opening.letters,
             names.clone(),
             opening.ports.clone(),
@@ -203,6 +203,7 @@ impl Plan {
             clock: opening.clock,
             on_fatal: opening.on_fatal,
             letters,
+            kept,
         };
         let stored_backlog = stored.map(|stored| (stored as u16, Arc::clone(&backlog)));
         let (handle, thread) = sender::start(start, stored_backlog).map_err(failed)?;

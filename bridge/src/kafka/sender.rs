@@ -3,7 +3,7 @@
 //! It owns the producer and the spools. Io threads hand it records through a bounded channel;
 //! reports and the ends of appends come through an inbox that is emptied at every turn.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -204,6 +204,8 @@ pub(crate) struct Start {
     /// Takes the records that Kafka will never take; what it has no room for stays and is offered
     /// again.
     pub(crate) letters: ChannelSender<Poisoned>,
+    /// How many of them are durable since the sender looked last.
+    pub(crate) kept: Arc<AtomicU64>,
 }
 
 /// Starts the sender's thread.
@@ -251,6 +253,7 @@ struct Sender {
     clock: Arc<dyn Clock>,
     on_fatal: OnFatal,
     letters: ChannelSender<Poisoned>,
+    kept: Arc<AtomicU64>,
     /// Waits for room among the letters.
     poisoned: Vec<Poisoned>,
     state: Arc<Mutex<SenderState>>,
@@ -302,6 +305,7 @@ impl Sender {
             clock: start.clock,
             on_fatal: start.on_fatal,
             letters: start.letters,
+            kept: start.kept,
             poisoned: Vec::new(),
             state,
             backlog,
@@ -507,12 +511,17 @@ impl Sender {
     }
 
     fn release(&self, topic: u16) {
+        if !self.delivery.may_mark() {
+            return;
+        }
         if let Some(spool) = &self.topics[usize::from(topic)].spool {
             spool.release(self.delivery.delivered(topic));
         }
     }
 
     fn tell_letters(&mut self) {
+        self.delivery
+            .handle_kept(self.kept.swap(0, Ordering::AcqRel));
         self.poisoned.extend(self.delivery.take_poisoned());
         while let Some(poisoned) = self.poisoned.pop() {
             if let Err(refused) = self.letters.try_send(poisoned) {
@@ -593,7 +602,8 @@ impl Sender {
             let of = &self.topics[usize::from(topic)];
             let Some(spool) = &of.spool else { continue };
             let mark: Vec<u64> = self.delivery.delivered(topic).collect();
-            if let Err(reason) = spool.append(Vec::new(), Some(&mark), |_| {}) {
+            let mark = self.delivery.may_mark().then_some(&mark[..]);
+            if let Err(reason) = spool.append(Vec::new(), mark, |_| {}) {
                 tracing::warn!(topic = of.name, %reason, "the last mark was not written");
             }
             spool.close();

@@ -424,6 +424,30 @@ fn what_kafka_will_never_take_leaves_the_lane() {
 }
 
 #[test]
+fn no_mark_passes_a_spooled_record_that_kafka_refused_before_it_is_kept() {
+    let mut world = good(LOG);
+    let n = world.send(0);
+    world.wait(AWAY_MS);
+    world.fsync();
+    assert!(world.settled.contains(&n), "acknowledged by the spool");
+    let id = world.client[0].pop_front().expect("handed over");
+    let failure = Failure::Poison("too large".to_owned());
+    world.delivery.handle_failed(id, failure, world.now_ms);
+
+    world.wait(MARK_INTERVAL_MS);
+    // A mark would go along with this one, which is spooled.
+    world.delivery.handle_contact(0, Contact::Unknown);
+    world.send(0);
+    world.fsync();
+    assert_eq!(world.marked[0], 0, "a crash now sends it again");
+    assert!(!world.delivery.may_mark());
+    world.delivery.handle_kept(1);
+    world.wait(MARK_INTERVAL_MS);
+    world.fsync();
+    assert_eq!(world.marked[0], 1);
+}
+
+#[test]
 fn of_a_refused_group_only_the_culprit_leaves_the_lane() {
     let mut world = good(LOG);
     let sent: Vec<u64> = (0..4).map(|_| world.send(0)).collect();

@@ -126,6 +126,9 @@ pub(crate) struct Delivery {
     last_turn: (u16, u16),
     settled: Vec<(PortId, Outcome, Ticket)>,
     poisoned: Vec<Poisoned>,
+    /// Poisoned records that are not known to be kept elsewhere. A spooled one was acknowledged, so
+    /// until then no mark may pass it and no segment may go.
+    unkept: u64,
     checked_ms: u64,
 }
 
@@ -146,6 +149,7 @@ impl Delivery {
             last_turn: (0, 0),
             settled: Vec::new(),
             poisoned: Vec::new(),
+            unkept: 0,
             checked_ms: 0,
         }
     }
@@ -409,6 +413,7 @@ impl Delivery {
                     reason,
                 };
                 self.poisoned.push(poisoned);
+                self.unkept += 1;
                 self.free_room(id);
             }
             Failure::Topic => {
@@ -622,7 +627,17 @@ impl Delivery {
         std::mem::take(&mut self.settled)
     }
 
-    /// Takes the records that Kafka will never take.
+    /// So many poisoned records are durable as dead letters.
+    pub(crate) fn handle_kept(&mut self, count: u64) {
+        self.unkept -= count;
+    }
+
+    /// Whether everything that left the spool's lanes is somewhere else.
+    pub(crate) fn may_mark(&self) -> bool {
+        self.unkept == 0
+    }
+
+    /// Takes the records that Kafka will never take; [`Delivery::handle_kept`] follows.
     pub(crate) fn take_poisoned(&mut self) -> Vec<Poisoned> {
         std::mem::take(&mut self.poisoned)
     }

@@ -133,14 +133,14 @@ impl Delivery {
     }
 
     fn poll_append(&mut self, topic: u16, now_ms: u64) -> Option<SpoolWork> {
+        let may_mark = self.may_mark();
         let of = &mut self.topics[usize::from(topic)];
         if of.is_appending || of.full_until_ms.is_some_and(|until| now_ms < until) {
             return None;
         }
-        let is_marked = of
-            .unmarked_since_ms
-            .is_some_and(|since| now_ms.saturating_sub(since) >= MARK_INTERVAL_MS);
-        if of.pending.is_empty() && !is_marked {
+        let is_old = |since| now_ms.saturating_sub(since) >= MARK_INTERVAL_MS;
+        let is_due = may_mark && of.unmarked_since_ms.is_some_and(is_old);
+        if of.pending.is_empty() && !is_due {
             return None;
         }
         let mut bytes = 0;
@@ -151,7 +151,8 @@ impl Delivery {
             of.appending.push(id);
         }
         of.is_appending = true;
-        let mark = of.unmarked_since_ms.take().map(|_| {
+        let unmarked = of.unmarked_since_ms.take_if(|_| may_mark);
+        let mark = unmarked.map(|_| {
             let delivered = |lane: &Lane| lane.spool.delivered.min(lane.spool.durable);
             of.lanes.iter().map(delivered).collect()
         });
