@@ -1,0 +1,5 @@
+//! Raft groups of a node: their log, their state files, and the machines that they replicate.
+
+mod machine;
+
+pub use machine::{Damaged, Machine};
