@@ -419,6 +419,64 @@ fn a_producer_that_failed_for_good_is_replaced_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_record_that_the_client_only_believes_to_be_in_kafka_is_sent_again() {
+    let kafka = MockCluster::new(1).expect("a mock");
+    let topic = "tidewire.believed";
+    kafka.create_topic(topic, 2, 1).expect("a topic");
+    let mut settings = Settings {
+        bootstrap: Some(kafka.bootstrap_servers()),
+        ..Settings::default()
+    };
+    // Each record is a request of its own, and two are under way together.
+    let alone = ("batch.num.messages".to_owned(), "1".to_owned());
+    settings.properties.extend([alone]);
+    let rules = vec![rule("believed", false, Mode::Kafka)];
+    let side = Side::open_at(settings.clone(), &FaultFs::new(9), rules, Ports::default());
+    assert_eq!(side.wait_for_contact(topic), Contact::Good);
+    kafka
+        .broker_round_trip_time(1, Duration::from_millis(300))
+        .expect("the mock has a broker");
+
+    // The first request fails in passing, the second is taken: the client then reports both as
+    // delivered, although the first is in no log.
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+    kafka.request_errors(RDKafkaApiKey::Produce, &[error]);
+    side.send(0, record(0, 0, b"first"));
+    side.send(0, record(0, 1, b"second"));
+
+    let mut settled = [side.next_settled(), side.next_settled()];
+    settled.sort_by_key(|(n, _)| *n);
+    assert_eq!(settled, [(0, Outcome::Durable), (1, Outcome::Durable)]);
+    let payloads = payloads_in(&settings, topic);
+    let has = |payload: &[u8]| payloads.iter().any(|one| one == payload);
+    assert!(has(b"first") && has(b"second"), "{payloads:?}");
+}
+
+/// What the first partition of a topic holds now.
+fn payloads_in(settings: &Settings, topic: &str) -> Vec<Vec<u8>> {
+    let mut config = settings.client();
+    config
+        .set("group.id", "payloads")
+        .remove("batch.num.messages");
+    let consumer: BaseConsumer = config.create().expect("a consumer");
+    let (low, high) = consumer
+        .fetch_watermarks(topic, 0, ANSWER)
+        .expect("an answer");
+    let mut assignment = rdkafka::TopicPartitionList::new();
+    assignment
+        .add_partition_offset(topic, 0, rdkafka::Offset::Beginning)
+        .expect("it is a partition");
+    consumer.assign(&assignment).expect("it is assigned");
+    let next = || until(|| consumer.poll(Duration::from_millis(100)));
+    (low..high)
+        .map(|_| {
+            let message = next().expect("a record");
+            message.payload().unwrap_or_default().to_vec()
+        })
+        .collect()
+}
+
+#[test]
 fn dead_letters_whose_topic_is_refused_are_kept_on_the_node() {
     let Some(shared) = or_skip() else { return };
     let dlq = "tidewire.lettered.dlq";
