@@ -50,6 +50,10 @@ number! {
     /// A row of the will outbox, unique within the shard.
     WillId
 }
+number! {
+    /// A queued message, held once for all its recipients; unique within the shard.
+    MessageId
+}
 
 impl WallMs {
     /// This time `s` seconds later, saturating.

@@ -49,8 +49,9 @@ mod message;
 pub use command::*;
 pub use config::{Config, PersistentPolicy, PersistentRule};
 pub use durable::{
-    Counters, Delivery, DeliveryStep, Durable, DurableEffect, Limits, Origins, QoS0Recipient,
-    RouteRow, WillRow,
+    Counters, Delivery, DeliveryStep, Durable, DurableEffect, HeadRow, Limits, OriginRow, Origins,
+    PersistentRow, QoS0Recipient, QueuePlace, QueuedRow, RestoreError, RetainedRow, RouteRow,
+    RouteState, Row, RowKey, SessionRow, WillRow,
 };
 pub use ids::*;
 pub use live::{

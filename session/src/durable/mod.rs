@@ -13,6 +13,7 @@ mod queue;
 #[cfg(test)]
 mod queue_test;
 mod retained;
+mod rows;
 mod session;
 mod subscriptions;
 
@@ -27,6 +28,10 @@ pub use limits::Limits;
 use outbox::Outbox;
 pub use qos2::Origins;
 use retained::RetainedMessages;
+pub use rows::{
+    HeadRow, OriginRow, PersistentRow, QueuePlace, QueuedRow, RestoreError, RetainedRow,
+    RouteState, Row, RowKey, SessionRow,
+};
 use session::{Session, State};
 pub(crate) use subscriptions::granted;
 
