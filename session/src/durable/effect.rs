@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mqtt::{ClientId, Filter, QoS, SubscriptionIds};
 
-use crate::{ConnectionId, Epoch, Message, NodeEpoch, Origin, OriginKind, Seq, Stamp, WillId};
+use crate::{ConnectionId, Epoch, Message, MessageId, NodeEpoch, Origin, OriginKind, Seq, Stamp, WillId};
 
 /// Work for the shard's host.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +12,11 @@ pub enum DurableEffect {
     /// Hand to the owning connection: [`crate::Live::handle_delivery`]. One whose connection is
     /// gone is dropped; the successor gets it again.
     Deliver(Delivery),
+    /// Read the message's row; then [`crate::Durable::handle_loaded`].
+    Load {
+        /// The message.
+        message: MessageId,
+    },
     /// Tell the connection that it lost its session ([`crate::Live::handle_kick`] with 0x8E).
     TakenOver {
         /// Client.

@@ -35,6 +35,9 @@ pub struct Limits {
     pub origins: usize,
     /// Seconds after its last message that a QoS 2 source is remembered.
     pub origin_s: u64,
+    /// Bytes ([`crate::Message::bytes`]) of queued messages that stay in memory although they are
+    /// stored. No replicated setting: nothing that an entry does depends on it.
+    pub payload_cache_bytes: usize,
 }
 
 impl Default for Limits {
@@ -55,6 +58,7 @@ impl Default for Limits {
             replay_s: 5,
             origins: 1_000_000,
             origin_s: 7 * 24 * 3_600,
+            payload_cache_bytes: 2 << 20,
         }
     }
 }

@@ -1,10 +1,15 @@
 //! Messages of persistent sessions: in, out, acknowledged.
 
+use std::sync::Arc;
+
 use mqtt::{ClientId, PacketId, QoS, ReasonCode};
 
 use super::queue::Entry;
-use super::{Delivery, DeliveryStep, Durable};
-use crate::{Acks, Answer, Enqueue, Epoch, Seq};
+use super::{Delivery, DeliveryStep, Durable, DurableEffect};
+use crate::{Acks, Answer, Enqueue, Epoch, Message, MessageId, Seq};
+
+/// Messages of one session that are read ahead.
+const LOADS_AHEAD: usize = 32;
 
 impl Durable {
     /// Queues a message for every session that matches it with QoS > 0 `[MQTT-4.5.0-1]`.
@@ -18,6 +23,8 @@ impl Durable {
         }
         let message = &enqueue.message;
         let matches = self.matches(&message.topic, message.publisher.as_ref());
+        // Held once, if anybody takes it.
+        let mut held = None;
         for (client, matched) in matches {
             let qos = matched.qos(message.qos);
             if qos == QoS::AtMostOnce {
@@ -27,22 +34,34 @@ impl Durable {
             let Some(state) = session.and_then(|s| s.state.as_mut()) else {
                 continue;
             };
+            let id = *held.get_or_insert_with(|| self.payloads.add(message));
             let entry = Entry {
                 seq: Seq(0),
-                message: message.clone(),
+                message: id,
+                bytes: u32::try_from(message.bytes()).unwrap_or(u32::MAX),
+                expiry: message.expiry,
                 qos,
                 retain: matched.retain(message.retain),
                 ids: matched.into_ids(),
                 released: false,
             };
             let before = (state.queue.len(), state.queue.bytes());
-            let hold = state.is_held(&message.topic);
+            let hold = state.is_held(&message.topic).then_some(&message.topic);
             let pushed = state.queue.push(entry, hold, &self.limits);
+            if pushed.taken {
+                self.payloads.keep(id);
+            }
+            for left in state.queue.take_left() {
+                self.payloads.release(left);
+            }
             let after = (state.queue.len(), state.queue.bytes());
             answer.0 += u32::from(pushed.taken);
             answer.1 += pushed.dropped;
             self.account(before, after);
             self.touch(&client);
+        }
+        if let Some(id) = held {
+            self.payloads.drop_unneeded(id);
         }
         self.counters.queued += u64::from(answer.0);
         self.counters.dropped_full += u64::from(answer.1);
@@ -51,13 +70,15 @@ impl Durable {
 
     pub(super) fn q2_in(&mut self, client: &ClientId, epoch: Epoch, packet_id: PacketId) -> Answer {
         let limits = self.limits;
-        match self.owned_state(client, epoch) {
+        let answer = match self.owned_state(client, epoch) {
             Ok(state) => match state.q2.begin(packet_id, &limits) {
                 Some((n, floor)) => Answer::Q2In { n, floor },
                 None => Answer::Refused(ReasonCode::ReceiveMaximumExceeded),
             },
-            Err(answer) => answer,
-        }
+            Err(answer) => return answer,
+        };
+        self.mark(client);
+        answer
     }
 
     pub(super) fn q2_out(
@@ -66,21 +87,21 @@ impl Durable {
         epoch: Epoch,
         packet_id: PacketId,
     ) -> Answer {
-        match self.owned_state(client, epoch) {
-            Ok(state) => Answer::Q2Out {
-                found: state.q2.end(packet_id),
-            },
-            Err(answer) => answer,
-        }
+        let found = match self.owned_state(client, epoch) {
+            Ok(state) => state.q2.end(packet_id),
+            Err(answer) => return answer,
+        };
+        self.mark(client);
+        Answer::Q2Out { found }
     }
 
     pub(super) fn rec(&mut self, client: &ClientId, epoch: Epoch, seq: Seq) -> Answer {
-        match self.owned_state(client, epoch) {
-            Ok(state) => Answer::Rec {
-                found: state.queue.release(seq),
-            },
-            Err(answer) => answer,
-        }
+        let found = match self.owned_state(client, epoch) {
+            Ok(state) => state.queue.release(seq),
+            Err(answer) => return answer,
+        };
+        self.mark(client);
+        Answer::Rec { found }
     }
 
     pub(super) fn ack(&mut self, batch: &[Acks]) -> Answer {
@@ -93,7 +114,9 @@ impl Durable {
                 state.queue.ack(*seq);
             }
             let after = (state.queue.len(), state.queue.bytes());
+            let left = state.queue.take_left();
             self.account(before, after);
+            self.let_go(left);
             self.touch(&acks.client);
         }
         Answer::Done
@@ -109,33 +132,94 @@ impl Durable {
         let before = (state.queue.len(), state.queue.bytes());
         self.counters.dropped_expired += state.queue.expire(time) as u64;
         let after = (state.queue.len(), state.queue.bytes());
+        let left = state.queue.take_left();
         self.account(before, after);
+        self.let_go(left);
         self.touch(client);
         Answer::Done
     }
 
-    /// The next delivery of any session, session after session.
-    pub(super) fn next_delivery(&mut self) -> Option<Delivery> {
-        while let Some(client) = self.ready.front() {
-            if let Some(session) = self.sessions.get_mut(client) {
-                let (epoch, dup_end) = (session.epoch, session.dup_end);
-                let connected = session.is_connected();
-                let state = session.state.as_mut().filter(|_| connected);
-                if let Some(entry) = state.and_then(|s| s.queue.next_delivery()) {
-                    return Some(Delivery {
-                        client: client.clone(),
-                        epoch,
-                        node_epoch: session.node_epoch,
-                        connection: session.connection,
-                        seq: entry.seq,
-                        step: step(entry, dup_end),
-                    });
+    /// The next delivery of any session, session after session, or what has to be read for it.
+    pub(super) fn next_delivery(&mut self) -> Option<DurableEffect> {
+        if let Some(message) = self.loads.pop_front() {
+            return Some(DurableEffect::Load { message });
+        }
+        while let Some(client) = self.ready.front().cloned() {
+            match self.deliver_next(&client) {
+                Next::Delivery(delivery) => return Some(DurableEffect::Deliver(delivery)),
+                Next::Waits(first) => {
+                    self.leave_ready(&client);
+                    self.loading.entry(first).or_default().push(client);
+                    if let Some(message) = self.loads.pop_front() {
+                        return Some(DurableEffect::Load { message });
+                    }
                 }
-                session.is_ready = false;
+                Next::Nothing => self.leave_ready(&client),
             }
-            self.ready.pop_front();
         }
         None
+    }
+
+    fn deliver_next(&mut self, client: &ClientId) -> Next {
+        let Some(session) = self.sessions.get_mut(client) else {
+            return Next::Nothing;
+        };
+        let connected = session.is_connected();
+        let Some(state) = session.state.as_mut().filter(|_| connected) else {
+            return Next::Nothing;
+        };
+        let Some(entry) = state.queue.deliverable().next() else {
+            return Next::Nothing;
+        };
+        let message = self.payloads.get(entry.message);
+        if message.is_none() && !entry.released {
+            let first = entry.message;
+            // Each is asked for once, whoever waits for it.
+            for entry in state.queue.deliverable().take(LOADS_AHEAD) {
+                let id = entry.message;
+                if !entry.released
+                    && self.payloads.get(id).is_none()
+                    && !self.loading.contains_key(&id)
+                {
+                    self.loading.insert(id, Vec::new());
+                    self.loads.push_back(id);
+                }
+            }
+            return Next::Waits(first);
+        }
+        let (seq, dup_end) = (entry.seq, session.dup_end);
+        let step = step(entry, message, dup_end);
+        state.queue.handle_delivered(seq);
+        Next::Delivery(Delivery {
+            client: client.clone(),
+            epoch: session.epoch,
+            node_epoch: session.node_epoch,
+            connection: session.connection,
+            seq,
+            step,
+        })
+    }
+
+    fn leave_ready(&mut self, client: &ClientId) {
+        self.ready.pop_front();
+        if let Some(session) = self.sessions.get_mut(client) {
+            session.is_ready = false;
+        }
+    }
+
+    /// A message that [`DurableEffect::Load`] asked for: the deliveries that waited go on.
+    pub fn handle_loaded(&mut self, id: MessageId, message: Arc<Message>) {
+        self.payloads.loaded(id, message);
+        for client in self.loading.remove(&id).unwrap_or_default() {
+            self.make_ready(&client);
+        }
+    }
+
+    /// Lets go of messages that queue entries had named.
+    pub(super) fn let_go(&mut self, left: Vec<MessageId>) {
+        for id in left {
+            self.payloads.release(id);
+        }
     }
 
     /// Moves the totals of what queues hold by the change of one queue (messages, bytes).
@@ -146,12 +230,20 @@ impl Durable {
     }
 }
 
-fn step(entry: &Entry, dup_end: u64) -> DeliveryStep {
-    if entry.released {
+/// What a session has to deliver.
+enum Next {
+    Delivery(Delivery),
+    /// This message has to be read first.
+    Waits(MessageId),
+    Nothing,
+}
+
+fn step(entry: &Entry, message: Option<&Arc<Message>>, dup_end: u64) -> DeliveryStep {
+    let Some(message) = message.filter(|_| !entry.released) else {
         return DeliveryStep::Release;
-    }
+    };
     DeliveryStep::Publish {
-        message: entry.message.clone(),
+        message: Arc::clone(message),
         qos: entry.qos,
         retain: entry.retain,
         subscription_ids: entry.ids.clone(),

@@ -1,5 +1,6 @@
 //! The replicated state of one session shard.
 
+mod changes;
 mod counters;
 #[cfg(test)]
 mod durable_test;
@@ -7,11 +8,14 @@ mod effect;
 mod limits;
 mod messages;
 mod outbox;
+mod owners;
 mod ownership;
+mod payloads;
 mod qos2;
 mod queue;
 #[cfg(test)]
 mod queue_test;
+mod repeat;
 mod retained;
 mod rows;
 mod session;
@@ -22,10 +26,13 @@ use std::sync::Arc;
 
 use mqtt::{ClientId, Filter, QoS, Topic, Trie};
 
+use changes::Changes;
 pub use counters::Counters;
 pub use effect::{Delivery, DeliveryStep, DurableEffect, QoS0Recipient, RouteRow, WillRow};
 pub use limits::Limits;
 use outbox::Outbox;
+use owners::Owners;
+use payloads::Payloads;
 pub use qos2::Origins;
 use retained::RetainedMessages;
 pub use rows::{
@@ -35,7 +42,9 @@ pub use rows::{
 use session::{Session, State};
 pub(crate) use subscriptions::granted;
 
-use crate::{Answer, Command, Epoch, Match, Message, NodeEpoch, Retained, Subscription, WallMs};
+use crate::{
+    Answer, Command, Epoch, Match, Message, MessageId, NodeEpoch, Retained, Subscription, WallMs,
+};
 
 /// Ended node epochs that are remembered; epochs rise, so the lowest go first.
 const GONE_NODES: usize = 4_096;
@@ -62,13 +71,21 @@ pub struct Durable {
     ready: VecDeque<ClientId>,
     /// Takeovers not yet told. Not replicated.
     takeovers: VecDeque<DurableEffect>,
+    owners: Owners,
+    payloads: Payloads,
+    /// Messages that are to be read again. Not replicated.
+    loads: VecDeque<MessageId>,
+    /// Sessions that wait for messages that are being read. Not replicated.
+    loading: BTreeMap<MessageId, Vec<ClientId>>,
+    changes: Changes,
 }
 
 impl Durable {
     /// An empty shard.
     pub fn new(limits: Limits) -> Self {
         Self {
-            origins: Origins::new(limits.origins, limits.origin_s),
+            origins: Origins::stored(limits.origins, limits.origin_s),
+            payloads: Payloads::new(limits.payload_cache_bytes),
             limits,
             ..Self::default()
         }
@@ -83,6 +100,7 @@ impl Durable {
         assert!(index > self.index, "log index {index} does not rise");
         self.index = index;
         self.time = self.time.max(time);
+        self.changes.applied();
         match command {
             Command::Open(open) => self.open(open),
             Command::Close(close) => self.close(close),
@@ -145,7 +163,7 @@ impl Durable {
         if let Some(row) = self.outbox.next_will() {
             return Some(DurableEffect::WillDue(row));
         }
-        self.next_delivery().map(DurableEffect::Deliver)
+        self.next_delivery()
     }
 
     /// The ownership epoch of a client's session, for [`crate::Open::expected_epoch`].
@@ -247,6 +265,11 @@ impl Durable {
         self.sessions.len()
     }
 
+    /// The node epochs that own sessions, ascending.
+    pub fn node_epochs(&self) -> impl Iterator<Item = NodeEpoch> {
+        self.owners.node_epochs()
+    }
+
     fn retain(&mut self, retain: &crate::Retain) -> Answer {
         let retained = self.retained.retain(retain, self.time, &self.limits);
         self.counters.retained_full += u64::from(retained == Retained::Full);
@@ -277,6 +300,7 @@ impl Durable {
     /// After any change of a session: its deadline, what may be sent, and its place among those
     /// with deliveries.
     fn touch(&mut self, client: &ClientId) {
+        self.mark(client);
         let Some(session) = self.sessions.get_mut(client) else {
             return;
         };
@@ -296,10 +320,19 @@ impl Durable {
         if let Some(state) = &mut session.state {
             let window = usize::from(session.receive_maximum) + self.limits.sent_ahead;
             state.queue.advance_sent(window);
-            if !session.is_ready {
-                session.is_ready = true;
-                self.ready.push_back(client.clone());
-            }
+            self.make_ready(client);
+        }
+    }
+
+    /// Puts a session among those with deliveries.
+    fn make_ready(&mut self, client: &ClientId) {
+        if let Some(session) = self.sessions.get_mut(client)
+            && session.is_connected()
+            && session.state.is_some()
+            && !session.is_ready
+        {
+            session.is_ready = true;
+            self.ready.push_back(client.clone());
         }
     }
 

@@ -19,6 +19,7 @@ impl Durable {
             return refusal;
         }
         self.end_previous(open);
+        self.owners.add(open.node_epoch);
         let epoch = Epoch(self.index);
         let session = match self.sessions.get_mut(&open.client) {
             Some(session) => {
@@ -130,6 +131,7 @@ impl Durable {
                 epoch: session.epoch,
             });
             session.disconnected = Some(self.time);
+            self.owners.remove(session.node_epoch);
             let will = session.will.as_ref();
             if will.is_some_and(|w| w.delay_s.unwrap_or(0) == 0) {
                 self.publish_will(&open.client);
@@ -147,6 +149,7 @@ impl Durable {
             return;
         };
         session.disconnected = Some(self.time);
+        self.owners.remove(session.node_epoch);
         if self.is_over(&self.sessions[client]) {
             self.end_session(client);
             return;
@@ -170,10 +173,12 @@ impl Durable {
         if session.is_ready {
             self.ready.retain(|c| c != client);
         }
+        self.changes.ended(client, &session);
         let Some(state) = session.state else { return };
         for (filter, _) in &state.subscriptions {
             self.withdraw(client, filter);
         }
+        self.let_go(state.queue.messages().collect());
         self.counters.dropped_session_end += state.queue.len() as u64;
         self.counters.queue_messages -= state.queue.len() as u64;
         self.counters.queue_bytes -= state.queue.bytes() as u64;
@@ -196,7 +201,7 @@ impl Durable {
     }
 }
 
-fn opened(session: &Session) -> Answer {
+pub(super) fn opened(session: &Session) -> Answer {
     Answer::Opened {
         epoch: session.epoch,
         incarnation: session.incarnation,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mqtt::{ClientId, PacketId};
 
-use super::Limits;
+use super::{Limits, OriginRow, RowKey, rows as stored};
 use crate::{Epoch, Origin, OriginKind, WallMs};
 
 /// Inbound QoS 2 exchanges of a session that wait for PUBREL.
@@ -35,6 +35,24 @@ impl Q2Open {
         self.open.remove(&packet_id).is_some()
     }
 
+    /// The open exchanges with their numbers, and the next number.
+    pub(super) fn row(&self) -> (Vec<(PacketId, u64)>, u64) {
+        let open = self.open.iter().map(|(id, n)| (*id, *n));
+        (open.collect(), self.next)
+    }
+
+    /// Takes back what [`Q2Open::row`] gave.
+    pub(super) fn restore(&mut self, open: Vec<(PacketId, u64)>, next: u64) {
+        self.open = open.into_iter().collect();
+        self.next = next;
+    }
+
+    /// The number of an open exchange and the lowest open one.
+    pub(super) fn number(&self, packet_id: PacketId) -> Option<(u64, u64)> {
+        let n = self.open.get(&packet_id).copied()?;
+        Some((n, self.floor()))
+    }
+
     fn floor(&self) -> u64 {
         self.open.values().copied().min().unwrap_or(self.next)
     }
@@ -48,6 +66,8 @@ pub struct Origins {
     keep_s: u64,
     rows: BTreeMap<(ClientId, OriginKind), Row>,
     by_age: BTreeSet<(WallMs, ClientId, OriginKind)>,
+    /// Where rows are stored: those that changed since they were taken last.
+    changed: Option<BTreeSet<(ClientId, OriginKind)>>,
 }
 
 #[derive(Debug)]
@@ -66,6 +86,44 @@ impl Origins {
             keep_s,
             ..Self::default()
         }
+    }
+
+    /// As [`Origins::new`], where [`Origins::take_changes`] is called now and then.
+    pub(super) fn stored(rows_max: usize, keep_s: u64) -> Self {
+        Self {
+            changed: Some(BTreeSet::new()),
+            ..Self::new(rows_max, keep_s)
+        }
+    }
+
+    /// Takes the rows that changed since the last call.
+    pub(super) fn take_changes(&mut self) -> Vec<(RowKey, Option<stored::Row>)> {
+        let changed = self.changed.as_mut().map(std::mem::take);
+        let of = |(client, kind): (ClientId, OriginKind)| {
+            let row = self.rows.get(&(client.clone(), kind)).map(|row| {
+                let row = OriginRow {
+                    incarnation: row.incarnation,
+                    floor: row.floor,
+                    seen: row.seen.clone(),
+                    used: row.used,
+                };
+                stored::Row::Origin(client.clone(), kind, row)
+            });
+            (RowKey::Origin(client, kind), row)
+        };
+        changed.into_iter().flatten().map(of).collect()
+    }
+
+    /// Takes a stored row back.
+    pub(super) fn restore(&mut self, client: ClientId, kind: OriginKind, row: OriginRow) {
+        self.by_age.insert((row.used, client.clone(), kind));
+        let row = Row {
+            incarnation: row.incarnation,
+            floor: row.floor,
+            seen: row.seen,
+            used: row.used,
+        };
+        self.rows.insert((client, kind), row);
     }
 
     /// Whether a message of this origin is new here; remembers it.
@@ -91,6 +149,9 @@ impl Origins {
         self.by_age
             .insert((time, origin.client.clone(), origin.kind));
         row.used = time;
+        if let Some(changed) = &mut self.changed {
+            changed.insert((origin.client.clone(), origin.kind));
+        }
         if origin.floor > row.floor {
             row.floor = origin.floor;
             row.seen = row.seen.split_off(&origin.floor);
@@ -105,7 +166,11 @@ impl Origins {
                 return;
             }
             let (_, client, kind) = self.by_age.pop_first().expect("looked at just before");
-            self.rows.remove(&(client, kind));
+            let key = (client, kind);
+            self.rows.remove(&key);
+            if let Some(changed) = &mut self.changed {
+                changed.insert(key);
+            }
         }
     }
 }

@@ -1,21 +1,23 @@
 //! The queue of a persistent session.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use mqtt::{QoS, SubscriptionIds};
+use mqtt::{QoS, SubscriptionIds, Topic};
 
-use super::Limits;
-use crate::{Message, Seq, WallMs};
+use super::{Limits, QueuePlace, QueuedRow};
+use crate::{MessageId, Seq, WallMs};
 
 /// Nothing is handed out this far past the oldest unacknowledged message: packet ids repeat there.
 const SEQ_SPAN: u64 = 32_767;
 
-/// A QoS 1 or 2 message for one session.
+/// A QoS 1 or 2 message for one session; its payload may be away.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) seq: Seq,
-    pub(super) message: Arc<Message>,
+    pub(super) message: MessageId,
+    /// What it is accounted with.
+    pub(super) bytes: u32,
+    pub(super) expiry: Option<WallMs>,
     pub(super) qos: QoS,
     pub(super) retain: bool,
     pub(super) ids: SubscriptionIds,
@@ -23,12 +25,31 @@ pub(super) struct Entry {
     pub(super) released: bool,
 }
 
+/// A message that waits for a replay; its sequence is given when it leaves.
+#[derive(Clone, Debug)]
+struct Held {
+    at: u64,
+    topic: Topic,
+    entry: Entry,
+}
+
+/// What the rows do not say yet.
+#[derive(Debug, Default)]
+struct Unstored {
+    /// Entries from this sequence, and held ones from this number on, have no row.
+    seq: u64,
+    held: u64,
+    /// Rows that are to be written again, or to go.
+    changed: Vec<QueuePlace>,
+    deleted: Vec<QueuePlace>,
+}
+
 /// Unacknowledged messages in order of their sequences, and those held behind a replay.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     entries: VecDeque<Entry>,
-    /// Wait for a replay; their sequences are given when they leave.
-    held: VecDeque<Entry>,
+    held: VecDeque<Held>,
+    next_held: u64,
     next: u64,
     /// Exclusive end of what a client may have seen: one above `sent_upto`.
     sent_end: u64,
@@ -37,6 +58,9 @@ pub(super) struct Queue {
     bytes: usize,
     /// No entry that may expire does so before this.
     expiry_min: Option<WallMs>,
+    unstored: Unstored,
+    /// Messages that entries which have left had named; the caller lets go of them.
+    left: Vec<MessageId>,
 }
 
 /// What became of a message offered to a queue.
@@ -60,9 +84,14 @@ impl Queue {
         self.expiry_min
     }
 
-    /// Appends a message, or holds it, after making room by the full-queue policy.
-    pub(super) fn push(&mut self, mut entry: Entry, hold: bool, limits: &Limits) -> Pushed {
-        let bytes = entry.message.bytes();
+    /// Appends a message, or holds it with its topic, after making room by the full-queue policy.
+    pub(super) fn push(
+        &mut self,
+        mut entry: Entry,
+        hold: Option<&Topic>,
+        limits: &Limits,
+    ) -> Pushed {
+        let bytes = entry.bytes as usize;
         let mut pushed = Pushed::default();
         if bytes > limits.queue_bytes {
             pushed.dropped = 1;
@@ -75,12 +104,15 @@ impl Queue {
             }
         }
         self.bytes += bytes;
-        if let Some(at) = entry.message.expiry {
+        if let Some(at) = entry.expiry {
             self.expiry_min = Some(self.expiry_min.map_or(at, |min| min.min(at)));
         }
         pushed.taken = true;
-        if hold {
-            self.held.push_back(entry);
+        if let Some(topic) = hold {
+            let topic = topic.clone();
+            let at = self.next_held;
+            self.next_held += 1;
+            self.held.push_back(Held { at, topic, entry });
         } else {
             entry.seq = self.take_seq();
             self.entries.push_back(entry);
@@ -89,14 +121,14 @@ impl Queue {
     }
 
     /// Gives sequences to the held messages that nothing holds any longer.
-    pub(super) fn unhold(&mut self, still_held: impl Fn(&Message) -> bool) {
-        let held = std::mem::take(&mut self.held);
-        for mut entry in held {
-            if still_held(&entry.message) {
-                self.held.push_back(entry);
+    pub(super) fn unhold(&mut self, still_held: impl Fn(&Topic) -> bool) {
+        for mut held in std::mem::take(&mut self.held) {
+            if still_held(&held.topic) {
+                self.held.push_back(held);
             } else {
-                entry.seq = self.take_seq();
-                self.entries.push_back(entry);
+                self.forget_row(QueuePlace::Held(held.at));
+                held.entry.seq = self.take_seq();
+                self.entries.push_back(held.entry);
             }
         }
     }
@@ -124,17 +156,18 @@ impl Queue {
         self.sent_end
     }
 
-    /// The next message that may go to the owner.
-    pub(super) fn next_delivery(&mut self) -> Option<&Entry> {
+    /// The messages that may go to the owner next, in order.
+    pub(super) fn deliverable(&self) -> impl Iterator<Item = &Entry> {
         let at = self
             .entries
             .partition_point(|entry| entry.seq.0 < self.delivered_end);
-        let entry = self.entries.get(at)?;
-        if entry.seq.0 >= self.sent_end {
-            return None;
-        }
-        self.delivered_end = entry.seq.0 + 1;
-        Some(entry)
+        let next = self.entries.range(at..);
+        next.take_while(|entry| entry.seq.0 < self.sent_end)
+    }
+
+    /// Everything up to this one was handed to the owner.
+    pub(super) fn handle_delivered(&mut self, seq: Seq) {
+        self.delivered_end = seq.0 + 1;
     }
 
     /// Removes an acknowledged message; says whether it was there.
@@ -153,23 +186,133 @@ impl Queue {
         };
         let entry = &mut self.entries[at];
         entry.released |= entry.qos == QoS::ExactlyOnce;
-        entry.released
+        let released = entry.released;
+        if released && seq.0 < self.unstored.seq {
+            self.unstored.changed.push(QueuePlace::Sequenced(seq));
+        }
+        released
     }
 
     /// Removes what expired and was never sent `[MQTT-3.3.2-5]`, `[MQTT-4.3.3-7]`; returns how
     /// many.
     pub(super) fn expire(&mut self, now: WallMs) -> usize {
         let before = self.len();
-        let sent_end = self.sent_end;
-        let keeps = |e: &Entry| e.seq.0 < sent_end || !e.message.is_expired(now);
-        self.entries.retain(keeps);
-        self.held.retain(|e| !e.message.is_expired(now));
-        let unsent = self.entries.iter().filter(|e| e.seq.0 >= sent_end);
-        let all = unsent.chain(&self.held);
-        self.expiry_min = all.filter_map(|e| e.message.expiry).min();
-        let queued = self.entries.iter().chain(&self.held);
-        self.bytes = queued.map(|e| e.message.bytes()).sum();
+        let is_over = |entry: &Entry| entry.expiry.is_some_and(|at| at <= now);
+        let first_unsent = self
+            .entries
+            .partition_point(|entry| entry.seq.0 < self.sent_end);
+        let unsent = self.entries.split_off(first_unsent);
+        for entry in unsent {
+            if is_over(&entry) {
+                self.leave(QueuePlace::Sequenced(entry.seq), &entry);
+            } else {
+                self.entries.push_back(entry);
+            }
+        }
+        for held in std::mem::take(&mut self.held) {
+            if is_over(&held.entry) {
+                self.leave(QueuePlace::Held(held.at), &held.entry);
+            } else {
+                self.held.push_back(held);
+            }
+        }
+        let unsent = self.entries.range(first_unsent..);
+        let all = unsent.chain(self.held.iter().map(|held| &held.entry));
+        self.expiry_min = all.filter_map(|e| e.expiry).min();
         before - self.len()
+    }
+
+    /// Takes the messages that entries which have left had named.
+    pub(super) fn take_left(&mut self) -> Vec<MessageId> {
+        std::mem::take(&mut self.left)
+    }
+
+    /// All messages that entries name.
+    pub(super) fn messages(&self) -> impl Iterator<Item = MessageId> {
+        let held = self.held.iter().map(|held| &held.entry);
+        self.entries.iter().chain(held).map(|entry| entry.message)
+    }
+
+    /// The next sequence, the end of what may have been sent, the next number of a held message.
+    pub(super) fn counts(&self) -> (u64, u64, u64) {
+        (self.next, self.sent_end, self.next_held)
+    }
+
+    /// Goes on from [`Queue::counts`], in a state that is restored.
+    pub(super) fn count_from(&mut self, (next, sent_end, next_held): (u64, u64, u64)) {
+        self.next = next;
+        self.sent_end = sent_end;
+        self.next_held = next_held;
+        self.unstored.seq = next;
+        self.unstored.held = next_held;
+    }
+
+    /// Takes a stored message back; they come in order.
+    pub(super) fn restore(&mut self, place: QueuePlace, row: QueuedRow) {
+        let mut entry = Entry {
+            seq: Seq(0),
+            message: row.message,
+            bytes: row.bytes,
+            expiry: row.expiry,
+            qos: row.qos,
+            retain: row.retain,
+            ids: row.ids,
+            released: row.released,
+        };
+        self.bytes += entry.bytes as usize;
+        match (place, row.held_topic) {
+            (QueuePlace::Held(at), Some(topic)) => self.held.push_back(Held { at, topic, entry }),
+            (QueuePlace::Held(_), None) => unreachable!("the caller has checked it"),
+            (QueuePlace::Sequenced(seq), _) => {
+                entry.seq = seq;
+                self.entries.push_back(entry);
+            }
+        }
+    }
+
+    /// Every message is restored: derives what no row says.
+    pub(super) fn restored(&mut self) {
+        let unsent = self.entries.iter().filter(|e| e.seq.0 >= self.sent_end);
+        let all = unsent.chain(self.held.iter().map(|held| &held.entry));
+        self.expiry_min = all.filter_map(|e| e.expiry).min();
+    }
+
+    /// Takes what changed since the last call: rows to write, rows to delete.
+    pub(super) fn take_changes(&mut self) -> (Vec<(QueuePlace, QueuedRow)>, Vec<QueuePlace>) {
+        let since = std::mem::take(&mut self.unstored);
+        self.unstored.seq = self.next;
+        self.unstored.held = self.next_held;
+        let mut put = Vec::new();
+        for place in since.changed {
+            if let QueuePlace::Sequenced(seq) = place
+                && let Some(at) = self.position(seq)
+            {
+                put.push((place, row_of(&self.entries[at], None)));
+            }
+        }
+        let first = self
+            .entries
+            .partition_point(|entry| entry.seq.0 < since.seq);
+        for entry in self.entries.range(first..) {
+            put.push((QueuePlace::Sequenced(entry.seq), row_of(entry, None)));
+        }
+        for held in self.held.iter().filter(|held| held.at >= since.held) {
+            let row = row_of(&held.entry, Some(held.topic.clone()));
+            put.push((QueuePlace::Held(held.at), row));
+        }
+        (put, since.deleted)
+    }
+
+    /// The rows that it has, when the queue ends.
+    pub(super) fn stored_places(&self) -> Vec<QueuePlace> {
+        let entries = self.entries.iter().map(|entry| entry.seq);
+        let entries = entries.filter(|seq| seq.0 < self.unstored.seq);
+        let held = self.held.iter().map(|held| held.at);
+        let held = held.filter(|at| *at < self.unstored.held);
+        let mut places = self.unstored.deleted.clone();
+        places.extend(entries.map(QueuePlace::Sequenced));
+        places.extend(held.map(QueuePlace::Held));
+        places
     }
 
     fn take_seq(&mut self) -> Seq {
@@ -184,7 +327,24 @@ impl Queue {
 
     fn remove(&mut self, at: usize) {
         let entry = self.entries.remove(at).expect("the caller found it");
-        self.bytes -= entry.message.bytes();
+        self.leave(QueuePlace::Sequenced(entry.seq), &entry);
+    }
+
+    /// An entry was taken out.
+    fn leave(&mut self, place: QueuePlace, entry: &Entry) {
+        self.bytes -= entry.bytes as usize;
+        self.left.push(entry.message);
+        self.forget_row(place);
+    }
+
+    fn forget_row(&mut self, place: QueuePlace) {
+        let is_stored = match place {
+            QueuePlace::Sequenced(seq) => seq.0 < self.unstored.seq,
+            QueuePlace::Held(at) => at < self.unstored.held,
+        };
+        if is_stored {
+            self.unstored.deleted.push(place);
+        }
     }
 
     /// The oldest beyond `sent_upto`, QoS 1 before QoS 2; false if there is none.
@@ -198,12 +358,25 @@ impl Queue {
                 self.remove(unsent + at);
                 return true;
             }
-            if let Some(at) = self.held.iter().position(|e| e.qos == qos) {
-                let entry = self.held.remove(at).expect("found just before");
-                self.bytes -= entry.message.bytes();
+            if let Some(at) = self.held.iter().position(|held| held.entry.qos == qos) {
+                let held = self.held.remove(at).expect("found just before");
+                self.leave(QueuePlace::Held(held.at), &held.entry);
                 return true;
             }
         }
         false
+    }
+}
+
+fn row_of(entry: &Entry, held_topic: Option<Topic>) -> QueuedRow {
+    QueuedRow {
+        message: entry.message,
+        bytes: entry.bytes,
+        expiry: entry.expiry,
+        qos: entry.qos,
+        retain: entry.retain,
+        ids: entry.ids.clone(),
+        released: entry.released,
+        held_topic,
     }
 }

@@ -1,31 +1,29 @@
-use std::sync::Arc;
+use mqtt::{QoS, Topic};
 
-use bytes::Bytes;
-use mqtt::QoS;
-
-use super::Limits;
 use super::queue::{Entry, Pushed, Queue};
-use crate::{MESSAGE_OVERHEAD_BYTES, Message, Seq, WallMs};
+use super::{Limits, QueuePlace};
+use crate::{MESSAGE_OVERHEAD_BYTES, MessageId, Seq, WallMs};
 
-fn entry(payload: &'static str, qos: QoS) -> Entry {
-    let message = Message {
-        topic: "t".try_into().expect("a topic"),
-        payload: Bytes::from_static(payload.as_bytes()),
-        qos,
-        retain: false,
-        properties: None,
-        publisher: None,
-        received: WallMs(0),
-        expiry: None,
-    };
+/// An entry whose message is named after its payload, of up to 8 bytes.
+fn entry(payload: &str, qos: QoS) -> Entry {
+    let mut name = [0; 8];
+    name[..payload.len()].copy_from_slice(payload.as_bytes());
     Entry {
         seq: Seq(0),
-        message: Arc::new(message),
+        message: MessageId(u64::from_le_bytes(name)),
+        bytes: (MESSAGE_OVERHEAD_BYTES + 1 + payload.len()) as u32,
+        expiry: None,
         qos,
         retain: false,
         ids: mqtt::SubscriptionIds::new(),
         released: false,
     }
+}
+
+fn payload(message: MessageId) -> String {
+    let name = message.0.to_le_bytes();
+    let text = name.iter().take_while(|byte| **byte != 0);
+    text.map(|byte| char::from(*byte)).collect()
 }
 
 fn limits(queue_messages: usize) -> Limits {
@@ -35,24 +33,23 @@ fn limits(queue_messages: usize) -> Limits {
     }
 }
 
-fn drained(queue: &mut Queue) -> Vec<Bytes> {
+fn drained(queue: &mut Queue) -> Vec<String> {
     queue.advance_sent(usize::MAX);
     queue.restart_delivery();
-    let next = std::iter::from_fn(|| queue.next_delivery().map(|e| e.message.payload.clone()));
-    next.collect()
+    queue.deliverable().map(|e| payload(e.message)).collect()
 }
 
 #[test]
 fn a_full_queue_drops_the_oldest_unsent_qos_1_before_qos_2() {
     let mut queue = Queue::default();
     let limits = limits(3);
-    queue.push(entry("sent", QoS::AtLeastOnce), false, &limits);
+    queue.push(entry("sent", QoS::AtLeastOnce), None, &limits);
     queue.advance_sent(1);
-    queue.push(entry("two", QoS::ExactlyOnce), false, &limits);
-    queue.push(entry("one", QoS::AtLeastOnce), false, &limits);
+    queue.push(entry("two", QoS::ExactlyOnce), None, &limits);
+    queue.push(entry("one", QoS::AtLeastOnce), None, &limits);
 
-    let first = queue.push(entry("new", QoS::ExactlyOnce), false, &limits);
-    let second = queue.push(entry("newer", QoS::AtLeastOnce), false, &limits);
+    let first = queue.push(entry("new", QoS::ExactlyOnce), None, &limits);
+    let second = queue.push(entry("newer", QoS::AtLeastOnce), None, &limits);
 
     let taken = Pushed {
         taken: true,
@@ -66,11 +63,11 @@ fn a_full_queue_drops_the_oldest_unsent_qos_1_before_qos_2() {
 fn a_queue_of_sent_messages_drops_the_new_one() {
     let mut queue = Queue::default();
     let limits = limits(2);
-    queue.push(entry("a", QoS::AtLeastOnce), false, &limits);
-    queue.push(entry("b", QoS::AtLeastOnce), false, &limits);
+    queue.push(entry("a", QoS::AtLeastOnce), None, &limits);
+    queue.push(entry("b", QoS::AtLeastOnce), None, &limits);
     queue.advance_sent(10);
 
-    let pushed = queue.push(entry("c", QoS::ExactlyOnce), false, &limits);
+    let pushed = queue.push(entry("c", QoS::ExactlyOnce), None, &limits);
 
     let dropped = Pushed {
         taken: false,
@@ -88,7 +85,7 @@ fn bytes_bound_the_queue_and_return_to_zero() {
         ..Limits::default()
     };
     for payload in ["a", "b", "c"] {
-        queue.push(entry(payload, QoS::AtLeastOnce), false, &limits);
+        queue.push(entry(payload, QoS::AtLeastOnce), None, &limits);
     }
     assert_eq!(queue.len(), 2);
     assert_eq!(queue.bytes(), limits.queue_bytes);
@@ -106,9 +103,9 @@ fn a_message_above_the_byte_limit_costs_no_other() {
         queue_bytes: MESSAGE_OVERHEAD_BYTES + 3,
         ..Limits::default()
     };
-    queue.push(entry("ab", QoS::AtLeastOnce), false, &limits);
+    queue.push(entry("ab", QoS::AtLeastOnce), None, &limits);
 
-    let pushed = queue.push(entry("abc", QoS::AtLeastOnce), false, &limits);
+    let pushed = queue.push(entry("abc", QoS::AtLeastOnce), None, &limits);
 
     assert!(!pushed.taken);
     assert_eq!(drained(&mut queue), ["ab"]);
@@ -122,7 +119,7 @@ fn sent_upto_never_goes_back_and_never_reaches_a_packet_id_in_use() {
         ..limits(40_000)
     };
     for _ in 0..32_768 {
-        queue.push(entry("m", QoS::AtLeastOnce), false, &limits);
+        queue.push(entry("m", QoS::AtLeastOnce), None, &limits);
     }
 
     let held_back = drained(&mut queue).len();
@@ -138,8 +135,9 @@ fn sent_upto_never_goes_back_and_never_reaches_a_packet_id_in_use() {
 fn held_messages_get_their_sequence_when_they_leave() {
     let mut queue = Queue::default();
     let limits = limits(10);
-    queue.push(entry("held", QoS::AtLeastOnce), true, &limits);
-    queue.push(entry("row", QoS::AtLeastOnce), false, &limits);
+    let topic: Topic = "t".try_into().expect("a topic");
+    queue.push(entry("held", QoS::AtLeastOnce), Some(&topic), &limits);
+    queue.push(entry("row", QoS::AtLeastOnce), None, &limits);
     assert_eq!(drained(&mut queue), ["row"]);
 
     queue.unhold(|_| false);
@@ -153,10 +151,8 @@ fn expiry_spares_what_was_sent() {
     let limits = limits(10);
     for payload in ["sent", "unsent"] {
         let mut entry = entry(payload, QoS::ExactlyOnce);
-        let mut message = (*entry.message).clone();
-        message.expiry = Some(WallMs(5));
-        entry.message = Arc::new(message);
-        queue.push(entry, false, &limits);
+        entry.expiry = Some(WallMs(5));
+        queue.push(entry, None, &limits);
         queue.advance_sent(1);
     }
 
@@ -165,4 +161,28 @@ fn expiry_spares_what_was_sent() {
 
     assert_eq!(queue.expiry_min(), None);
     assert_eq!(drained(&mut queue), ["sent"]);
+}
+
+#[test]
+fn only_what_changed_since_the_last_rows_is_written_again() {
+    let mut queue = Queue::default();
+    let limits = limits(10);
+    for payload in ["a", "b"] {
+        queue.push(entry(payload, QoS::ExactlyOnce), None, &limits);
+    }
+    queue.advance_sent(10);
+    assert_eq!(queue.take_changes().0.len(), 2);
+
+    queue.push(entry("c", QoS::AtLeastOnce), None, &limits);
+    queue.push(entry("d", QoS::AtLeastOnce), None, &limits);
+    queue.ack(Seq(0));
+    queue.ack(Seq(3));
+    queue.release(Seq(1));
+
+    let (put, deleted) = queue.take_changes();
+    let put: Vec<QueuePlace> = put.into_iter().map(|(place, _)| place).collect();
+    let at = |seq| QueuePlace::Sequenced(Seq(seq));
+    assert_eq!((put, deleted), (vec![at(1), at(2)], vec![at(0)]));
+    let left: Vec<String> = queue.take_left().into_iter().map(payload).collect();
+    assert_eq!(left, ["a", "d"]);
 }

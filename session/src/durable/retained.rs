@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mqtt::{Filter, Topic, TopicTree};
 
-use super::Limits;
+use super::{Limits, RetainedRow, RowKey, rows as stored};
 use crate::{Message, Retain, Retained, Stamp, WallMs};
 
 /// Rows removed by one `ExpireRetained`.
@@ -20,6 +20,8 @@ pub(super) struct RetainedMessages {
     bytes: usize,
     expiries: BTreeSet<(WallMs, Topic)>,
     tombstones: BTreeSet<(WallMs, Topic)>,
+    /// Rows that changed since they were taken last.
+    changed: BTreeSet<Topic>,
 }
 
 #[derive(Debug)]
@@ -106,27 +108,62 @@ impl RetainedMessages {
         }
     }
 
+    /// Takes the rows that changed since the last call.
+    pub(super) fn take_changes(&mut self) -> Vec<(RowKey, Option<stored::Row>)> {
+        let of = |topic: Topic| {
+            let row = self.rows.get(&topic).map(|row| {
+                let content = match &row.content {
+                    Content::Message(message) => Ok(Arc::clone(message)),
+                    Content::Deleted(at) => Err(*at),
+                };
+                let stamp = row.stamp.clone();
+                stored::Row::Retained(topic.clone(), RetainedRow { content, stamp })
+            });
+            (RowKey::Retained(topic), row)
+        };
+        std::mem::take(&mut self.changed)
+            .into_iter()
+            .map(of)
+            .collect()
+    }
+
+    /// Takes a stored row back.
+    pub(super) fn restore(&mut self, topic: Topic, row: RetainedRow) {
+        let content = match row.content {
+            Ok(message) => Content::Message(message),
+            Err(at) => Content::Deleted(at),
+        };
+        self.put(topic, content, row.stamp);
+    }
+
     fn insert(&mut self, retain: &Retain, time: WallMs) {
         let topic = retain.topic.clone();
         let content = match &retain.message {
-            Some(message) => {
+            Some(message) => Content::Message(Arc::clone(message)),
+            None => Content::Deleted(time),
+        };
+        self.changed.insert(topic.clone());
+        self.put(topic, content, retain.stamp.clone());
+    }
+
+    fn put(&mut self, topic: Topic, content: Content, stamp: Stamp) {
+        match &content {
+            Content::Message(message) => {
                 self.messages += 1;
                 self.bytes += message.bytes();
                 if let Some(at) = message.expiry {
                     self.expiries.insert((at, topic.clone()));
                 }
-                Content::Message(Arc::clone(message))
             }
-            None => {
-                self.tombstones.insert((time, topic.clone()));
-                Content::Deleted(time)
+            Content::Deleted(at) => {
+                self.tombstones.insert((*at, topic.clone()));
             }
-        };
-        let stamp = retain.stamp.clone();
+        }
         self.rows.insert(topic, Row { content, stamp });
     }
 
     fn remove(&mut self, topic: &Topic) {
+        self.changed.insert(topic.clone());
         let Some(row) = self.rows.remove(topic) else {
             return;
         };

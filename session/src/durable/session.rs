@@ -29,6 +29,10 @@ pub(super) struct Session {
     pub(super) dup_end: u64,
     /// Whether it stands in the list of those with deliveries.
     pub(super) is_ready: bool,
+    /// Whether it stands in the list of those that changed.
+    pub(super) is_marked: bool,
+    /// Whether there is a row of it.
+    pub(super) is_stored: bool,
     pub(super) state: Option<Box<State>>,
 }
 
@@ -64,6 +68,8 @@ impl Session {
             deadline: None,
             dup_end: 0,
             is_ready: false,
+            is_marked: false,
+            is_stored: false,
             state: open.persistent.then(Box::default),
         }
     }
@@ -130,6 +136,6 @@ impl State {
     /// Lets go what no pending replay holds any longer.
     pub(super) fn unhold(&mut self) {
         let Self { queue, replays, .. } = self;
-        queue.unhold(|m| replays.iter().any(|r| r.filter.matches(&m.topic)));
+        queue.unhold(|topic| replays.iter().any(|r| r.filter.matches(topic)));
     }
 }

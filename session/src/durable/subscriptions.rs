@@ -46,6 +46,9 @@ impl Durable {
         };
         let before = (state.queue.len(), state.queue.bytes());
         let (mut queued, mut dropped) = (0, 0);
+        let session = self.sessions.get_mut(&replay.client);
+        let state = session.and_then(|s| s.state.as_mut());
+        let state = state.expect("found just before");
         for message in &replay.rows {
             let qos = message.qos.min(subscription.options.qos);
             let own = message.publisher.as_ref() == Some(&replay.client);
@@ -53,23 +56,32 @@ impl Durable {
             if qos == QoS::AtMostOnce || !wanted || message.is_expired(time) {
                 continue;
             }
+            let id = self.payloads.add(message);
             let entry = Entry {
                 seq: Seq(0),
-                message: message.clone(),
+                message: id,
+                bytes: u32::try_from(message.bytes()).unwrap_or(u32::MAX),
+                expiry: message.expiry,
                 qos,
                 retain: true,
                 ids: subscription.id.into_iter().collect(),
                 released: false,
             };
-            let pushed = state.queue.push(entry, false, &limits);
+            let pushed = state.queue.push(entry, None, &limits);
+            if pushed.taken {
+                self.payloads.keep(id);
+            }
+            self.payloads.drop_unneeded(id);
             queued += u64::from(pushed.taken);
             dropped += u64::from(pushed.dropped);
         }
         state.unhold();
         let after = (state.queue.len(), state.queue.bytes());
+        let left = state.queue.take_left();
         self.counters.queued += queued;
         self.counters.dropped_full += dropped;
         self.account(before, after);
+        self.let_go(left);
         self.touch(&replay.client);
         Answer::Done
     }

@@ -519,6 +519,9 @@ impl World {
                     self.live(id).handle_delivery(delivery, now);
                     self.drain(id);
                 }
+                DurableEffect::Load { message } => {
+                    panic!("message {message} left memory, and nothing was flushed")
+                }
                 DurableEffect::TakenOver { connection, .. } => {
                     self.kicks.push_back(connection);
                 }
