@@ -141,7 +141,7 @@ impl Durable {
 
     /// The next delivery of any session, session after session, or what has to be read for it.
     pub(super) fn next_delivery(&mut self) -> Option<DurableEffect> {
-        if let Some(message) = self.loads.pop_front() {
+        if let Some(message) = self.loads.poll() {
             return Some(DurableEffect::Load { message });
         }
         while let Some(client) = self.ready.front().cloned() {
@@ -149,14 +149,15 @@ impl Durable {
                 Next::Delivery(delivery) => return Some(DurableEffect::Deliver(delivery)),
                 Next::Waits(first) => {
                     self.leave_ready(&client);
-                    self.loading.entry(first).or_default().push(client);
-                    if let Some(message) = self.loads.pop_front() {
+                    self.loads.wait(first, client);
+                    if let Some(message) = self.loads.poll() {
                         return Some(DurableEffect::Load { message });
                     }
                 }
                 Next::Nothing => self.leave_ready(&client),
             }
         }
+        self.payloads.evict();
         None
     }
 
@@ -174,15 +175,11 @@ impl Durable {
         let message = self.payloads.get(entry.message);
         if message.is_none() && !entry.released {
             let first = entry.message;
-            // Each is asked for once, whoever waits for it.
             for entry in state.queue.deliverable().take(LOADS_AHEAD) {
-                let id = entry.message;
-                if !entry.released
-                    && self.payloads.get(id).is_none()
-                    && !self.loading.contains_key(&id)
-                {
-                    self.loading.insert(id, Vec::new());
-                    self.loads.push_back(id);
+                let is_away = !entry.released && self.payloads.get(entry.message).is_none();
+                let bytes = entry.bytes as usize;
+                if is_away && !self.loads.ask(entry.message, bytes) {
+                    break;
                 }
             }
             return Next::Waits(first);
@@ -210,7 +207,14 @@ impl Durable {
     /// A message that [`DurableEffect::Load`] asked for: the deliveries that waited go on.
     pub fn handle_loaded(&mut self, id: MessageId, message: Arc<Message>) {
         self.payloads.loaded(id, message);
-        for client in self.loading.remove(&id).unwrap_or_default() {
+        for client in self.loads.answered(id) {
+            self.make_ready(&client);
+        }
+    }
+
+    /// A message that [`DurableEffect::Load`] asked for is in no row: nobody waits for it any more.
+    pub fn handle_not_found(&mut self, id: MessageId) {
+        for client in self.loads.answered(id) {
             self.make_ready(&client);
         }
     }

@@ -6,6 +6,7 @@ mod counters;
 mod durable_test;
 mod effect;
 mod limits;
+mod loads;
 mod messages;
 mod outbox;
 mod owners;
@@ -30,6 +31,7 @@ use changes::Changes;
 pub use counters::Counters;
 pub use effect::{Delivery, DeliveryStep, DurableEffect, QoS0Recipient, RouteRow, WillRow};
 pub use limits::Limits;
+use loads::Loads;
 use outbox::Outbox;
 use owners::Owners;
 use payloads::Payloads;
@@ -43,7 +45,7 @@ use session::{Session, State};
 pub(crate) use subscriptions::granted;
 
 use crate::{
-    Answer, Command, Epoch, Match, Message, MessageId, NodeEpoch, Retained, Subscription, WallMs,
+    Answer, Command, Epoch, Match, Message, NodeEpoch, Retained, Subscription, WallMs,
 };
 
 /// Ended node epochs that are remembered; epochs rise, so the lowest go first.
@@ -73,10 +75,8 @@ pub struct Durable {
     takeovers: VecDeque<DurableEffect>,
     owners: Owners,
     payloads: Payloads,
-    /// Messages that are to be read again. Not replicated.
-    loads: VecDeque<MessageId>,
-    /// Sessions that wait for messages that are being read. Not replicated.
-    loading: BTreeMap<MessageId, Vec<ClientId>>,
+    /// Not replicated.
+    loads: Loads,
     changes: Changes,
 }
 
@@ -86,6 +86,7 @@ impl Durable {
         Self {
             origins: Origins::stored(limits.origins, limits.origin_s),
             payloads: Payloads::new(limits.payload_cache_bytes),
+            loads: Loads::new(limits.payload_cache_bytes),
             limits,
             ..Self::default()
         }

@@ -9,5 +9,6 @@ mod fuzz_ledger;
 mod fuzz_live;
 mod fuzz_packets;
 mod schedules;
+mod stored;
 mod wills;
 mod world;
