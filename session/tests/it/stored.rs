@@ -12,7 +12,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tidewire_session::{
     Acks, Answer, Close, Command, ConnectionId, Delivery, DeliveryStep, Durable, DurableEffect,
     Enqueue, Epoch, Identity, Limits, Message, NodeEpoch, Open, Origin, OriginKind, Replay, Retain,
-    Row, RowKey, Seq, Stamp, Subs, Subscription, Unsubs, WallMs, WillFate,
+    Row, RowKey, Seq, Stamp, Subs, Subscription, Unsubs, WallMs, WillFate, WillId,
 };
 
 const CLIENTS: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -105,6 +105,9 @@ struct Generator {
     node_epoch: u64,
     /// Sequences that were delivered, by client.
     delivered: BTreeMap<ClientId, Vec<Seq>>,
+    /// The last route row and will that were to be carried out.
+    route: u64,
+    will: WillId,
 }
 
 impl Generator {
@@ -172,7 +175,7 @@ impl Generator {
             return self.open(client, None);
         };
         let packet_id = PacketId::new(self.random.random_range(1..6)).expect("not zero");
-        match self.random.random_range(0..18) {
+        match self.random.random_range(0..20) {
             0 | 1 => self.open(client, Some(epoch)),
             2 => Command::Close(Close {
                 client,
@@ -258,6 +261,10 @@ impl Generator {
                 filter: self.filter(),
                 rows: vec![self.message()],
             })),
+            17 => Command::RoutesDone {
+                version: self.route,
+            },
+            18 => Command::WillDone { id: self.will },
             _ => {
                 self.time += 4_000;
                 let due = durable.due(WallMs(self.time), 1);
@@ -274,12 +281,17 @@ impl Generator {
 
     fn note(&mut self, effects: &[DurableEffect]) {
         for effect in effects {
-            if let DurableEffect::Deliver(Delivery { client, seq, .. }) = effect {
-                let seqs = self.delivered.entry(client.clone()).or_default();
-                seqs.push(*seq);
-                if seqs.len() > 8 {
-                    seqs.remove(0);
+            match effect {
+                DurableEffect::Deliver(Delivery { client, seq, .. }) => {
+                    let seqs = self.delivered.entry(client.clone()).or_default();
+                    seqs.push(*seq);
+                    if seqs.len() > 8 {
+                        seqs.remove(0);
+                    }
                 }
+                DurableEffect::Route(row) => self.route = row.version,
+                DurableEffect::WillDue(row) => self.will = row.id,
+                _ => {}
             }
         }
     }
@@ -320,6 +332,8 @@ fn run(seed: u64, steps: usize) {
         connections: 0,
         node_epoch: 1,
         delivered: BTreeMap::new(),
+        route: 0,
+        will: WillId(0),
     };
     for step in 0..steps {
         let mut commands = vec![generator.command(&kept)];
@@ -375,7 +389,7 @@ fn run(seed: u64, steps: usize) {
 
 #[test]
 fn a_shard_that_crashed_goes_on_as_if_it_had_not() {
-    for seed in 0..400 {
+    for seed in 0..200 {
         run(seed, 300);
     }
 }
