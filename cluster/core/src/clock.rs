@@ -8,12 +8,31 @@ pub const CLOCK_APART_MS: u64 = 2_000;
 /// How long a clock that stepped is not believed, in milliseconds.
 pub const CLOCK_DISTRUST_MS: u64 = 600_000;
 
+/// The time of an entry, and what it says of the wall clock. The group's state keeps that of its
+/// last entry; [`Self::default`] is that of a new group.
+///
+/// The two drift apart, and stay so: what a wall clock leaps by is no time that passed, and a
+/// deadline that began before the leap would come too early by as much. So the leap goes into
+/// `wall`, whose distance to `time` says it, instead of into `time`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogTime {
+    /// The group's time: never back, and never on by more than passed.
+    pub time: WallMs,
+    /// What the wall clock showed at `time`; `None` while none is believed. From it a later
+    /// leader learns how long the group had none.
+    pub wall: Option<WallMs>,
+}
+
 /// Makes of a node's clocks a time that never goes back and never leaps: errors lengthen what
 /// waits for a deadline, they never shorten it.
+///
+/// While it leads only `CLOCK_BOOTTIME` counts. The wall clock tells a leader that begins how much
+/// passed since the last entry, if it was believed then and is believed now. If not, the pause
+/// counts as nothing, for good: what begins afterwards is stamped without it.
 #[derive(Clone, Debug)]
 pub struct LogClock {
     /// The last time given, or applied.
-    last: WallMs,
+    last: LogTime,
     /// When that was, here.
     last_at: BootMs,
     seen: (BootMs, WallMs),
@@ -37,45 +56,76 @@ pub struct ClockReading {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamped {
     /// The time; at least that of every entry before.
-    pub time: WallMs,
+    pub time: LogTime,
     /// Whether what this time makes due may be proposed.
     pub may_expire: bool,
 }
 
 impl LogClock {
-    /// The clock of a leadership that begins with the group's time `last`, 0 for a new group: that
-    /// begins with what is read now, synchronised or not, since nothing better is known and it
-    /// would leap later. Every step from now on is seen.
-    pub fn new(last: WallMs, now: ClockReading) -> Self {
-        Self {
-            last: if last == WallMs(0) { now.wall } else { last },
+    /// The clock of a leadership that begins with the time of the group's last entry; every entry
+    /// of its log has to be applied. A new group begins with what is read now, synchronised or
+    /// not, since nothing better is known. Every step from now on is seen.
+    pub fn new(last: LogTime, now: ClockReading) -> Self {
+        let mut clock = Self {
+            last,
             last_at: now.boot,
             seen: (now.boot, now.wall),
             stepped: None,
+        };
+        if last == LogTime::default() {
+            clock.last.time = now.wall;
         }
+        match last.wall {
+            // Now or never: with the first stamp the clock may have stepped.
+            Some(wall) if clock.is_believed(now) => {
+                clock.pass(now.wall.0.saturating_sub(wall.0));
+            }
+            _ => clock.last.wall = clock.is_believed(now).then_some(now.wall),
+        }
+        clock
+    }
+
+    /// The time that was given last, or with which the leadership began.
+    pub fn last(&self) -> LogTime {
+        self.last
     }
 
     /// The time of an entry that is proposed now.
     pub fn stamp(&mut self, reading: ClockReading) -> Stamped {
         self.watch(reading);
-        let is_apart = reading.apart_ms.is_some_and(|ms| ms > CLOCK_APART_MS);
-        let is_believed = !is_apart && self.stepped.is_none();
-        let is_lone = reading.apart_ms.is_none();
-        let time = if is_believed && (reading.is_synchronised || !is_lone) {
-            self.last.max(reading.wall)
-        } else {
-            // Nothing says what time it is, but how much of it passed is known. Standing still
-            // instead would shorten what begins meanwhile by as much, once time goes on.
-            let passed = reading.boot.since_ms(self.last_at);
-            WallMs(self.last.0.saturating_add(passed))
-        };
-        self.last = time;
+        // Standing still while no clock is believed would shorten what begins meanwhile by as
+        // much, once time goes on.
+        self.pass(reading.boot.since_ms(self.last_at));
         self.last_at = reading.boot;
+        let is_believed = self.is_believed(reading);
+        let is_lone = reading.apart_ms.is_none();
+        self.last.wall = match self.last.wall {
+            _ if !is_believed => None,
+            // Leaders in turn, each a little apart, would add it all up.
+            Some(wall) if !is_lone => Some(wall),
+            _ => Some(reading.wall),
+        };
         Stamped {
-            time,
+            time: self.last,
             // A lone node that nothing synchronises has no better time to wait for.
             may_expire: is_believed || (is_lone && !reading.is_synchronised),
         }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        let later = |at: WallMs| WallMs(at.0.saturating_add(ms));
+        self.last = LogTime {
+            time: later(self.last.time),
+            wall: self.last.wall.map(later),
+        };
+    }
+
+    fn is_believed(&self, reading: ClockReading) -> bool {
+        let agrees = match reading.apart_ms {
+            Some(ms) => ms <= CLOCK_APART_MS,
+            None => reading.is_synchronised,
+        };
+        agrees && self.stepped.is_none()
     }
 
     fn watch(&mut self, reading: ClockReading) {
@@ -90,88 +140,3 @@ impl LogClock {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const T0: u64 = 1_700_000_000_000;
-
-    fn reading(boot: u64, wall: u64) -> ClockReading {
-        ClockReading {
-            boot: BootMs(boot),
-            wall: WallMs(wall),
-            is_synchronised: true,
-            apart_ms: None,
-        }
-    }
-
-    fn given(time: u64) -> Stamped {
-        Stamped {
-            time: WallMs(time),
-            may_expire: true,
-        }
-    }
-
-    #[test]
-    fn a_synchronised_clock_is_believed_but_never_goes_back() {
-        let mut clock = LogClock::new(WallMs(T0), reading(0, T0));
-
-        assert_eq!(clock.stamp(reading(0, T0 + 5)), given(T0 + 5));
-        assert_eq!(clock.stamp(reading(100, T0 + 105)), given(T0 + 105));
-        assert_eq!(clock.stamp(reading(200, T0 + 50)), given(T0 + 105));
-    }
-
-    #[test]
-    fn a_clock_that_stepped_goes_on_by_the_time_that_passed_and_makes_nothing_due() {
-        let mut clock = LogClock::new(WallMs(T0), reading(0, T0));
-        clock.stamp(reading(0, T0));
-
-        let leapt = clock.stamp(reading(1_000, T0 + 7_200_000));
-
-        assert_eq!(leapt.time, WallMs(T0 + 1_000));
-        assert!(!leapt.may_expire);
-        // It steps back: that is another step.
-        assert!(!clock.stamp(reading(2_000, T0 + 2_000)).may_expire);
-        let later = CLOCK_DISTRUST_MS + 2_000;
-        assert_eq!(clock.stamp(reading(later, T0 + later)), given(T0 + later));
-    }
-
-    #[test]
-    fn without_synchronisation_a_lone_node_goes_on_by_the_time_that_passed() {
-        let unsynchronised = |boot, wall| ClockReading {
-            is_synchronised: false,
-            ..reading(boot, wall)
-        };
-        let mut clock = LogClock::new(WallMs(T0), unsynchronised(500, 0));
-
-        assert_eq!(clock.stamp(unsynchronised(1_500, 0)), given(T0 + 1_000));
-        let leapt = clock.stamp(unsynchronised(2_500, T0 * 2));
-        assert_eq!(leapt, given(T0 + 2_000));
-    }
-
-    #[test]
-    fn a_new_group_begins_with_the_time_that_is_read() {
-        let now = ClockReading {
-            is_synchronised: false,
-            ..reading(500, T0)
-        };
-        let mut clock = LogClock::new(WallMs(0), now);
-
-        assert_eq!(clock.stamp(now), given(T0));
-    }
-
-    #[test]
-    fn a_clock_apart_from_its_peers_is_not_believed() {
-        let mut clock = LogClock::new(WallMs(T0), reading(0, T0));
-        let apart = |ms| ClockReading {
-            apart_ms: Some(ms),
-            ..reading(10, T0 + 10)
-        };
-
-        let refused = clock.stamp(ClockReading {
-            wall: WallMs(T0 * 2),
-            ..apart(2_001)
-        });
-        assert_eq!((refused.time, refused.may_expire), (WallMs(T0 + 10), false));
-    }
-}

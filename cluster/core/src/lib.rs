@@ -17,6 +17,8 @@
 //! ```
 
 mod clock;
+#[cfg(test)]
+mod clock_test;
 mod drain;
 mod entering;
 mod epochs;
@@ -28,7 +30,7 @@ mod routes;
 mod share;
 mod stream;
 
-pub use clock::{CLOCK_APART_MS, CLOCK_DISTRUST_MS, ClockReading, LogClock, Stamped};
+pub use clock::{CLOCK_APART_MS, CLOCK_DISTRUST_MS, ClockReading, LogClock, LogTime, Stamped};
 pub use drain::{DRAIN_RETRY_MS, Drain, DrainEffect, RouteDrain, WILLS_IN_FLIGHT_MAX, WillKey};
 pub use entering::{Entering, EnteringEffect};
 pub use epochs::{EpochView, Standing};

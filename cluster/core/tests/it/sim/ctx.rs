@@ -24,6 +24,10 @@ pub(crate) struct Ctx {
     boot_ms: u64,
     wall_apart_ms: i64,
     is_synchronised: bool,
+    /// Whether no clock runs while the process does not: something sets it right later.
+    is_set_later: bool,
+    /// When that is.
+    set_at_ms: u64,
     /// Whether anything may go wrong.
     pub(crate) faults: bool,
     pub(crate) trace: Trace,
@@ -50,6 +54,8 @@ impl Ctx {
             boot_ms: 1_000,
             wall_apart_ms: 0,
             is_synchronised,
+            is_set_later: seed % 2 == 1,
+            set_at_ms: 0,
             faults: true,
             trace: Trace::new(),
             stale: Vec::new(),
@@ -71,6 +77,10 @@ impl Ctx {
 
     pub(crate) fn pass(&mut self, ms: u64) {
         self.boot_ms += ms;
+        if self.is_set_later && !self.is_synchronised && self.boot_ms >= self.set_at_ms {
+            self.is_synchronised = true;
+            self.wall_apart_ms = 0;
+        }
     }
 
     /// Until when a connection that a client loses now has lasted.
@@ -83,10 +93,15 @@ impl Ctx {
         self.wall_apart_ms += ms;
     }
 
-    /// A process starts: by then a clock that something synchronises is right again. One that
-    /// was wrong then, and called right, could be told by nobody.
-    pub(crate) fn set_right(&mut self) {
-        if self.is_synchronised {
+    /// A process starts: by then a clock that something synchronises is right again, or says that
+    /// it is not. One that was wrong then, and called right, could be told by nobody.
+    pub(crate) fn start(&mut self) {
+        if self.is_set_later {
+            self.is_synchronised = false;
+            self.boot_ms += self.rng.random_range(0..6_000);
+            self.wall_apart_ms = -self.rng.random_range(0..3_000);
+            self.set_at_ms = self.boot_ms + self.rng.random_range(1_000..5_000);
+        } else if self.is_synchronised {
             self.wall_apart_ms = 0;
         }
     }

@@ -34,4 +34,6 @@ pub(crate) enum Defect {
     EndedEpochServed,
     /// Wall time is written into entries whatever it does.
     ClockBelieved,
+    /// Log time leaps to the wall clock as soon as that is believed again.
+    ClockCatchesUp,
 }

@@ -4,13 +4,13 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use session::Command;
 use tidewire_cluster_core::{
-    Attempt, Body, EpochView, MetaCommand, NodeEpoch, RoutesCommand, WallMs,
+    Attempt, Body, EpochView, LogTime, MetaCommand, NodeEpoch, RoutesCommand,
 };
 
 /// An entry of a shard's log.
 #[derive(Clone, Debug)]
 pub(crate) struct ShardEntry {
-    pub(crate) time: WallMs,
+    pub(crate) time: LogTime,
     pub(crate) what: ShardWhat,
 }
 

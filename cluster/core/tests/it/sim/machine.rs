@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use session::{
     Answer, Close, Command, ConnectionId, Durable, Epoch, Identity, Limits, Open, WillFate,
 };
-use tidewire_cluster_core::{Admission, Attempt, Body, NodeEpoch, Receiver};
+use tidewire_cluster_core::{Admission, Attempt, Body, LogTime, NodeEpoch, Receiver};
 
 use super::defect::Defect;
 use super::disk::{ShardEntry, ShardWhat};
@@ -30,6 +30,8 @@ pub(crate) struct Machine {
     defect: Defect,
     pub(crate) receiver: Receiver,
     pub(crate) durable: Durable,
+    /// The time of the last entry.
+    pub(crate) time: LogTime,
     remembered: BTreeMap<(NodeEpoch, u64), Answer>,
     /// Next numbers as a machine without gap refusal, or one that knows no ended epochs, has them.
     careless: BTreeMap<NodeEpoch, u64>,
@@ -44,6 +46,7 @@ impl Machine {
             defect,
             receiver: Receiver::default(),
             durable: Durable::new(Limits::default()),
+            time: LogTime::default(),
             remembered: BTreeMap::new(),
             careless: BTreeMap::new(),
             renumbered: 1_000_000,
@@ -54,7 +57,8 @@ impl Machine {
     /// Applies the entry at `position`, from 1.
     pub(crate) fn apply(&mut self, position: usize, entry: &ShardEntry) -> Outcome {
         let index = position as u64 * INDEXES_PER_ENTRY;
-        let time = session::WallMs(entry.time.0);
+        let time = session::WallMs(entry.time.time.0);
+        self.time = entry.time;
         match &entry.what {
             ShardWhat::Item {
                 epoch,

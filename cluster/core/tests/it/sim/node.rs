@@ -48,7 +48,7 @@ pub(crate) struct Node {
 impl Node {
     /// Starts on what the disk holds: replays it, then asks for an epoch.
     pub(crate) fn start(ctx: &mut Ctx) -> Self {
-        ctx.set_right();
+        ctx.start();
         let shards = ctx.disk.shards.len();
         let mut meta = Meta::default();
         for position in 0..ctx.disk.meta.durable() {
@@ -304,7 +304,7 @@ impl Node {
         self.tell_epochs(ctx);
         for shard in &mut self.shards {
             let stamped = shard.stamp(ctx);
-            let now = session::WallMs(stamped.time.0);
+            let now = session::WallMs(stamped.time.time.0);
             for command in shard.machine.durable.due(now, 100) {
                 // The end of a wait ends nothing that a client counts on.
                 if stamped.may_expire || matches!(command, Command::ReplayEnd { .. }) {

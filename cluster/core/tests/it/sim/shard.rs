@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use session::{Answer, Command, ConnectionId, DurableEffect, Token, WillRow};
 use tidewire_cluster_core::{
-    Attempt, Batch, Body, Drain, LogClock, NodeEpoch, Numbered, Proposer, ProposerEffect,
+    Attempt, Batch, Body, Drain, LogClock, LogTime, NodeEpoch, Numbered, Proposer, ProposerEffect,
     ProposerLimits, RouteDelta, RouteVersion, ShardId, Share, ShareLimits, Stamped, Unavailable,
-    WallMs, WillKey,
+    WillKey,
 };
 
 use super::ctx::Ctx;
@@ -81,11 +81,10 @@ impl Shard {
             // What was to be done then is done, or stands in the outbox.
             while machine.durable.poll_effect().is_some() {}
         }
-        let time = WallMs(machine.durable.time().0);
         Self {
             at,
             applied: log.durable(),
-            clock: LogClock::new(time, ctx.reading()),
+            clock: LogClock::new(machine.time, ctx.reading()),
             machine,
             stream: Numbered::new(ShareLimits {
                 enqueue_bytes: 1 << 20,
@@ -181,14 +180,17 @@ impl Shard {
 
     /// The time of an entry now, and whether what it makes due may be proposed.
     pub(crate) fn stamp(&mut self, ctx: &Ctx) -> Stamped {
-        let stamped = self.clock.stamp(ctx.reading());
-        if ctx.defect == Defect::ClockBelieved {
-            return Stamped {
-                time: ctx.reading().wall,
-                may_expire: true,
-            };
-        }
-        stamped
+        let reading = ctx.reading();
+        let stamped = self.clock.stamp(reading);
+        let LogTime { time, wall } = stamped.time;
+        let time = match ctx.defect {
+            Defect::ClockBelieved => reading.wall,
+            Defect::ClockCatchesUp if wall.is_some() => time.max(reading.wall),
+            _ => return stamped,
+        };
+        let may_expire = stamped.may_expire || ctx.defect == Defect::ClockBelieved;
+        let time = LogTime { time, wall };
+        Stamped { time, may_expire }
     }
 
     /// Does what the proposer asks for; a group may take nothing, or a batch be lost from sight.
