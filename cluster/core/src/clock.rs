@@ -139,4 +139,3 @@ impl LogClock {
         self.stepped.take_if(is_over);
     }
 }
-

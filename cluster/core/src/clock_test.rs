@@ -117,10 +117,7 @@ fn a_pause_that_is_learnt_too_late_shortens_nothing_that_began_since() {
 
     // A later life goes on from there, and counts its own pause.
     let next = LogClock::new(believed.time, reading(3, right(boot) + HOUR_MS));
-    assert_eq!(
-        next.last(),
-        at(T0 + boot + HOUR_MS, right(boot) + HOUR_MS)
-    );
+    assert_eq!(next.last(), at(T0 + boot + HOUR_MS, right(boot) + HOUR_MS));
 }
 
 #[test]

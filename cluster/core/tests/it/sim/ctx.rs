@@ -54,7 +54,7 @@ impl Ctx {
             boot_ms: 1_000,
             wall_apart_ms: 0,
             is_synchronised,
-            is_set_later: seed % 2 == 1,
+            is_set_later: seed % 4 == 1,
             set_at_ms: 0,
             faults: true,
             trace: Trace::new(),
@@ -99,8 +99,8 @@ impl Ctx {
         if self.is_set_later {
             self.is_synchronised = false;
             self.boot_ms += self.rng.random_range(0..6_000);
-            self.wall_apart_ms = -self.rng.random_range(0..3_000);
-            self.set_at_ms = self.boot_ms + self.rng.random_range(1_000..5_000);
+            self.wall_apart_ms = -self.rng.random_range(0..4_000);
+            self.set_at_ms = self.boot_ms + self.rng.random_range(0..6_000);
         } else if self.is_synchronised {
             self.wall_apart_ms = 0;
         }

@@ -34,6 +34,6 @@ pub(crate) enum Defect {
     EndedEpochServed,
     /// Wall time is written into entries whatever it does.
     ClockBelieved,
-    /// Log time leaps to the wall clock as soon as that is believed again.
+    /// Log time leaps to the wall clock with any entry that finds it believed.
     ClockCatchesUp,
 }

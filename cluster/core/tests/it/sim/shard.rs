@@ -81,10 +81,14 @@ impl Shard {
             // What was to be done then is done, or stands in the outbox.
             while machine.durable.poll_effect().is_some() {}
         }
+        let mut last = machine.time;
+        if ctx.defect == Defect::ClockCatchesUp {
+            last.wall = None;
+        }
         Self {
             at,
             applied: log.durable(),
-            clock: LogClock::new(machine.time, ctx.reading()),
+            clock: LogClock::new(last, ctx.reading()),
             machine,
             stream: Numbered::new(ShareLimits {
                 enqueue_bytes: 1 << 20,
