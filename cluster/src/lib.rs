@@ -1,5 +1,6 @@
 //! Raft groups of a node: their log, their state files, and the machines that they replicate.
 
 mod machine;
+pub mod raft;
 
 pub use machine::{Damaged, Machine};

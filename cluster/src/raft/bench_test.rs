@@ -1,0 +1,125 @@
+//! What groups cost on a real disk. Run by hand:
+//! `cargo test -p tidewire-cluster --lib bench -- --ignored --nocapture`; a folder on the disk in
+//! question is named by `TMPDIR`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use runtime::SystemClock;
+use storage::fs::RealFs;
+use storage::raft::GroupId;
+use tempfile::TempDir;
+
+use super::test_machine::{Journal, TestMachine};
+use super::{Group, RaftConfig, RaftNode};
+
+const ENTRY_BYTES: usize = 300;
+const MEASURED: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn bench_proposals_by_groups_and_proposers() {
+    for groups in [1, 8, 32] {
+        for proposers in [1, 64, 1000] {
+            let folder = tempfile::tempdir().unwrap();
+            let node = open(&folder);
+            let groups = start(&node, groups).await;
+            let before = node.log_counters().journal;
+            let begin = Instant::now();
+            let tasks: Vec<_> = (0..proposers)
+                .map(|nth| {
+                    let group = groups[nth % groups.len()].clone();
+                    tokio::spawn(async move {
+                        let entry = Bytes::from(vec![7; ENTRY_BYTES]);
+                        let mut answered = 0_u64;
+                        while begin.elapsed() < MEASURED {
+                            group.propose(entry.clone()).await.unwrap();
+                            answered += 1;
+                        }
+                        answered
+                    })
+                })
+                .collect();
+            let mut answered = 0;
+            for task in tasks {
+                answered += task.await.unwrap();
+            }
+            let fsyncs = node.log_counters().journal.groups - before.groups;
+            println!(
+                "{:2} groups, {proposers:4} proposers: {:7.0} proposals/s, {:.3} fsyncs each",
+                groups.len(),
+                answered as f64 / begin.elapsed().as_secs_f64(),
+                fsyncs as f64 / answered as f64,
+            );
+            node.close().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn bench_starting_groups() {
+    let folder = tempfile::tempdir().unwrap();
+    for what in ["new", "again, behind a close"] {
+        let node = open(&folder);
+        let mut before = rss_kib();
+        let begin = Instant::now();
+        let first = start(&node, 1).await;
+        let one = rss_kib();
+        println!("{what}: 1 group in {:?}, {} KiB", begin.elapsed(), one - before);
+        before = one;
+        let begin = Instant::now();
+        let mut groups = Vec::new();
+        for id in 1..34 {
+            groups.push(start_one(&node, id).await);
+        }
+        println!(
+            "{what}: 33 more in {:?}, {} KiB each",
+            begin.elapsed(),
+            (rss_kib() - before) / 33
+        );
+        for group in first.iter().chain(&groups) {
+            for _ in 0..200 {
+                group.propose(Bytes::from(vec![7; 20])).await.unwrap();
+            }
+        }
+        println!("{what}: {} KiB each after 200 proposals", (rss_kib() - before) / 33);
+        let begin = Instant::now();
+        node.close().await.unwrap();
+        println!("{what}: close in {:?}", begin.elapsed());
+    }
+}
+
+fn open(folder: &TempDir) -> RaftNode {
+    let config = RaftConfig::new(folder.path().to_owned(), 1);
+    let clock = Arc::new(SystemClock::default());
+    RaftNode::open(
+        Arc::new(RealFs),
+        clock,
+        config,
+        Arc::new(|fatal| panic!("{fatal}")),
+    )
+    .unwrap()
+}
+
+async fn start(node: &RaftNode, groups: u32) -> Vec<Group<TestMachine>> {
+    let mut started = Vec::new();
+    for id in 0..groups {
+        started.push(start_one(node, id).await);
+    }
+    started
+}
+
+async fn start_one(node: &RaftNode, id: u32) -> Group<TestMachine> {
+    let name = format!("group-{id}");
+    let started = node.start_group(GroupId(id), &name, Journal::default());
+    started.await.unwrap()
+}
+
+fn rss_kib() -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS"));
+    let words = line.unwrap().split_whitespace().nth(1);
+    words.unwrap().parse().unwrap()
+}

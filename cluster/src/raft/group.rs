@@ -1,0 +1,269 @@
+//! One group of this node: what its users hold.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cluster_core::{NodeId, Unavailable};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{
+    ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError,
+};
+use openraft::{Raft, ReadPolicy, ServerState};
+use storage::raft::GroupId;
+use storage::state;
+
+use super::driver::Driven;
+use super::replica::Replica;
+use super::state_machine::Hosting;
+use super::types::{Command, Types};
+use crate::machine::Machine;
+
+/// How long a group that is asked to wake may take before it is asked again.
+const WAKE_RETRY: Duration = Duration::from_millis(20);
+/// How often it is asked, 2 s in all.
+const WAKE_TRIES_MAX: u32 = 100;
+
+pub(super) type RaftOf<M> = Raft<Types<M>, Hosting<M>>;
+
+/// A group of this node; clones are the same group.
+pub struct Group<M: Machine> {
+    driven: Arc<Driven<M>>,
+}
+
+/// Why an entry was not answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unproposed {
+    /// The group appended nothing.
+    Unavailable {
+        /// The entry, as it was given; empty for a read.
+        entry: Bytes,
+        /// Why.
+        why: Unavailable,
+    },
+    /// It is not known what became of the entry: it may be applied, here or after a start.
+    Lost,
+}
+
+/// How far a group is. Indexes are those of log entries, `None` before the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupStatus {
+    /// The last entry that was applied.
+    pub applied: Option<u64>,
+    /// The last entry whose changes are durable in the state file.
+    pub flushed: Option<u64>,
+    /// The last entry that was purged from the log.
+    pub purged: Option<u64>,
+    /// The last entry of the log.
+    pub last_log: Option<u64>,
+    /// The term.
+    pub term: u64,
+    /// Whether this node leads the group.
+    pub is_leader: bool,
+    /// Bytes of log, about, that a start would apply again.
+    pub unflushed_log_bytes: u64,
+}
+
+impl<M: Machine> Group<M> {
+    pub(super) fn new(driven: Arc<Driven<M>>) -> Self {
+        Self { driven }
+    }
+
+    /// The group's id.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.replica().group
+    }
+
+    fn replica(&self) -> &Replica<M> {
+        &self.driven.replica
+    }
+
+    /// Appends an entry, and answers what the machine answered when it was committed and applied.
+    /// Wakes the group if it sleeps, for up to 2 s. Entries of one task that are proposed one
+    /// behind the other, each polled once before the next, keep their order.
+    ///
+    /// Dropping the future leaves open what becomes of the entry.
+    ///
+    /// # Errors
+    /// Says whether the entry may still be applied.
+    ///
+    /// # Panics
+    /// If the entry is longer than [`storage::journal::ENTRY_BYTES_MAX`] allows, the log does.
+    pub async fn propose(&self, entry: Bytes) -> Result<M::Answer, Unproposed> {
+        self.driven.touch();
+        let written = self
+            .awake(|| async {
+                let command = Command(entry.clone());
+                match self.driven.raft.client_write(command).await {
+                    Ok(written) => Attempt::Done(written.data),
+                    Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                        self.elsewhere(&forward)
+                    }
+                    Err(RaftError::APIError(_) | RaftError::Fatal(_)) => Attempt::Lost,
+                }
+            })
+            .await;
+        match written {
+            Ok(answer) => Ok(answer.expect("an entry of the machine has its answer")),
+            Err(Some(why)) => Err(Unproposed::Unavailable { entry, why }),
+            Err(None) => Err(Unproposed::Lost),
+        }
+    }
+
+    /// An index up to which the machine has applied everything that was answered before this call,
+    /// on whatever node: what [`Group::with`] shows then is no older.
+    ///
+    /// # Errors
+    /// No quorum says so in time; nothing is lost by it.
+    pub async fn read_index(&self) -> Result<u64, Unproposed> {
+        self.driven.touch();
+        let read = self
+            .awake(|| async {
+                match self
+                    .driven
+                    .raft
+                    .ensure_linearizable(ReadPolicy::ReadIndex)
+                    .await
+                {
+                    Ok(read) => Attempt::Done(read.index()),
+                    Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                        self.elsewhere(&forward)
+                    }
+                    Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                        Attempt::Asleep
+                    }
+                    Err(RaftError::Fatal(_)) => Attempt::Lost,
+                }
+            })
+            .await;
+        read.map_err(|why| match why {
+            Some(why) => Unproposed::Unavailable {
+                entry: Bytes::new(),
+                why,
+            },
+            None => Unproposed::Lost,
+        })
+    }
+
+    /// Tries until the group is awake, within a bound; the error is `None` if the outcome is not
+    /// known.
+    async fn awake<T, F: Future<Output = Attempt<T>>>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Option<Unavailable>> {
+        for _ in 0..WAKE_TRIES_MAX {
+            match attempt().await {
+                Attempt::Done(done) => return Ok(done),
+                Attempt::Unavailable(why) => return Err(Some(why)),
+                Attempt::Lost => return Err(None),
+                Attempt::Asleep => {}
+            }
+            if self.driven.raft.trigger().heartbeat().await.is_err() {
+                return Err(Some(Unavailable::NoLeader));
+            }
+            tokio::time::sleep(WAKE_RETRY).await;
+        }
+        Err(Some(Unavailable::LeaseExpired))
+    }
+
+    /// Where Raft sends a proposal that it did not append.
+    fn elsewhere<T>(&self, forward: &ForwardToLeader<Types<M>>) -> Attempt<T> {
+        match (forward.reason, forward.leader_id) {
+            (ForwardReason::LeaseExpired, _) => Attempt::Asleep,
+            (_, None) => Attempt::Unavailable(Unavailable::NoLeader),
+            // It does not lead yet, or not any more.
+            (_, Some(node)) if node == *self.driven.raft.node_id() => {
+                Attempt::Unavailable(Unavailable::NoLeader)
+            }
+            // Until the meta group says which node has which Raft id, they are the same number.
+            (_, Some(node)) => Attempt::Unavailable(
+                u32::try_from(node).map_or(Unavailable::NoLeader, |node| {
+                    Unavailable::Led(NodeId(node))
+                }),
+            ),
+        }
+    }
+
+    /// Shows the machine as far as it has applied; what is replicated must not be changed here.
+    /// `f` runs under the lock that applying takes: it is to be short.
+    pub fn with<R>(&self, f: impl FnOnce(&mut M) -> R) -> R {
+        self.replica().with(f)
+    }
+
+    /// The value of a row of the state file, as of the last flush or of one under way. Blocks on
+    /// the disk.
+    ///
+    /// # Errors
+    /// When the disk does not give what was written.
+    pub fn read_row(&self, kind: u8, key: &[u8]) -> Result<Option<Bytes>, state::Error> {
+        self.replica().get(kind, key)
+    }
+
+    /// Asks for a flush before its time; several that wait together are one.
+    pub fn flush_soon(&self) {
+        self.replica().ask_for_flush();
+    }
+
+    /// How far the group is.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        let progress = self.replica().progress();
+        let metrics = self.driven.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        GroupStatus {
+            applied: progress.applied,
+            flushed: progress.flushed,
+            purged: metrics.purged.map(|id| id.index),
+            last_log: metrics.last_log_index,
+            term: metrics.current_term,
+            is_leader: metrics.state == ServerState::Leader,
+            unflushed_log_bytes: progress.unflushed_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+impl<M: Machine> Group<M> {
+    pub(super) fn driven_is_active(&self) -> bool {
+        super::driver::Drive::is_active(&*self.driven)
+    }
+
+    /// Whether log, term or leader change within this time.
+    pub(super) async fn changes_within(&self, time: Duration) -> bool {
+        let before = self.status();
+        let differs = |metrics: &openraft::RaftMetrics<Types<M>>| {
+            let now = (metrics.last_log_index, metrics.current_term);
+            now != (before.last_log, before.term) || metrics.state != ServerState::Leader
+        };
+        let wait = self.driven.raft.wait(Some(time));
+        wait.metrics(differs, "a change").await.is_ok()
+    }
+}
+
+/// What became of one attempt.
+enum Attempt<T> {
+    Done(T),
+    /// No quorum confirmed the leader lately: nothing was appended, it is to be woken.
+    Asleep,
+    Unavailable(Unavailable),
+    Lost,
+}
+
+impl<M: Machine> Clone for Group<M> {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.driven))
+    }
+}
+
+impl<M: Machine> fmt::Debug for Group<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("id", &self.id())
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,290 @@
+//! Groups of a node from start to end: order, flush and purge, sleep, damage.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use storage::fs::{Fault, FaultFs, FaultKind, Fs, Operation};
+use storage::raft::GroupId;
+
+use super::test_machine::{Journal, TestMachine};
+use super::test_node::{Setup, TestNode, entries, entry, eventually, outcome, propose};
+use super::{Fatal, Group, OpenError, Unproposed};
+
+#[tokio::test]
+async fn what_was_answered_is_there_after_a_start_in_order_and_once() {
+    let node = TestNode::open(&FaultFs::new(1));
+    let group = node.start(3).await;
+    propose(&group, 0..100).await;
+
+    let node = TestNode::open(&node.kill().await);
+    let group = node.start(3).await;
+
+    assert_eq!(entries(&group), (0..100).map(entry).collect::<Vec<_>>());
+    assert!(group.status().is_leader);
+    assert_eq!(group.propose(entry(100)).await, Ok(100));
+    assert_eq!(node.fatals().len(), 0);
+}
+
+#[tokio::test]
+async fn a_flush_purges_the_log_and_a_start_applies_only_the_rest() {
+    let node = TestNode::open(&FaultFs::new(2));
+    let group = node.start(3).await;
+    propose(&group, 0..50).await;
+    let applied = group.status().applied;
+
+    group.flush_soon();
+    eventually("the log is purged", || group.status().purged == applied).await;
+    assert_eq!(group.status().flushed, applied);
+    assert_eq!(group.status().unflushed_log_bytes, 0);
+    assert_eq!(
+        group.read_row(1, &49_u64.to_be_bytes()).unwrap(),
+        Some(entry(49))
+    );
+    propose(&group, 50..60).await;
+    assert!(group.status().unflushed_log_bytes > 0);
+
+    let node = TestNode::open(&node.kill().await);
+    let group = node.start(3).await;
+
+    assert_eq!(group.with(|machine| machine.restored), 50);
+    assert_eq!(group.with(|machine| machine.applied), 10);
+    assert_eq!(entries(&group), (0..60).map(entry).collect::<Vec<_>>());
+    assert_eq!(group.status().purged, applied);
+}
+
+#[tokio::test]
+async fn a_flush_comes_by_bytes_of_log_and_by_age() {
+    let setup = Setup {
+        flush_log_bytes: 2_000,
+        ..Setup::default()
+    };
+    let node = TestNode::open_as(&FaultFs::new(3), &setup).unwrap();
+    let group = node.start(3).await;
+    let flushes = || group.with(|machine| machine.flushes);
+
+    propose(&group, 0..10).await;
+    assert_eq!(flushes(), 0, "less than the limit was applied");
+    propose(&group, 10..60).await;
+    eventually("a flush by bytes", || flushes() > 0).await;
+    eventually("it ends", || group.status().purged == group.status().flushed).await;
+
+    propose(&group, 60..61).await;
+    let before = flushes();
+    node.clock.advance_ms(60_000);
+    eventually("a flush by age", || flushes() > before).await;
+    assert_eq!(group.status().applied, group.status().flushed);
+}
+
+#[tokio::test]
+async fn a_close_flushes_so_that_a_start_applies_nothing_again() {
+    let node = TestNode::open(&FaultFs::new(4));
+    let group = node.start(3).await;
+    propose(&group, 0..20).await;
+
+    node.node.close().await.unwrap();
+    let refused = outcome(&group, entry(20)).await;
+    assert!(refused.is_err(), "{refused:?}");
+
+    let node = TestNode::open(&node.fs.kill());
+    let group = node.start(3).await;
+
+    let counts = group.with(|machine| (machine.restored, machine.applied));
+    assert_eq!(counts, (20, 0));
+    let status = group.status();
+    assert!(status.purged >= Some(20), "a start purges what is flushed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_groups_share_a_log_and_start_again() {
+    const GROUPS: u32 = 34;
+    let mut fs = FaultFs::new(5);
+    for round in 0..2 {
+        let node = TestNode::open(&fs);
+        let mut tasks = Vec::new();
+        for id in 0..GROUPS {
+            let group = node.start(id).await;
+            assert_eq!(entries(&group).len(), round * 20);
+            let proposer = group.clone();
+            tasks.push(tokio::spawn(async move {
+                let first = round as u64 * 20;
+                propose(&proposer, first..first + 20).await;
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        fs = node.kill().await;
+    }
+    let node = TestNode::open(&fs);
+    for id in 0..GROUPS {
+        let group = node.start(id).await;
+        assert_eq!(entries(&group), (0..40).map(entry).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_nobody_uses_does_nothing_and_wakes_at_once() {
+    let node = TestNode::open(&FaultFs::new(6));
+    let group = node.start(3).await;
+    propose(&group, 0..3).await;
+    assert!(group.driven_is_active());
+    node.clock.advance_ms(10_000);
+    let before = (node.node.log_counters().journal.entries, group.status());
+
+    assert!(!group.driven_is_active(), "no heartbeat goes out");
+    let changed = group.changes_within(Duration::from_millis(1_700)).await;
+
+    assert!(!changed, "longer than a lease nothing happens");
+    let after = (node.node.log_counters().journal.entries, group.status());
+    assert_eq!(after, before);
+    assert_eq!(group.propose(entry(3)).await, Ok(3));
+    assert!(group.driven_is_active());
+    assert_eq!(group.status().term, before.1.term, "no election");
+}
+
+#[tokio::test]
+async fn a_read_index_covers_what_was_answered() {
+    let node = TestNode::open(&FaultFs::new(7));
+    let group = node.start(3).await;
+    propose(&group, 0..5).await;
+
+    let index = group.read_index().await.unwrap();
+
+    assert_eq!(Some(index), group.status().last_log);
+    assert_eq!(entries(&group).len(), 5);
+}
+
+#[tokio::test]
+async fn a_failed_fsync_of_the_log_ends_the_node_once_and_answers_nothing() {
+    let node = TestNode::open(&FaultFs::new(8));
+    let (one, other) = (node.start(1).await, node.start(2).await);
+    propose(&one, 0..2).await;
+    node.fs.inject(Fault {
+        operation: Some(Operation::SyncData),
+        path: "/data/log".to_owned(),
+        skip: 0,
+        kind: FaultKind::Io,
+    });
+
+    let lost = outcome(&one, entry(2)).await;
+
+    assert_eq!(lost, Err(Unproposed::Lost));
+    assert!(outcome(&one, entry(3)).await.is_err());
+    assert!(outcome(&other, entry(3)).await.is_err());
+    let fatals = node.fatals();
+    assert!(matches!(fatals[..], [Fatal::Log(_)]), "{fatals:?}");
+}
+
+#[tokio::test]
+async fn a_failed_flush_ends_the_node_and_loses_nothing() {
+    let node = TestNode::open(&FaultFs::new(9));
+    let group = node.start(1).await;
+    propose(&group, 0..5).await;
+    node.fs.inject(Fault {
+        operation: Some(Operation::SyncData),
+        path: ".redb".to_owned(),
+        skip: 0,
+        kind: FaultKind::Io,
+    });
+
+    group.flush_soon();
+    eventually("the node ends", || !node.fatals().is_empty()).await;
+
+    let fatals = node.fatals();
+    assert!(
+        matches!(fatals[..], [Fatal::State { group: GroupId(1), .. }]),
+        "{fatals:?}"
+    );
+    let node = TestNode::open(&node.kill().await);
+    assert_eq!(entries(&node.start(1).await).len(), 5);
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_be_read_ends_the_node_and_is_named_at_a_start() {
+    let node = TestNode::open(&FaultFs::new(10));
+    let group = node.start(1).await;
+    propose(&group, 0..2).await;
+    let index = group.status().last_log.unwrap() + 1;
+
+    let lost = outcome(&group, Bytes::from_static(b"damaged")).await;
+
+    assert_eq!(lost, Err(Unproposed::Lost));
+    let is_named = |fatal: &Fatal| matches!(fatal, Fatal::Entry { group: GroupId(1), index: at, .. } if *at == index);
+    let fatals = node.fatals();
+    assert!(fatals.len() == 1 && is_named(&fatals[0]), "{fatals:?}");
+    let node = TestNode::open(&node.kill().await);
+    let refused = node.try_start(1).await.unwrap_err();
+    assert!(matches!(&refused, OpenError::Failed(fatal) if is_named(fatal)), "{refused}");
+}
+
+#[tokio::test]
+async fn a_machine_that_panics_ends_the_node() {
+    let node = TestNode::open(&FaultFs::new(11));
+    let group = node.start(1).await;
+    let proposer = group.clone();
+
+    let proposal = tokio::spawn(async move { proposer.propose(Bytes::from_static(b"panic")).await });
+    eventually("the node ends", || !node.fatals().is_empty()).await;
+
+    let fatals = node.fatals();
+    assert!(matches!(fatals[..], [Fatal::Broken { .. }]), "{fatals:?}");
+    proposal.abort();
+    assert!(!matches!(proposal.await, Ok(Ok(_))), "it is not answered");
+}
+
+#[tokio::test]
+async fn damage_is_named_and_nothing_is_started() {
+    let node = TestNode::open(&FaultFs::new(12));
+    let group = node.start(1).await;
+    propose(&group, 0..5).await;
+    group.flush_soon();
+    eventually("it is purged", || group.status().purged >= Some(5)).await;
+    let fs = node.kill().await;
+    let state = Path::new("/data/group-1.redb");
+
+    let lost_state = fs.copy();
+    lost_state.unlink(state).unwrap();
+    let refused = TestNode::open(&lost_state).try_start(1).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Gap { flushed: None, .. }), "{refused}");
+
+    let lost_log = fs.copy();
+    for name in lost_log.list(Path::new("/data/log")).unwrap() {
+        let _ = lost_log.unlink(&Path::new("/data/log").join(name));
+    }
+    let refused = TestNode::open(&lost_log).try_start(1).await.unwrap_err();
+    assert!(matches!(refused, OpenError::LogLost { .. }), "{refused}");
+
+    let other = Setup {
+        node: 2,
+        ..Setup::default()
+    };
+    let node = TestNode::open_as(&fs.copy(), &other).unwrap();
+    let refused = node.try_start(1).await.unwrap_err();
+    assert!(matches!(refused, OpenError::ForeignNode { node: 2, .. }), "{refused}");
+
+    let config = Journal { refuses_rows: true };
+    let node = TestNode::open(&fs.copy());
+    let started = node.node.start_group::<TestMachine>(GroupId(1), "group-1", config);
+    let refused = started.await.unwrap_err().to_string();
+    assert!(refused.contains("group-1.redb"), "{refused}");
+
+    let rotten = fs.copy();
+    rotten.flip_bit(state, 5_000, 3);
+    let refused = TestNode::open(&rotten).try_start(1).await;
+    if let Err(refused) = refused {
+        assert!(refused.to_string().contains("group-1.redb"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_group_is_started_once() {
+    let node = TestNode::open(&FaultFs::new(13));
+    let _group: Group<TestMachine> = node.start(1).await;
+
+    let twice = node.try_start(1).await.unwrap_err();
+    assert!(matches!(twice, OpenError::Started { .. }), "{twice}");
+    node.node.close().await.unwrap();
+    let late = node.try_start(2).await.unwrap_err();
+    assert!(matches!(late, OpenError::Closed), "{late}");
+}

@@ -1,0 +1,369 @@
+//! The machine of a group and its state file: what was applied, and how much of it is flushed.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use runtime::Clock;
+use storage::fs::Fs;
+use storage::raft::GroupId;
+use storage::state::{self, Applied, Changes, FlushPolicy, Snapshot, StateFile};
+use tokio::sync::Notify;
+
+use super::codec::{self, raft_id, stored_id};
+use super::failure::{Fatal, Latch, OpenError, stop};
+use super::types::{Entry, LogId, Payload, SnapshotMeta, StoredMembership};
+use crate::machine::{Damaged, Machine};
+
+/// What an entry costs in the log beside its command, about.
+const ENTRY_LOG_BYTES: u64 = 48;
+
+/// What the groups of a node share.
+pub(super) struct Context {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) latch: Arc<Latch>,
+    /// Tells the driver that a flush is due.
+    pub(super) wake: Notify,
+}
+
+impl Context {
+    pub(super) fn now(&self) -> Duration {
+        Duration::from_millis(self.clock.mono_ms())
+    }
+}
+
+/// How the state of a group is kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) cache_bytes: usize,
+    pub(super) flush_log_bytes: u64,
+    pub(super) flush_age: Duration,
+}
+
+/// The machine of a group with its state file.
+pub(super) struct Replica<M: Machine> {
+    pub(super) group: GroupId,
+    path: PathBuf,
+    config: M::Config,
+    context: Arc<Context>,
+    file: StateFile,
+    hosted: Mutex<Hosted<M>>,
+    /// Held while the file is written: one flush at a time.
+    writing: Mutex<()>,
+    /// Whether a flush was asked for before its time.
+    asked: AtomicBool,
+    /// Bytes of log that a flush under way is making superfluous.
+    in_flight_bytes: AtomicU64,
+}
+
+struct Hosted<M> {
+    machine: M,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    policy: FlushPolicy,
+    /// Bytes of log applied since changes were taken last.
+    unflushed_bytes: u64,
+}
+
+/// The rows of a state file as they were at a flush; none if there was no flush.
+pub(super) struct View(Option<Snapshot>);
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let applied = self.0.as_ref().and_then(Snapshot::applied);
+        f.debug_tuple("View").field(&applied).finish()
+    }
+}
+
+/// How far a state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) applied: Option<u64>,
+    pub(super) flushed: Option<u64>,
+    pub(super) unflushed_bytes: u64,
+}
+
+impl<M: Machine> Replica<M> {
+    /// Opens the state file and makes the machine of its rows. Blocks on the disk.
+    pub(super) fn open(
+        fs: Arc<dyn Fs>,
+        path: &Path,
+        group: GroupId,
+        limits: Limits,
+        config: M::Config,
+        context: Arc<Context>,
+    ) -> Result<Self, OpenError> {
+        let file_config = state::Config {
+            cache_bytes: limits.cache_bytes,
+            ..state::Config::new(M::VERSION)
+        };
+        let file = StateFile::open(fs, path, file_config)?;
+        let (machine, applied, membership) = restore(&file, path, group, &config)?;
+        let hosted = Hosted {
+            machine,
+            applied,
+            membership,
+            policy: FlushPolicy::new(limits.flush_log_bytes, limits.flush_age),
+            unflushed_bytes: 0,
+        };
+        Ok(Self {
+            group,
+            path: path.to_owned(),
+            config,
+            context,
+            file,
+            hosted: Mutex::new(hosted),
+            writing: Mutex::default(),
+            asked: AtomicBool::new(false),
+            in_flight_bytes: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn hosted(&self) -> MutexGuard<'_, Hosted<M>> {
+        // Whoever panics under this lock ends the process; until then nothing more is answered.
+        self.hosted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `f` look at the machine, and change what is not replicated.
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut M) -> R) -> R {
+        f(&mut self.hosted().machine)
+    }
+
+    pub(super) fn get(&self, kind: u8, key: &[u8]) -> Result<Option<Bytes>, state::Error> {
+        self.file.get(kind, key)
+    }
+
+    pub(super) fn applied_state(&self) -> (Option<LogId>, StoredMembership) {
+        let hosted = self.hosted();
+        (hosted.applied, hosted.membership.clone())
+    }
+
+    pub(super) fn flushed(&self) -> Option<LogId> {
+        self.file.flushed().map(|flushed| raft_id(flushed.id))
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        let hosted = self.hosted();
+        Progress {
+            applied: hosted.applied.map(|id| id.index),
+            flushed: self.flushed().map(|id| id.index),
+            unflushed_bytes: hosted.unflushed_bytes + self.in_flight_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Applies entries under one lock; the answers of those that have one, in their order.
+    pub(super) fn apply(&self, entries: &[Entry]) -> io::Result<Vec<Option<M::Answer>>> {
+        let panics = OnPanic {
+            group: self.group,
+            latch: &self.context.latch,
+        };
+        let mut hosted = self.hosted();
+        let mut answers = Vec::with_capacity(entries.len());
+        let mut bytes = 0;
+        for entry in entries {
+            bytes += ENTRY_LOG_BYTES;
+            answers.push(match &entry.payload {
+                Payload::Blank => None,
+                Payload::Normal(command) => {
+                    bytes += command.0.len() as u64;
+                    let answer = hosted.machine.apply(entry.log_id.index, &command.0);
+                    Some(answer.map_err(|why| self.damaged(entry.log_id.index, why))?)
+                }
+                Payload::Membership(membership) => {
+                    hosted.membership =
+                        StoredMembership::new(Some(entry.log_id), membership.clone());
+                    None
+                }
+            });
+            hosted.applied = Some(entry.log_id);
+        }
+        let now = self.context.now();
+        hosted.unflushed_bytes += bytes;
+        hosted.policy.handle_applied(bytes, now);
+        let is_due = hosted.policy.is_due(now);
+        drop(hosted);
+        drop(panics);
+        if is_due {
+            self.context.wake.notify_one();
+        }
+        Ok(answers)
+    }
+
+    /// No other replica will have skipped it: the process ends.
+    fn damaged(&self, index: u64, why: Damaged) -> io::Error {
+        let fatal = Fatal::Entry {
+            group: self.group,
+            index,
+            why,
+        };
+        self.context.latch.raise(fatal.clone());
+        stop(fatal)
+    }
+
+    pub(super) fn ask_for_flush(&self) {
+        self.asked.store(true, Ordering::Release);
+        self.context.wake.notify_one();
+    }
+
+    pub(super) fn is_flush_due(&self) -> bool {
+        self.asked.load(Ordering::Acquire) || self.hosted().policy.is_due(self.context.now())
+    }
+
+    /// Makes everything that was applied durable in the state file; up to where it goes now.
+    /// Blocks on the disk, and on a flush that is under way; the machine goes on meanwhile.
+    pub(super) fn flush(&self) -> Result<Option<LogId>, state::Error> {
+        let writing = self.writing();
+        self.flush_holding(&writing)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flush_holding(&self, _writing: &MutexGuard<'_, ()>) -> Result<Option<LogId>, state::Error> {
+        self.asked.store(false, Ordering::Release);
+        if let Some((changes, applied)) = self.take_changes() {
+            self.file.apply(&changes, &applied)?;
+            drop(changes);
+            self.file.flush()?;
+            self.hosted().machine.handle_flushed();
+            self.in_flight_bytes.store(0, Ordering::Relaxed);
+        }
+        Ok(self.flushed())
+    }
+
+    /// What is to be flushed; `None` if nothing was applied since the last time.
+    fn take_changes(&self) -> Option<(Changes, Applied)> {
+        let mut hosted = self.hosted();
+        let applied = hosted.applied?;
+        if self.flushed().is_some_and(|flushed| flushed == applied) {
+            return None;
+        }
+        let bytes = std::mem::take(&mut hosted.unflushed_bytes);
+        self.in_flight_bytes.store(bytes, Ordering::Relaxed);
+        hosted.policy.handle_flushed();
+        let applied = Applied {
+            id: stored_id(&applied),
+            opaque: codec::write_stored_membership(&hosted.membership),
+        };
+        Some((hosted.machine.changes(), applied))
+    }
+
+    /// The state as of the last flush, after one if `fresh`. Copies nothing. Blocks on the disk.
+    pub(super) fn view(&self, fresh: bool) -> io::Result<(SnapshotMeta, View)> {
+        // While it is held, what can be seen in the file is what is flushed.
+        let writing = self.writing();
+        if fresh {
+            self.flush_holding(&writing)
+                .map_err(|error| self.failed(error))?;
+        }
+        let snapshot = self.file.snapshot().map_err(|error| self.failed(error))?;
+        let meta = match snapshot.applied() {
+            None => return Ok((SnapshotMeta::default(), View(None))),
+            Some(applied) => self.meta(applied)?,
+        };
+        Ok((meta, View(Some(snapshot))))
+    }
+
+    fn meta(&self, applied: &Applied) -> io::Result<SnapshotMeta> {
+        Ok(SnapshotMeta {
+            last_log_id: Some(raft_id(applied.id)),
+            last_membership: codec::read_stored_membership(&applied.opaque).map_err(stop)?,
+        })
+    }
+
+    /// Puts a state from elsewhere in the place of this one. Blocks on the disk.
+    pub(super) fn install(&self, meta: &SnapshotMeta, view: &View) -> io::Result<()> {
+        let (Some(last), Some(snapshot)) = (&meta.last_log_id, &view.0) else {
+            return Ok(());
+        };
+        let _writing = self.writing();
+        let applied = Applied {
+            id: stored_id(last),
+            opaque: codec::write_stored_membership(&meta.last_membership),
+        };
+        self.copy(snapshot, &applied)
+            .map_err(|error| self.failed(error))?;
+        let restored = restore::<M>(&self.file, &self.path, self.group, &self.config);
+        let (machine, applied, membership) = restored.map_err(stop)?;
+        let mut hosted = self.hosted();
+        hosted.machine = machine;
+        hosted.applied = applied;
+        hosted.membership = membership;
+        hosted.unflushed_bytes = 0;
+        hosted.policy.handle_flushed();
+        Ok(())
+    }
+
+    fn copy(&self, snapshot: &Snapshot, applied: &Applied) -> Result<(), state::Error> {
+        let mut installation = self.file.install()?;
+        for row in snapshot.rows()? {
+            let row = row?;
+            installation.put(row.kind, &row.key, &row.value)?;
+        }
+        installation.finish(applied)
+    }
+
+    /// The file takes nothing more: the process ends.
+    pub(super) fn failed(&self, error: state::Error) -> io::Error {
+        let why = stop(&error);
+        self.context.latch.raise(Fatal::State {
+            group: self.group,
+            source: Arc::new(error),
+        });
+        why
+    }
+}
+
+/// The machine as the rows of its file say, with the entry and the membership they go up to.
+fn restore<M: Machine>(
+    file: &StateFile,
+    path: &Path,
+    group: GroupId,
+    config: &M::Config,
+) -> Result<(M, Option<LogId>, StoredMembership), OpenError> {
+    let snapshot = file.snapshot()?;
+    let mut rows = snapshot.rows()?;
+    let machine = M::restore(config, &mut rows).map_err(|why| OpenError::Row {
+        path: path.to_owned(),
+        group,
+        why,
+    })?;
+    let Some(applied) = snapshot.applied() else {
+        return Ok((machine, None, StoredMembership::default()));
+    };
+    let membership = codec::read_stored_membership(&applied.opaque).map_err(|error| {
+        OpenError::Membership {
+            path: path.to_owned(),
+            group,
+            index: applied.id.index,
+            why: error.to_string(),
+        }
+    })?;
+    Ok((machine, Some(raft_id(applied.id)), membership))
+}
+
+/// Ends the process when a machine panics: a half applied entry must answer nothing.
+struct OnPanic<'a> {
+    group: GroupId,
+    latch: &'a Latch,
+}
+
+impl Drop for OnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.latch.raise(Fatal::Broken {
+                group: self.group,
+                why: "the machine panicked while it applied an entry".to_owned(),
+            });
+        }
+    }
+}
