@@ -67,7 +67,11 @@ async fn bench_starting_groups() {
         let begin = Instant::now();
         let first = start(&node, 1).await;
         let one = rss_kib();
-        println!("{what}: 1 group in {:?}, {} KiB", begin.elapsed(), one - before);
+        println!(
+            "{what}: 1 group in {:?}, {} KiB",
+            begin.elapsed(),
+            one - before
+        );
         before = one;
         let begin = Instant::now();
         let mut groups = Vec::new();
@@ -84,7 +88,10 @@ async fn bench_starting_groups() {
                 group.propose(Bytes::from(vec![7; 20])).await.unwrap();
             }
         }
-        println!("{what}: {} KiB each after 200 proposals", (rss_kib() - before) / 33);
+        println!(
+            "{what}: {} KiB each after 200 proposals",
+            (rss_kib() - before) / 33
+        );
         let begin = Instant::now();
         node.close().await.unwrap();
         println!("{what}: close in {:?}", begin.elapsed());

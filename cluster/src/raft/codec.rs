@@ -258,8 +258,7 @@ impl<'a> Reader<'a> {
         if configs.is_empty() && members.is_empty() {
             return Ok(Membership::default());
         }
-        Membership::new(configs, members)
-            .map_err(|error| Unreadable::Membership(error.to_string()))
+        Membership::new(configs, members).map_err(|error| Unreadable::Membership(error.to_string()))
     }
 
     fn end(&self) -> Result<(), Unreadable> {

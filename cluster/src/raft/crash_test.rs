@@ -22,10 +22,33 @@ type Answered = BTreeMap<u64, Bytes>;
 
 #[tokio::test]
 async fn crashes_lose_nothing_that_was_answered() {
+    let mut all = Seen::default();
     for seed in 0..SEEDS {
         let found = run(seed, Defects::default()).await;
-        assert_eq!(found, Ok(()), "seed {seed}");
+        let seen = found.unwrap_or_else(|lost| panic!("seed {seed}: {lost}"));
+        all.answered += seen.answered;
+        all.restored += seen.restored;
+        all.replayed += seen.replayed;
+        all.unled += seen.unled;
     }
+    // Else the runs would show nothing.
+    let often = SEEDS as usize;
+    assert!(all.answered > 50 * often, "{all:?}");
+    assert!(all.restored > 20 * often, "{all:?}");
+    assert!(all.replayed > 20 * often, "{all:?}");
+    assert!(all.unled > often / 10, "{all:?}");
+}
+
+/// What a run went through.
+#[derive(Debug, Default)]
+struct Seen {
+    answered: usize,
+    /// Entries that starts took from the state file.
+    restored: usize,
+    /// Entries that starts took from the log.
+    replayed: usize,
+    /// Starts that a crash cut short.
+    unled: usize,
 }
 
 #[tokio::test]
@@ -43,7 +66,8 @@ async fn a_log_that_acknowledges_before_its_fsync_is_found() {
 }
 
 /// Proposes and crashes, again and again; says what was lost.
-async fn run(seed: u64, defects: Defects) -> Result<(), String> {
+async fn run(seed: u64, defects: Defects) -> Result<Seen, String> {
+    let mut seen = Seen::default();
     let mut random = SmallRng::seed_from_u64(seed);
     let mut fs = FaultFs::new(seed);
     let mut answered = Answered::new();
@@ -61,6 +85,9 @@ async fn run(seed: u64, defects: Defects) -> Result<(), String> {
         if let Ok(node) = TestNode::open_as(&fs, &setup) {
             if let Ok(group) = node.try_start(1).await {
                 check(&entries(&group), &answered)?;
+                let counts = group.with(|machine| (machine.restored, machine.applied));
+                seen.restored += counts.0 as usize;
+                seen.replayed += counts.1 as usize;
                 if crash < CRASHES {
                     fs.freeze_at(fs.operations() + random.random_range(0..400));
                 }
@@ -91,24 +118,30 @@ async fn run(seed: u64, defects: Defects) -> Result<(), String> {
                 }
             } else if !fs.is_frozen() {
                 return Err(format!("crash {crash}: the group does not start"));
+            } else {
+                seen.unled += 1;
             }
             let next = fs.crash();
             let _ = node.node.close().await;
             fs = next;
         } else if fs.is_frozen() {
+            seen.unled += 1;
             fs = fs.crash();
         } else {
             return Err(format!("crash {crash}: the log does not open"));
         }
     }
-    Ok(())
+    seen.answered = answered.len();
+    Ok(seen)
 }
 
 fn check(entries: &[Bytes], answered: &Answered) -> Result<(), String> {
     for (place, entry) in answered {
         let at = usize::try_from(*place).expect("few entries");
         if entries.get(at) != Some(entry) {
-            return Err(format!("{entry:?} was answered at {place}, and is not there"));
+            return Err(format!(
+                "{entry:?} was answered at {place}, and is not there"
+            ));
         }
     }
     let once: BTreeSet<&Bytes> = entries.iter().collect();

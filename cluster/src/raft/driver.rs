@@ -64,7 +64,10 @@ impl<M: Machine> Driven<M> {
     }
 
     /// Lets Raft know that everything up to here is flushed, and purges that.
-    pub(super) async fn purge(&self, flushed: LogId) -> Result<(), errors::Fatal<super::types::Types<M>>> {
+    pub(super) async fn purge(
+        &self,
+        flushed: LogId,
+    ) -> Result<(), errors::Fatal<super::types::Types<M>>> {
         self.raft.trigger().snapshot().await?;
         let seen = self
             .raft

@@ -181,10 +181,6 @@ impl Latch {
         (self.on_fatal)(fatal);
     }
 
-    pub(super) fn is_raised(&self) -> bool {
-        self.raised.load(Ordering::Acquire)
-    }
-
     pub(super) fn first(&self) -> Option<Fatal> {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         first.clone()

@@ -34,9 +34,10 @@ pub struct Group<M: Machine> {
 }
 
 /// Why an entry was not answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unproposed {
     /// The group appended nothing.
+    #[error("the group appended nothing: {why:?}")]
     Unavailable {
         /// The entry, as it was given; empty for a read.
         entry: Bytes,
@@ -44,6 +45,7 @@ pub enum Unproposed {
         why: Unavailable,
     },
     /// It is not known what became of the entry: it may be applied, here or after a start.
+    #[error("it is not known what became of the entry")]
     Lost,
 }
 
@@ -83,10 +85,10 @@ impl<M: Machine> Group<M> {
     }
 
     /// Appends an entry, and answers what the machine answered when it was committed and applied.
-    /// Wakes the group if it sleeps, for up to 2 s. Entries of one task that are proposed one
-    /// behind the other, each polled once before the next, keep their order.
+    /// Wakes the group if it sleeps, for up to 2 s.
     ///
-    /// Dropping the future leaves open what becomes of the entry.
+    /// Proposals that are under way together are appended in any order. Dropping the future leaves
+    /// open what becomes of the entry.
     ///
     /// # Errors
     /// Says whether the entry may still be applied.
@@ -181,15 +183,14 @@ impl<M: Machine> Group<M> {
             }
             // Until the meta group says which node has which Raft id, they are the same number.
             (_, Some(node)) => Attempt::Unavailable(
-                u32::try_from(node).map_or(Unavailable::NoLeader, |node| {
-                    Unavailable::Led(NodeId(node))
-                }),
+                u32::try_from(node)
+                    .map_or(Unavailable::NoLeader, |node| Unavailable::Led(NodeId(node))),
             ),
         }
     }
 
     /// Shows the machine as far as it has applied; what is replicated must not be changed here.
-    /// `f` runs under the lock that applying takes: it is to be short.
+    /// `f` runs under the lock that applying takes: it is to be short, and must not call the group.
     pub fn with<R>(&self, f: impl FnOnce(&mut M) -> R) -> R {
         self.replica().with(f)
     }
@@ -230,6 +231,19 @@ impl<M: Machine> Group<M> {
 impl<M: Machine> Group<M> {
     pub(super) fn driven_is_active(&self) -> bool {
         super::driver::Drive::is_active(&*self.driven)
+    }
+
+    /// What becomes of an attempt that finds the group asleep so often.
+    pub(super) async fn awake_behind(&self, asleep: u32) -> Result<(), Option<Unavailable>> {
+        let tries = std::cell::Cell::new(0);
+        self.awake(|| async {
+            tries.set(tries.get() + 1);
+            match tries.get() > asleep {
+                true => Attempt::Done(()),
+                false => Attempt::Asleep,
+            }
+        })
+        .await
     }
 
     /// Whether log, term or leader change within this time.

@@ -89,11 +89,7 @@ impl<M> GroupLog<M> {
 
 impl<M> Clone for GroupLog<M> {
     fn clone(&self) -> Self {
-        Self::new(
-            Arc::clone(&self.log),
-            self.group,
-            Arc::clone(&self.latch),
-        )
+        Self::new(Arc::clone(&self.log), self.group, Arc::clone(&self.latch))
     }
 }
 

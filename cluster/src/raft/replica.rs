@@ -340,14 +340,13 @@ fn restore<M: Machine>(
     let Some(applied) = snapshot.applied() else {
         return Ok((machine, None, StoredMembership::default()));
     };
-    let membership = codec::read_stored_membership(&applied.opaque).map_err(|error| {
-        OpenError::Membership {
+    let membership =
+        codec::read_stored_membership(&applied.opaque).map_err(|error| OpenError::Membership {
             path: path.to_owned(),
             group,
             index: applied.id.index,
             why: error.to_string(),
-        }
-    })?;
+        })?;
     Ok((machine, Some(raft_id(applied.id)), membership))
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use openraft::StorageError;
+use openraft::storage::RaftLogStorage;
 use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::{RaftLogReader, StorageError};
 use runtime::ManualClock;
 use storage::fs::FaultFs;
 use storage::raft::{Config, GroupId, RaftLog};
@@ -17,7 +18,7 @@ use super::log_store::GroupLog;
 use super::replica::{Context, Limits, Replica};
 use super::state_machine::Hosting;
 use super::test_machine::{Journal, TestMachine};
-use super::types::Types;
+use super::types::{Types, Vote};
 
 struct Builder {
     stores: AtomicU32,
@@ -26,10 +27,8 @@ struct Builder {
 impl StoreBuilder<Types<TestMachine>, GroupLog<TestMachine>, Hosting<TestMachine>, ()> for Builder {
     async fn build(
         &self,
-    ) -> Result<
-        ((), GroupLog<TestMachine>, Hosting<TestMachine>),
-        StorageError<Types<TestMachine>>,
-    > {
+    ) -> Result<((), GroupLog<TestMachine>, Hosting<TestMachine>), StorageError<Types<TestMachine>>>
+    {
         let store = self.stores.fetch_add(1, Ordering::Relaxed);
         let fs = Arc::new(FaultFs::new(u64::from(store)));
         let latch = Arc::new(Latch::new(Arc::new(|fatal| panic!("{fatal}"))));
@@ -62,6 +61,26 @@ impl StoreBuilder<Types<TestMachine>, GroupLog<TestMachine>, Hosting<TestMachine
         );
         let log = GroupLog::new(Arc::new(log.unwrap()), group, latch);
         Ok(((), log, Hosting(Arc::new(replica.unwrap()))))
+    }
+}
+
+#[tokio::test]
+async fn a_vote_outlives_a_crash_from_the_moment_it_is_saved() {
+    let path = Path::new("/data/log");
+    for seed in 0..20 {
+        let fs = FaultFs::new(seed);
+        let latch = Arc::new(Latch::new(Arc::new(|_| {})));
+        let log = RaftLog::open(Arc::new(fs.clone()), path, &Config::default(), |_| {});
+        let mut log: GroupLog<TestMachine> =
+            GroupLog::new(Arc::new(log.unwrap()), GroupId(1), latch.clone());
+        let vote = Vote::new(seed + 1, 7);
+
+        log.save_vote(&vote).await.unwrap();
+
+        let log = RaftLog::open(Arc::new(fs.crash()), path, &Config::default(), |_| {});
+        let mut log: GroupLog<TestMachine> =
+            GroupLog::new(Arc::new(log.unwrap()), GroupId(1), latch);
+        assert_eq!(log.read_vote().await.unwrap(), Some(vote), "seed {seed}");
     }
 }
 

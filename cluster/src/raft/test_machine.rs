@@ -91,6 +91,8 @@ impl Machine for TestMachine {
 
 impl TestMachine {
     fn next(&self) -> u64 {
-        self.entries.last_key_value().map_or(0, |(last, _)| last + 1)
+        self.entries
+            .last_key_value()
+            .map_or(0, |(last, _)| last + 1)
     }
 }

@@ -6,7 +6,9 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use openraft::impls::{BoxedErrorSource, InlineBatch, OneshotResponder, TokioRuntime, leader_id_adv};
+use openraft::impls::{
+    BoxedErrorSource, InlineBatch, OneshotResponder, TokioRuntime, leader_id_adv,
+};
 use openraft::vote::RaftLeaderId;
 use openraft::{OptionalSend, RaftTypeConfig};
 
