@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cluster_core::Unavailable;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
 use storage::fs::{Fault, FaultFs, FaultKind, Fs, Operation};
 use storage::raft::GroupId;
 
@@ -216,8 +218,38 @@ async fn a_failed_flush_ends_the_node_and_loses_nothing() {
         ),
         "{fatals:?}"
     );
+    assert!(node.node.close().await.is_err(), "nothing is tried again");
     let node = TestNode::open(&node.kill().await);
     assert_eq!(entries(&node.start(1).await).len(), 5);
+}
+
+#[tokio::test]
+async fn a_full_disk_holds_answers_back_until_there_is_space() {
+    let node = TestNode::open(&FaultFs::new(15));
+    let group = node.start(1).await;
+    propose(&group, 0..2).await;
+    node.fs.limit_bytes(Some(0));
+    let proposer = group.clone();
+    // More than the space that is reserved ahead, and nothing that can be compressed.
+    let mut random = SmallRng::seed_from_u64(1);
+    let large: Vec<Vec<u8>> = (0..6)
+        .map(|_| (0..8 << 10).map(|_| random.random()).collect())
+        .collect();
+    let mut proposals = tokio::spawn(async move {
+        for entry in large {
+            proposer.propose(Bytes::from(entry)).await.unwrap();
+        }
+    });
+
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut proposals).await;
+    assert!(early.is_err(), "there is no space for an answer");
+    let answered = entries(&group).len();
+    assert!(answered < 8, "{answered} are answered");
+    node.fs.limit_bytes(None);
+    proposals.await.unwrap();
+
+    assert_eq!(entries(&group).len(), 8);
+    assert_eq!(node.fatals().len(), 0);
 }
 
 #[tokio::test]

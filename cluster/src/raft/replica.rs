@@ -56,6 +56,8 @@ pub(super) struct Replica<M: Machine> {
     writing: Mutex<()>,
     /// Whether a flush was asked for before its time.
     asked: AtomicBool,
+    /// Whether a flush failed: there is no second try, the machine has given its changes away.
+    has_failed: AtomicBool,
     /// Bytes of log that a flush under way is making superfluous.
     in_flight_bytes: AtomicU64,
 }
@@ -119,6 +121,7 @@ impl<M: Machine> Replica<M> {
             hosted: Mutex::new(hosted),
             writing: Mutex::default(),
             asked: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             in_flight_bytes: AtomicU64::new(0),
         })
     }
@@ -230,6 +233,13 @@ impl<M: Machine> Replica<M> {
 
     fn flush_holding(&self, _writing: &MutexGuard<'_, ()>) -> Result<Option<LogId>, state::Error> {
         self.asked.store(false, Ordering::Release);
+        // What a flush that panics leaves is no better than what one that fails does.
+        if self.has_failed.swap(true, Ordering::AcqRel) {
+            return Err(state::Error::Failed {
+                path: self.path.clone(),
+                what: "an earlier flush failed".to_owned(),
+            });
+        }
         if let Some((changes, applied)) = self.take_changes() {
             self.file.apply(&changes, &applied)?;
             drop(changes);
@@ -237,6 +247,7 @@ impl<M: Machine> Replica<M> {
             self.hosted().machine.handle_flushed();
             self.in_flight_bytes.store(0, Ordering::Relaxed);
         }
+        self.has_failed.store(false, Ordering::Release);
         Ok(self.flushed())
     }
 
