@@ -59,6 +59,37 @@ async fn bench_proposals_by_groups_and_proposers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
+async fn bench_batches_one_in_flight_a_group() {
+    for (groups, batch) in [(1, 32), (1, 1000), (32, 32), (32, 1000)] {
+        let folder = tempfile::tempdir().unwrap();
+        let node = open(&folder);
+        let groups = start(&node, groups).await;
+        let begin = Instant::now();
+        let proposers = groups.iter().cloned().map(|group| {
+            tokio::spawn(async move {
+                let entries = vec![Bytes::from(vec![7; ENTRY_BYTES]); batch];
+                let mut answered = 0;
+                while begin.elapsed() < MEASURED {
+                    answered += group.propose_batch(entries.clone()).await.unwrap().len();
+                }
+                answered
+            })
+        });
+        let mut answered = 0;
+        for proposer in proposers.collect::<Vec<_>>() {
+            answered += proposer.await.unwrap();
+        }
+        println!(
+            "{:2} groups, batches of {batch:4}: {:7.0} entries/s",
+            groups.len(),
+            answered as f64 / begin.elapsed().as_secs_f64(),
+        );
+        node.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
 async fn bench_starting_groups() {
     let folder = tempfile::tempdir().unwrap();
     for what in ["new", "again, behind a close"] {

@@ -1,7 +1,7 @@
 //! One group of this node: what its users hold.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ const WAKE_RETRY: Duration = Duration::from_millis(20);
 /// How often it is asked, 2 s in all.
 const WAKE_TRIES_MAX: u32 = 100;
 
+/// Why an answer must be there.
+const ANSWERED: &str = "an entry of the machine has its answer";
+
 pub(super) type RaftOf<M> = Raft<Types<M>, Hosting<M>>;
 
 /// A group of this node; clones are the same group.
@@ -33,20 +36,27 @@ pub struct Group<M: Machine> {
     driven: Arc<Driven<M>>,
 }
 
-/// Why an entry was not answered.
+/// Why an entry, or a batch of them, was not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unproposed {
+pub enum Unproposed<E = Bytes> {
     /// The group appended nothing.
     #[error("the group appended nothing: {why:?}")]
     Unavailable {
-        /// The entry, as it was given; empty for a read.
-        entry: Bytes,
+        /// What was given to be appended; empty for a read.
+        entry: E,
         /// Why.
         why: Unavailable,
     },
-    /// It is not known what became of the entry: it may be applied, here or after a start.
+    /// It is not known what became of it: it may be applied, in part too, here or after a start.
     #[error("it is not known what became of the entry")]
     Lost,
+}
+
+impl<E> Unproposed<E> {
+    /// Says that `entry` was not appended, or that nobody knows.
+    fn of(entry: E, why: Option<Unavailable>) -> Self {
+        why.map_or(Self::Lost, |why| Self::Unavailable { entry, why })
+    }
 }
 
 /// How far a group is. Indexes are those of log entries, `None` before the first.
@@ -110,9 +120,50 @@ impl<M: Machine> Group<M> {
             })
             .await;
         match written {
-            Ok(answer) => Ok(answer.expect("an entry of the machine has its answer")),
-            Err(Some(why)) => Err(Unproposed::Unavailable { entry, why }),
-            Err(None) => Err(Unproposed::Lost),
+            Ok(answer) => Ok(answer.expect(ANSWERED)),
+            Err(why) => Err(Unproposed::of(entry, why)),
+        }
+    }
+
+    /// Appends entries together, in this order, all or none of them; answers as
+    /// [`Group::propose`] does, when the last one is applied. Cheaper than as many proposals.
+    ///
+    /// # Errors
+    /// Says whether some of the entries may still be applied.
+    ///
+    /// # Panics
+    /// As [`Group::propose`].
+    pub async fn propose_batch(
+        &self,
+        entries: Vec<Bytes>,
+    ) -> Result<Vec<M::Answer>, Unproposed<Vec<Bytes>>> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.driven.touch();
+        let written = self.awake(|| self.write_batch(&entries)).await;
+        written.map_err(|why| Unproposed::of(entries, why))
+    }
+
+    async fn write_batch(&self, entries: &[Bytes]) -> Attempt<Vec<M::Answer>> {
+        let commands = entries.iter().cloned().map(Command);
+        let Ok(mut results) = self.driven.raft.client_write_many(commands).await else {
+            return Attempt::Lost;
+        };
+        let mut answers = Vec::with_capacity(entries.len());
+        while let Some(result) = poll_fn(|cx| results.as_mut().poll_next(cx)).await {
+            match result {
+                Ok(Ok(written)) => answers.push(written.response.expect(ANSWERED)),
+                // Raft refuses a batch as a whole.
+                Ok(Err(ClientWriteError::ForwardToLeader(forward))) if answers.is_empty() => {
+                    return self.elsewhere(&forward);
+                }
+                Ok(Err(_)) | Err(_) => return Attempt::Lost,
+            }
+        }
+        match answers.len() == entries.len() {
+            true => Attempt::Done(answers),
+            false => Attempt::Lost,
         }
     }
 
@@ -142,13 +193,7 @@ impl<M: Machine> Group<M> {
                 }
             })
             .await;
-        read.map_err(|why| match why {
-            Some(why) => Unproposed::Unavailable {
-                entry: Bytes::new(),
-                why,
-            },
-            None => Unproposed::Lost,
-        })
+        read.map_err(|why| Unproposed::of(Bytes::new(), why))
     }
 
     /// Tries until the group is awake, within a bound; the error is `None` if the outcome is not

@@ -30,6 +30,30 @@ async fn what_was_answered_is_there_after_a_start_in_order_and_once() {
 }
 
 #[tokio::test]
+async fn a_batch_is_appended_in_order_and_answered_whole_or_not() {
+    let node = TestNode::open(&FaultFs::new(16));
+    let group = node.start(3).await;
+    let other = group.clone();
+    let beside = tokio::spawn(async move { propose(&other, 1_000..1_020).await });
+
+    let batch: Vec<Bytes> = (0..50).map(entry).collect();
+    let answers = group.propose_batch(batch.clone()).await.unwrap();
+
+    beside.await.unwrap();
+    assert!(
+        answers.is_sorted_by(|one, next| one + 1 == *next),
+        "{answers:?}"
+    );
+    let first = usize::try_from(answers[0]).unwrap();
+    assert_eq!(entries(&group)[first..first + 50], batch);
+    assert_eq!(group.propose_batch(Vec::new()).await, Ok(Vec::new()));
+
+    let damaged = vec![entry(1), Bytes::from_static(b"damaged")];
+    let lost = group.propose_batch(damaged).await;
+    assert_eq!(lost, Err(Unproposed::Lost));
+}
+
+#[tokio::test]
 async fn a_flush_purges_the_log_and_a_start_applies_only_the_rest() {
     let node = TestNode::open(&FaultFs::new(2));
     let group = node.start(3).await;
