@@ -129,6 +129,39 @@ async fn bench_starting_groups() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn bench_idle_groups() {
+    for count in [34, 128] {
+        let folder = tempfile::tempdir().unwrap();
+        let node = open(&folder);
+        let groups = start(&node, count).await;
+        let mut used = cpu_ticks();
+        for what in ["in use", "asleep"] {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let percent = (cpu_ticks() - used) as f64 / 5.0;
+            println!("{count} groups {what}: {percent:.2} % of a core");
+            // Until nobody has used them for 10 s.
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            used = cpu_ticks();
+        }
+        assert!(groups.iter().all(|group| !group.driven_is_active()));
+        node.close().await.unwrap();
+    }
+}
+
+/// Hundredths of a second of a core that the process has used.
+fn cpu_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
 fn open(folder: &TempDir) -> RaftNode {
     let config = RaftConfig::new(folder.path().to_owned(), 1);
     let clock = Arc::new(SystemClock::default());

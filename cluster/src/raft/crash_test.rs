@@ -1,5 +1,5 @@
 //! Crashes at any operation, with what was not synced lost or torn: what was answered is there,
-//! in order and once.
+//! in order and once, in every group.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,45 +10,26 @@ use rand::{Rng as _, SeedableRng as _};
 use storage::fs::FaultFs;
 use storage::raft::Defects;
 
+use super::Group;
+use super::test_machine::TestMachine;
 use super::test_node::{Setup, TestNode, entries, entry};
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 40;
 const CRASHES: u64 = 4;
-const PROPOSERS: u64 = 8;
+const GROUPS: u32 = 3;
+const PROPOSERS: u64 = 9;
 const PROPOSALS: u64 = 30;
-
-/// What proposers know: where each answered entry stands.
-type Answered = BTreeMap<u64, Bytes>;
 
 #[tokio::test]
 async fn crashes_lose_nothing_that_was_answered() {
-    let mut all = Seen::default();
-    for seed in 0..SEEDS {
-        let found = run(seed, Defects::default()).await;
-        let seen = found.unwrap_or_else(|lost| panic!("seed {seed}: {lost}"));
-        all.answered += seen.answered;
-        all.restored += seen.restored;
-        all.replayed += seen.replayed;
-        all.unled += seen.unled;
-    }
-    // Else the runs would show nothing.
-    let often = SEEDS as usize;
-    assert!(all.answered > 50 * often, "{all:?}");
-    assert!(all.restored > 20 * often, "{all:?}");
-    assert!(all.replayed > 20 * often, "{all:?}");
-    assert!(all.unled > often / 10, "{all:?}");
+    crash_with_seeds(0..SEEDS).await;
 }
 
-/// What a run went through.
-#[derive(Debug, Default)]
-struct Seen {
-    answered: usize,
-    /// Entries that starts took from the state file.
-    restored: usize,
-    /// Entries that starts took from the log.
-    replayed: usize,
-    /// Starts that a crash cut short.
-    unled: usize,
+/// `cargo test -p tidewire-cluster --lib crashes_of_many_seeds -- --ignored`
+#[tokio::test]
+#[ignore = "takes minutes"]
+async fn crashes_of_many_seeds_lose_nothing_that_was_answered() {
+    crash_with_seeds(SEEDS..SEEDS + 1_000).await;
 }
 
 #[tokio::test]
@@ -58,81 +39,166 @@ async fn a_log_that_acknowledges_before_its_fsync_is_found() {
         ..Defects::default()
     };
     for seed in 0..SEEDS {
-        if run(seed, defects).await.is_err() {
+        if Run::new(seed, defects).go().await.is_err() {
             return;
         }
     }
     panic!("no seed finds it");
 }
 
-/// Proposes and crashes, again and again; says what was lost.
-async fn run(seed: u64, defects: Defects) -> Result<Seen, String> {
-    let mut seen = Seen::default();
-    let mut random = SmallRng::seed_from_u64(seed);
-    let mut fs = FaultFs::new(seed);
-    let mut answered = Answered::new();
-    for crash in 0..=CRASHES {
-        let setup = Setup {
-            seed: random.random(),
+async fn crash_with_seeds(seeds: std::ops::Range<u64>) {
+    let often = seeds.end - seeds.start;
+    let mut all = Seen::default();
+    for seed in seeds {
+        let found = Run::new(seed, Defects::default()).go().await;
+        let seen = found.unwrap_or_else(|lost| panic!("seed {seed}: {lost}"));
+        all.answered += seen.answered;
+        all.restored += seen.restored;
+        all.replayed += seen.replayed;
+        all.cut_short += seen.cut_short;
+    }
+    println!("{often} seeds: {all:?}");
+    // Else the runs would show nothing.
+    assert!(all.answered > 50 * often, "{all:?}");
+    assert!(all.restored > 20 * often, "{all:?}");
+    assert!(all.replayed > 20 * often, "{all:?}");
+    assert!(all.cut_short > often / 10, "{all:?}");
+}
+
+/// What a run went through.
+#[derive(Debug, Default)]
+struct Seen {
+    answered: u64,
+    /// Entries that starts took from the state files.
+    restored: u64,
+    /// Entries that starts took from the log.
+    replayed: u64,
+    /// Starts that a crash cut short.
+    cut_short: u64,
+}
+
+/// What proposers know of a group: where each answered entry stands.
+type Answered = BTreeMap<u64, Bytes>;
+
+/// Proposals and crashes, again and again.
+struct Run {
+    random: SmallRng,
+    fs: FaultFs,
+    defects: Defects,
+    answered: BTreeMap<u32, Answered>,
+    seen: Seen,
+}
+
+impl Run {
+    fn new(seed: u64, defects: Defects) -> Self {
+        Self {
+            random: SmallRng::seed_from_u64(seed),
+            fs: FaultFs::new(seed),
             defects,
-            flush_log_bytes: random.random_range(500..8_000),
-            ..Setup::default()
-        };
-        // A crash may come while the node starts.
-        if crash < CRASHES && random.random_ratio(1, 4) {
-            fs.freeze_at(random.random_range(0..120));
-        }
-        if let Ok(node) = TestNode::open_as(&fs, &setup) {
-            if let Ok(group) = node.try_start(1).await {
-                check(&entries(&group), &answered)?;
-                let counts = group.with(|machine| (machine.restored, machine.applied));
-                seen.restored += counts.0 as usize;
-                seen.replayed += counts.1 as usize;
-                if crash < CRASHES {
-                    fs.freeze_at(fs.operations() + random.random_range(0..400));
-                }
-                let base = crash * PROPOSERS * PROPOSALS;
-                let mut tasks = Vec::new();
-                for proposer in 0..PROPOSERS {
-                    let group = group.clone();
-                    let flushes = random.random_ratio(1, 8);
-                    tasks.push(tokio::spawn(async move {
-                        let mut answered = Answered::new();
-                        for nth in 0..PROPOSALS {
-                            let entry = entry(base + proposer * PROPOSALS + nth);
-                            let Ok(place) = group.propose(entry.clone()).await else {
-                                break;
-                            };
-                            answered.insert(place, entry);
-                            if flushes && nth % 8 == 0 {
-                                group.flush_soon();
-                            }
-                        }
-                        answered
-                    }));
-                }
-                for task in tasks {
-                    let task = tokio::time::timeout(Duration::from_secs(20), task);
-                    let new = task.await.expect("every proposal has an outcome").unwrap();
-                    answered.extend(new);
-                }
-            } else if !fs.is_frozen() {
-                return Err(format!("crash {crash}: the group does not start"));
-            } else {
-                seen.unled += 1;
-            }
-            let next = fs.crash();
-            let _ = node.node.close().await;
-            fs = next;
-        } else if fs.is_frozen() {
-            seen.unled += 1;
-            fs = fs.crash();
-        } else {
-            return Err(format!("crash {crash}: the log does not open"));
+            answered: BTreeMap::new(),
+            seen: Seen::default(),
         }
     }
-    seen.answered = answered.len();
-    Ok(seen)
+
+    /// Says what was lost.
+    async fn go(mut self) -> Result<Seen, String> {
+        for crash in 0..CRASHES {
+            if self.random.random_ratio(1, 4) {
+                self.fs.freeze_at(self.random.random_range(0..200));
+            }
+            let node = self.start(crash).await?;
+            if let Some((_, groups)) = &node {
+                self.fs
+                    .freeze_at(self.fs.operations() + self.random.random_range(0..400));
+                self.propose(crash, groups).await;
+            }
+            let next = self.fs.crash();
+            if let Some((node, _)) = node {
+                // Nothing it does reaches the disk any more.
+                let _ = node.node.close().await;
+            }
+            self.fs = next;
+        }
+        self.start(CRASHES).await?;
+        let answered = self.answered.values().map(|group| group.len() as u64);
+        self.seen.answered = answered.sum();
+        Ok(self.seen)
+    }
+
+    /// Starts and checks all groups; `None` if the machine stops meanwhile.
+    async fn start(
+        &mut self,
+        crash: u64,
+    ) -> Result<Option<(TestNode, Vec<Group<TestMachine>>)>, String> {
+        let setup = Setup {
+            seed: self.random.random(),
+            defects: self.defects,
+            flush_log_bytes: self.random.random_range(500..8_000),
+            ..Setup::default()
+        };
+        let mut cut_short = |error: String| match self.fs.is_frozen() {
+            true => {
+                self.seen.cut_short += 1;
+                Ok(None)
+            }
+            false => Err(format!("crash {crash}: {error}")),
+        };
+        let node = match TestNode::open_as(&self.fs, &setup) {
+            Ok(node) => node,
+            Err(error) => return cut_short(error.to_string()),
+        };
+        let mut groups = Vec::new();
+        for id in 0..GROUPS {
+            match node.try_start(id).await {
+                Ok(group) => groups.push(group),
+                Err(error) => {
+                    let cut_short = cut_short(error.to_string());
+                    let _ = node.node.close().await;
+                    return cut_short;
+                }
+            }
+        }
+        for (id, group) in (0..).zip(&groups) {
+            check(&entries(group), self.answered.entry(id).or_default())?;
+            group.with(|machine| {
+                self.seen.restored += machine.restored;
+                self.seen.replayed += machine.applied;
+            });
+        }
+        Ok(Some((node, groups)))
+    }
+
+    async fn propose(&mut self, crash: u64, groups: &[Group<TestMachine>]) {
+        let mut tasks = Vec::new();
+        for proposer in 0..PROPOSERS {
+            let id = u32::try_from(proposer).unwrap() % GROUPS;
+            let first = (crash * PROPOSERS + proposer) * PROPOSALS;
+            let flushes = self.random.random_ratio(1, 8);
+            let group = groups[id as usize].clone();
+            tasks.push((id, tokio::spawn(propose(group, first, flushes))));
+        }
+        for (id, task) in tasks {
+            let answered = tokio::time::timeout(Duration::from_secs(20), task).await;
+            let answered = answered.expect("every proposal has an outcome").unwrap();
+            self.answered.entry(id).or_default().extend(answered);
+        }
+    }
+}
+
+/// Proposes one entry behind the other's answer, until one has none.
+async fn propose(group: Group<TestMachine>, first: u64, flushes: bool) -> Answered {
+    let mut answered = Answered::new();
+    for number in first..first + PROPOSALS {
+        let entry = entry(number);
+        let Ok(place) = group.propose(entry.clone()).await else {
+            break;
+        };
+        answered.insert(place, entry);
+        if flushes && number % 8 == 0 {
+            group.flush_soon();
+        }
+    }
+    answered
 }
 
 fn check(entries: &[Bytes], answered: &Answered) -> Result<(), String> {
