@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use runtime::SystemClock;
-use storage::fs::RealFs;
+use storage::fs::{FaultFs, RealFs};
 use storage::raft::GroupId;
 use tempfile::TempDir;
 
 use super::test_machine::{Journal, TestMachine};
+use super::test_node::{Setup, TestNode};
 use super::{Group, RaftConfig, RaftNode};
 
 const ENTRY_BYTES: usize = 300;
@@ -148,6 +149,31 @@ async fn bench_idle_groups() {
         assert!(groups.iter().all(|group| !group.driven_is_active()));
         node.close().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn bench_applying_the_log_again() {
+    const ENTRIES: usize = 100_000;
+    let fs = FaultFs::new(1);
+    let setup = Setup {
+        segment_bytes: 16 << 20,
+        ..Setup::default()
+    };
+    let node = TestNode::open_as(&fs, &setup).unwrap();
+    let group = node.start(1).await;
+    for _ in 0..ENTRIES / 1_000 {
+        let entries = vec![Bytes::from(vec![7; ENTRY_BYTES]); 1_000];
+        group.propose_batch(entries).await.unwrap();
+    }
+    let fs = node.kill().await;
+    let begin = Instant::now();
+    let node = TestNode::open_as(&fs, &setup).unwrap();
+    println!("log of {ENTRIES} entries opened in {:?}", begin.elapsed());
+    let begin = Instant::now();
+    let group = node.start(1).await;
+    println!("applied again in {:?}", begin.elapsed());
+    assert_eq!(group.with(|machine| machine.applied), ENTRIES as u64);
 }
 
 /// Hundredths of a second of a core that the process has used.

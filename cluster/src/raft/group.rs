@@ -236,6 +236,7 @@ impl<M: Machine> Group<M> {
 
     /// Shows the machine as far as it has applied; what is replicated must not be changed here.
     /// `f` runs under the lock that applying takes: it is to be short, and must not call the group.
+    /// A panic of it ends the node.
     pub fn with<R>(&self, f: impl FnOnce(&mut M) -> R) -> R {
         self.replica().with(f)
     }

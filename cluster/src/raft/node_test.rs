@@ -298,6 +298,18 @@ async fn an_entry_that_cannot_be_read_ends_the_node_and_is_named_at_a_start() {
 }
 
 #[tokio::test]
+async fn a_panic_of_who_looks_at_a_machine_ends_the_node() {
+    let node = TestNode::open(&FaultFs::new(17));
+    let group = node.start(1).await;
+
+    let looks = tokio::task::spawn_blocking(move || group.with(|_| panic!("the test says so")));
+
+    assert!(looks.await.is_err());
+    let fatals = node.fatals();
+    assert!(matches!(fatals[..], [Fatal::Broken { .. }]), "{fatals:?}");
+}
+
+#[tokio::test]
 async fn a_machine_that_panics_ends_the_node() {
     let node = TestNode::open(&FaultFs::new(11));
     let group = node.start(1).await;

@@ -54,7 +54,7 @@ pub(super) struct Replica<M: Machine> {
     hosted: Mutex<Hosted<M>>,
     /// Held while the file is written: one flush at a time.
     writing: Mutex<()>,
-    /// Whether a flush was asked for before its time.
+    /// Whether a flush was asked for, since its time has come or before.
     asked: AtomicBool,
     /// Whether a flush failed: there is no second try, the machine has given its changes away.
     has_failed: AtomicBool,
@@ -137,6 +137,10 @@ impl<M: Machine> Replica<M> {
 
     /// Lets `f` look at the machine, and change what is not replicated.
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut M) -> R) -> R {
+        let _panics = OnPanic {
+            group: self.group,
+            latch: &self.context.latch,
+        };
         f(&mut self.hosted().machine)
     }
 
@@ -195,7 +199,7 @@ impl<M: Machine> Replica<M> {
         drop(hosted);
         drop(panics);
         if is_due {
-            self.context.wake.notify_one();
+            self.ask_for_flush();
         }
         Ok(answers)
     }
@@ -212,8 +216,10 @@ impl<M: Machine> Replica<M> {
     }
 
     pub(super) fn ask_for_flush(&self) {
-        self.asked.store(true, Ordering::Release);
-        self.context.wake.notify_one();
+        // The driver knows, or looks at its next beat.
+        if !self.asked.swap(true, Ordering::AcqRel) {
+            self.context.wake.notify_one();
+        }
     }
 
     pub(super) fn is_flush_due(&self) -> bool {
@@ -361,7 +367,7 @@ fn restore<M: Machine>(
     Ok((machine, Some(raft_id(applied.id)), membership))
 }
 
-/// Ends the process when a machine panics: a half applied entry must answer nothing.
+/// Ends the process when something panics that holds a machine: half an entry must answer nothing.
 struct OnPanic<'a> {
     group: GroupId,
     latch: &'a Latch,
@@ -372,7 +378,7 @@ impl Drop for OnPanic<'_> {
         if std::thread::panicking() {
             self.latch.raise(Fatal::Broken {
                 group: self.group,
-                why: "the machine panicked while it applied an entry".to_owned(),
+                why: "a panic left the machine as it was just then".to_owned(),
             });
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::storage::RaftLogStorage;
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{RaftLogReader, StorageError};
@@ -18,7 +19,7 @@ use super::log_store::GroupLog;
 use super::replica::{Context, Limits, Replica};
 use super::state_machine::Hosting;
 use super::test_machine::{Journal, TestMachine};
-use super::types::{Types, Vote};
+use super::types::{Command, Entry, LeaderId, LogId, Payload, Types, Vote};
 
 struct Builder {
     stores: AtomicU32,
@@ -30,38 +31,86 @@ impl StoreBuilder<Types<TestMachine>, GroupLog<TestMachine>, Hosting<TestMachine
     ) -> Result<((), GroupLog<TestMachine>, Hosting<TestMachine>), StorageError<Types<TestMachine>>>
     {
         let store = self.stores.fetch_add(1, Ordering::Relaxed);
-        let fs = Arc::new(FaultFs::new(u64::from(store)));
+        let fs = FaultFs::new(u64::from(store));
         let latch = Arc::new(Latch::new(Arc::new(|fatal| panic!("{fatal}"))));
         // The first look at an entry that left the cache must go to the disk.
         let config = Config {
             cache_bytes_limit: if store.is_multiple_of(2) { 0 } else { 1 << 20 },
             ..Config::default()
         };
-        let log = RaftLog::open(fs.clone(), Path::new("/data/log"), &config, |fatal| {
-            panic!("{fatal}")
-        });
+        let path = Path::new("/data/log");
+        let log = RaftLog::open(Arc::new(fs.clone()), path, &config, |_| {});
         let group = GroupId(store);
-        let context = Context {
-            clock: Arc::new(ManualClock::default()),
-            latch: latch.clone(),
-            wake: Notify::new(),
-        };
-        let limits = Limits {
-            cache_bytes: 1 << 20,
-            flush_log_bytes: 1 << 20,
-            flush_age: Duration::from_mins(1),
-        };
-        let replica = Replica::open(
-            fs,
-            Path::new("/data/group.redb"),
-            group,
-            limits,
-            Journal::default(),
-            Arc::new(context),
-        );
+        let replica = replica(&fs, group, &latch);
         let log = GroupLog::new(Arc::new(log.unwrap()), group, latch);
-        Ok(((), log, Hosting(Arc::new(replica.unwrap()))))
+        Ok(((), log, Hosting(Arc::new(replica))))
     }
+}
+
+fn replica(fs: &FaultFs, group: GroupId, latch: &Arc<Latch>) -> Replica<TestMachine> {
+    let context = Context {
+        clock: Arc::new(ManualClock::default()),
+        latch: Arc::clone(latch),
+        wake: Notify::new(),
+    };
+    let limits = Limits {
+        cache_bytes: 1 << 20,
+        flush_log_bytes: 1 << 20,
+        flush_age: Duration::from_mins(1),
+    };
+    Replica::open(
+        Arc::new(fs.clone()),
+        Path::new("/data/group.redb"),
+        group,
+        limits,
+        Journal::default(),
+        Arc::new(context),
+    )
+    .unwrap()
+}
+
+/// Entries of one leader, from this index on.
+fn commands(from: u64, commands: &[&'static str]) -> Vec<Entry> {
+    let leader_id = LeaderId {
+        term: 1,
+        node_id: 1,
+    };
+    let entries = (from..).zip(commands).map(|(index, command)| Entry {
+        log_id: LogId { leader_id, index },
+        payload: Payload::Normal(Command(Bytes::from_static(command.as_bytes()))),
+    });
+    entries.collect()
+}
+
+#[tokio::test]
+async fn an_installed_state_takes_the_place_of_machine_and_file_and_outlives_a_crash() {
+    let latch = Arc::new(Latch::new(Arc::new(|fatal| panic!("{fatal}"))));
+    let (here, there) = (FaultFs::new(1), FaultFs::new(2));
+    let (old, new) = (
+        replica(&here, GroupId(1), &latch),
+        replica(&there, GroupId(1), &latch),
+    );
+    old.apply(&commands(0, &["x", "y", "z"])).unwrap();
+    old.flush().unwrap();
+    new.apply(&commands(0, &["a", "b", "c", "d"])).unwrap();
+    let (meta, view) = new.view(true).unwrap();
+    // What is applied later is not in the view.
+    new.apply(&commands(4, &["e"])).unwrap();
+    new.flush().unwrap();
+
+    old.install(&meta, &view).unwrap();
+
+    let entries = |replica: &Replica<TestMachine>| {
+        replica.with(|machine| machine.entries.values().cloned().collect::<Vec<_>>())
+    };
+    let installed: Vec<Vec<u8>> = ["a", "b", "c", "d"].map(Into::into).to_vec();
+    assert_eq!(entries(&old), installed);
+    assert_eq!(old.applied_state().0.map(|id| id.index), Some(3));
+    let again = replica(&here.crash(), GroupId(1), &latch);
+    assert_eq!(entries(&again), installed);
+    assert_eq!(again.applied_state(), old.applied_state());
+    again.apply(&commands(4, &["f"])).unwrap();
+    assert_eq!(again.flush().unwrap().map(|id| id.index), Some(4));
 }
 
 #[tokio::test]

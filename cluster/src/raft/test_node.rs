@@ -29,6 +29,7 @@ pub(super) struct Setup {
     pub(super) seed: u64,
     pub(super) defects: Defects,
     pub(super) flush_log_bytes: u64,
+    pub(super) segment_bytes: u32,
 }
 
 impl Default for Setup {
@@ -38,6 +39,7 @@ impl Default for Setup {
             seed: 0,
             defects: Defects::default(),
             flush_log_bytes: 32 << 20,
+            segment_bytes: 16 << 10,
         }
     }
 }
@@ -50,7 +52,7 @@ impl TestNode {
     pub(super) fn open_as(fs: &FaultFs, setup: &Setup) -> Result<Self, OpenError> {
         let config = RaftConfig {
             log: Config {
-                segment_bytes: 16 << 10,
+                segment_bytes: setup.segment_bytes,
                 cache_bytes_limit: 4 << 10,
                 ..Config::default()
             },
