@@ -1,6 +1,7 @@
 //! The Raft groups of a node: each replicates a [`Machine`](crate::Machine), all of them share one
 //! log.
 
+mod catch_up;
 mod codec;
 mod driver;
 mod failure;

@@ -13,6 +13,7 @@ use storage::fs::Fs;
 use storage::raft::{self as log, GroupId, RaftLog};
 use tokio::sync::Notify;
 
+use super::catch_up::catch_up;
 use super::driver::{self, Drive, Driven, HEARTBEAT};
 use super::failure::{CloseError, Fatal, Latch, OpenError};
 use super::group::{Group, RaftOf};
@@ -175,6 +176,7 @@ impl RaftNode {
         inner.enter(id, name)?;
         let replica = inner.open_replica::<M>(id, name, config).await?;
         inner.check_log(&replica)?;
+        inner.catch_up(&replica).await?;
         let raft = inner.open_raft(&replica).await?;
         let context = Arc::clone(&inner.context);
         let driven = Arc::new(Driven::new(raft, replica, context));
@@ -276,11 +278,12 @@ impl Inner {
         };
         let (fs, context) = (Arc::clone(&self.fs), Arc::clone(&self.context));
         let open = move || Replica::open(fs, &path, id, limits, config, context);
-        let opened = blocking(open).await.map_err(|error| OpenError::Raft {
-            group: id,
-            why: error.to_string(),
-        })?;
-        opened.map(Arc::new)
+        opening(id, open).await.map(Arc::new)
+    }
+
+    async fn catch_up<M: Machine>(&self, replica: &Arc<Replica<M>>) -> Result<(), OpenError> {
+        let (replica, log) = (Arc::clone(replica), Arc::clone(&self.log));
+        opening(replica.group, move || catch_up(&replica, &log)).await
     }
 
     /// Whether log and state file are of one time.
@@ -306,7 +309,7 @@ impl Inner {
         }
     }
 
-    /// Starts Raft, which applies what is known to be committed.
+    /// Starts Raft.
     async fn open_raft<M: Machine>(
         &self,
         replica: &Arc<Replica<M>>,
@@ -427,6 +430,17 @@ fn raft_config() -> Config {
         ..Config::default()
     };
     config.validate().expect("the timeouts rise")
+}
+
+/// Runs a step of a start that blocks.
+async fn opening<T: Send + 'static>(
+    group: GroupId,
+    step: impl FnOnce() -> Result<T, OpenError> + Send + 'static,
+) -> Result<T, OpenError> {
+    blocking(step).await.map_err(|error| OpenError::Raft {
+        group,
+        why: error.to_string(),
+    })?
 }
 
 /// Runs what blocks on a thread that may.

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::codec::{self, raft_id, stored_id};
 use super::failure::{Fatal, Latch, OpenError, stop};
 use super::types::{Entry, LogId, Payload, SnapshotMeta, StoredMembership};
-use crate::machine::{Damaged, Machine};
+use crate::machine::Machine;
 
 /// What an entry costs in the log beside its command, about.
 const ENTRY_LOG_BYTES: u64 = 48;
@@ -166,8 +166,9 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    /// Applies entries under one lock; the answers of those that have one, in their order.
-    pub(super) fn apply(&self, entries: &[Entry]) -> io::Result<Vec<Option<M::Answer>>> {
+    /// Applies entries under one lock; the answers of those that have one, in their order. After
+    /// an error the process is to end: no other replica will have skipped the entry.
+    pub(super) fn apply(&self, entries: &[Entry]) -> Result<Vec<Option<M::Answer>>, Fatal> {
         let panics = OnPanic {
             group: self.group,
             latch: &self.context.latch,
@@ -182,7 +183,11 @@ impl<M: Machine> Replica<M> {
                 Payload::Normal(command) => {
                     bytes += command.0.len() as u64;
                     let answer = hosted.machine.apply(entry.log_id.index, &command.0);
-                    Some(answer.map_err(|why| self.damaged(entry.log_id.index, why))?)
+                    Some(answer.map_err(|why| Fatal::Entry {
+                        group: self.group,
+                        index: entry.log_id.index,
+                        why,
+                    })?)
                 }
                 Payload::Membership(membership) => {
                     hosted.membership =
@@ -204,15 +209,11 @@ impl<M: Machine> Replica<M> {
         Ok(answers)
     }
 
-    /// No other replica will have skipped it: the process ends.
-    fn damaged(&self, index: u64, why: Damaged) -> io::Error {
-        let fatal = Fatal::Entry {
-            group: self.group,
-            index,
-            why,
-        };
-        self.context.latch.raise(fatal.clone());
-        stop(fatal)
+    /// The process ends.
+    pub(super) fn fail(&self, fatal: Fatal) -> io::Error {
+        let why = stop(&fatal);
+        self.context.latch.raise(fatal);
+        why
     }
 
     pub(super) fn ask_for_flush(&self) {
@@ -331,12 +332,10 @@ impl<M: Machine> Replica<M> {
 
     /// The file takes nothing more: the process ends.
     pub(super) fn failed(&self, error: state::Error) -> io::Error {
-        let why = stop(&error);
-        self.context.latch.raise(Fatal::State {
+        self.fail(Fatal::State {
             group: self.group,
             source: Arc::new(error),
-        });
-        why
+        })
     }
 }
 

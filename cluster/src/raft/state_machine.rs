@@ -38,7 +38,8 @@ impl<M: Machine> RaftStateMachine<Types<M>> for Hosting<M> {
             batch.push(entry);
             responders.push(responder);
         }
-        let answers = self.0.apply(&batch)?;
+        let answers = self.0.apply(&batch);
+        let answers = answers.map_err(|fatal| self.0.fail(fatal))?;
         for (responder, answer) in responders.into_iter().zip(answers) {
             if let Some(responder) = responder {
                 responder.send(answer);
