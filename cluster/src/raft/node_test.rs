@@ -147,8 +147,17 @@ async fn many_groups_share_a_log_and_start_again() {
         fs = node.kill().await;
     }
     let node = TestNode::open(&fs);
-    for id in 0..GROUPS {
-        let group = node.start(id).await;
+    let starts = (0..GROUPS).map(|id| {
+        let (node, name) = (node.node.clone(), format!("group-{id}"));
+        let started = async move {
+            let config = Journal::default();
+            node.start_group::<TestMachine>(GroupId(id), &name, config)
+                .await
+        };
+        tokio::spawn(started)
+    });
+    for start in starts.collect::<Vec<_>>() {
+        let group = start.await.unwrap().unwrap();
         assert_eq!(entries(&group), (0..40).map(entry).collect::<Vec<_>>());
     }
 }
