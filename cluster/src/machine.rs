@@ -35,7 +35,7 @@ pub trait Machine: Send + Sized + 'static {
     fn apply(&mut self, index: u64, entry: &[u8]) -> Result<Self::Answer, Damaged>;
 
     /// Takes the rows that changed since the last call. Until [`Machine::handle_flushed`] it keeps
-    /// in memory what they hold.
+    /// in memory what they hold, and is not asked again.
     fn changes(&mut self) -> Changes;
 
     /// What the last [`Machine::changes`] gave is durable.

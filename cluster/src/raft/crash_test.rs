@@ -26,7 +26,7 @@ async fn crashes_lose_nothing_that_was_answered() {
 }
 
 /// `cargo test -p tidewire-cluster --lib crashes_of_many_seeds -- --ignored`
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes"]
 async fn crashes_of_many_seeds_lose_nothing_that_was_answered() {
     crash_with_seeds(SEEDS..SEEDS + 1_000).await;

@@ -152,7 +152,7 @@ pub enum CloseError {
     #[error(transparent)]
     State(#[from] state::Error),
     /// A task panicked.
-    #[error("a task of the close panicked: {0}")]
+    #[error("a task panicked: {0}")]
     Panicked(String),
 }
 
