@@ -2,5 +2,7 @@
 
 mod machine;
 pub mod raft;
+mod stored;
 
 pub use machine::{Damaged, Machine};
+pub use stored::*;

@@ -1,0 +1,389 @@
+//! Any value of each stored kind, for tests.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cluster_core::{
+    Attempt, Begin, BucketId, Deltas, EndReason, EpochView, FeatureLevel, FolderId, Found, Group,
+    Incarnation, Join, MetaCommand, NodeId, Placement, RouteDelta, RouteVersion, RoutesCommand,
+    ShardId, Source, StartCount,
+};
+use mqtt::{
+    ClientId, Filter, PublishProperties, QoS, RetainHandling, SubscribeOptions, Text, Topic, Will,
+};
+use proptest::collection::{btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use session::{
+    Acks, Close, Command, ConnectionId, Enqueue, Epoch, Identity, Message, Open, Origin,
+    OriginKind, Replay, Retain, Seq, Stamp, Subs, Subscription, Unsubs, WallMs, WillFate, WillId,
+};
+
+use super::ShardItem;
+
+pub(crate) fn text() -> impl Strategy<Value = Text> {
+    "[a-zé0-9 ]{0,12}".prop_map(|text| Text::try_from(text.as_str()).unwrap())
+}
+
+pub(crate) fn client() -> impl Strategy<Value = ClientId> {
+    "[a-c]{1,2}".prop_map(|text| ClientId::try_from(text.as_str()).unwrap())
+}
+
+pub(crate) fn topic() -> impl Strategy<Value = Topic> {
+    "[a-c]/[a-cö]{0,2}".prop_map(|text| Topic::try_from(text.as_str()).unwrap())
+}
+
+pub(crate) fn filter() -> impl Strategy<Value = Filter> {
+    "([$]share/g/)?[a-c+]/([a-c]|[+]|#)".prop_map(|text| Filter::try_from(text.as_str()).unwrap())
+}
+
+pub(crate) fn payload() -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+}
+
+pub(crate) fn qos() -> impl Strategy<Value = QoS> {
+    prop_oneof![
+        Just(QoS::AtMostOnce),
+        Just(QoS::AtLeastOnce),
+        Just(QoS::ExactlyOnce)
+    ]
+}
+
+fn epoch() -> impl Strategy<Value = Epoch> {
+    any::<u64>().prop_map(Epoch)
+}
+
+fn wall() -> impl Strategy<Value = WallMs> {
+    any::<u64>().prop_map(WallMs)
+}
+
+prop_compose! {
+    fn properties()(
+        payload_is_utf8 in any::<Option<bool>>(),
+        message_expiry_s in any::<Option<u32>>(),
+        response_topic in option::of(topic()),
+        correlation_data in option::of(payload()),
+        content_type in option::of(text()),
+        user_properties in vec((text(), text()), 0..3),
+    ) -> PublishProperties {
+        PublishProperties {
+            payload_is_utf8,
+            message_expiry_s,
+            response_topic,
+            correlation_data,
+            content_type,
+            user_properties,
+        }
+    }
+}
+
+prop_compose! {
+    pub(crate) fn will()(
+        topic in topic(),
+        payload in payload(),
+        qos in qos(),
+        retain in any::<bool>(),
+        delay_s in any::<Option<u32>>(),
+        properties in option::of(properties().prop_map(Box::new)),
+    ) -> Will {
+        Will { topic, payload, qos, retain, delay_s, properties }
+    }
+}
+
+prop_compose! {
+    pub(crate) fn message()(
+        topic in topic(),
+        payload in payload(),
+        qos in qos(),
+        retain in any::<bool>(),
+        properties in option::of(properties().prop_map(Box::new)),
+        publisher in option::of(client()),
+        received in wall(),
+        expiry in option::of(wall()),
+    ) -> Message {
+        Message { topic, payload, qos, retain, properties, publisher, received, expiry }
+    }
+}
+
+prop_compose! {
+    pub(crate) fn subscription()(
+        qos in qos(),
+        no_local in any::<bool>(),
+        retain_as_published in any::<bool>(),
+        retain_handling in prop_oneof![
+            Just(RetainHandling::Send),
+            Just(RetainHandling::SendIfNew),
+            Just(RetainHandling::DoNotSend),
+        ],
+        id in any::<Option<std::num::NonZeroU32>>(),
+    ) -> Subscription {
+        let options = SubscribeOptions { qos, no_local, retain_as_published, retain_handling };
+        Subscription { options, id }
+    }
+}
+
+fn open() -> impl Strategy<Value = Open> {
+    let of = (client(), text(), option::of(epoch()), any::<(u64, u64)>());
+    let how = (any::<(bool, bool, u32, u16)>(), option::of(will()));
+    (of, how).prop_map(
+        |((client, identity, expected_epoch, node), (how, will))| Open {
+            client,
+            identity: Identity(identity),
+            expected_epoch,
+            node_epoch: session::NodeEpoch(node.0),
+            connection: ConnectionId(node.1),
+            clean_start: how.0,
+            persistent: how.1,
+            expiry_s: how.2,
+            receive_maximum: how.3,
+            will: will.map(Box::new),
+        },
+    )
+}
+
+prop_compose! {
+    pub(crate) fn origin()(
+        client in client(),
+        kind in prop_oneof![Just(OriginKind::Session), Just(OriginKind::Will)],
+        incarnation in epoch(),
+        n in any::<u64>(),
+        floor in any::<u64>(),
+    ) -> Origin {
+        Origin { client, kind, incarnation, n, floor }
+    }
+}
+
+prop_compose! {
+    fn stamp()(
+        publisher in option::of(client()),
+        epoch in epoch(),
+        seq in any::<u64>(),
+    ) -> Stamp {
+        Stamp { publisher, epoch, seq }
+    }
+}
+
+fn acks() -> impl Strategy<Value = Acks> {
+    (client(), epoch(), vec(any::<u64>().prop_map(Seq), 0..4)).prop_map(|(client, epoch, seqs)| {
+        Acks {
+            client,
+            epoch,
+            seqs,
+        }
+    })
+}
+
+/// Any command.
+pub(crate) fn command() -> impl Strategy<Value = Command> {
+    let fate = prop_oneof![Just(WillFate::Keep), Just(WillFate::Discard)];
+    let named = || (client(), epoch(), any::<std::num::NonZeroU16>());
+    let arc = || message().prop_map(Arc::new);
+    prop_oneof![
+        open().prop_map(|open| Command::Open(Box::new(open))),
+        (client(), epoch(), fate, any::<Option<u32>>()).prop_map(|(client, epoch, will, s)| {
+            Command::Close(Close {
+                client,
+                epoch,
+                will,
+                expiry_s: s,
+            })
+        }),
+        (client(), epoch(), vec((filter(), subscription()), 0..3)).prop_map(
+            |(client, epoch, filters)| Command::Subs(Box::new(Subs {
+                client,
+                epoch,
+                filters
+            }))
+        ),
+        (client(), epoch(), vec(filter(), 0..3)).prop_map(|(client, epoch, filters)| {
+            Command::Unsubs(Box::new(Unsubs {
+                client,
+                epoch,
+                filters,
+            }))
+        }),
+        (arc(), option::of(origin().prop_map(Box::new)))
+            .prop_map(|(message, origin)| Command::Enqueue(Enqueue { message, origin })),
+        named().prop_map(|(client, epoch, packet_id)| Command::Q2In {
+            client,
+            epoch,
+            packet_id
+        }),
+        named().prop_map(|(client, epoch, packet_id)| Command::Q2Out {
+            client,
+            epoch,
+            packet_id
+        }),
+        (client(), epoch(), any::<u64>()).prop_map(|(client, epoch, seq)| Command::Rec {
+            client,
+            epoch,
+            seq: Seq(seq)
+        }),
+        vec(acks(), 0..4).prop_map(Command::Ack),
+        (topic(), option::of(arc()), stamp()).prop_map(|(topic, message, stamp)| {
+            Command::Retain(Retain {
+                topic,
+                message,
+                stamp,
+            })
+        }),
+        (client(), epoch(), filter(), vec(arc(), 0..3)).prop_map(
+            |(client, epoch, filter, rows)| Command::Replay(Box::new(Replay {
+                client,
+                epoch,
+                filter,
+                rows
+            }))
+        ),
+        (client(), epoch(), filter()).prop_map(|(client, incarnation, filter)| {
+            Command::ReplayEnd {
+                client,
+                incarnation,
+                filter,
+            }
+        }),
+        (client(), epoch(), epoch()).prop_map(|(client, incarnation, epoch)| Command::Expire {
+            client,
+            incarnation,
+            epoch
+        }),
+        (client(), epoch()).prop_map(|(client, incarnation)| Command::ExpireMessages {
+            client,
+            incarnation
+        }),
+        Just(Command::ExpireRetained),
+        (client(), epoch()).prop_map(|(client, epoch)| Command::WillDelayEnd { client, epoch }),
+        any::<u64>().prop_map(|id| Command::WillDone { id: WillId(id) }),
+        any::<u64>().prop_map(|version| Command::RoutesDone { version }),
+        any::<u64>().prop_map(|node| Command::NodeGone {
+            node_epoch: session::NodeEpoch(node)
+        }),
+    ]
+}
+
+prop_compose! {
+    pub(crate) fn epochs()(
+        index in any::<u64>(),
+        begun in any::<u64>(),
+        current in btree_set(any::<u64>().prop_map(cluster_core::NodeEpoch), 0..4),
+    ) -> EpochView {
+        EpochView { index, begun: cluster_core::NodeEpoch(begun), current }
+    }
+}
+
+/// Any item of a shard's entry.
+pub(crate) fn item() -> impl Strategy<Value = ShardItem> {
+    let body = prop_oneof![
+        Just(cluster_core::Body::Nop),
+        command().prop_map(cluster_core::Body::Item)
+    ];
+    prop_oneof![
+        4 => (any::<(u64, u64, u64)>(), body).prop_map(|((epoch, attempt, n), body)| {
+            ShardItem::Item {
+                epoch: cluster_core::NodeEpoch(epoch),
+                attempt: Attempt(attempt),
+                n,
+                body,
+            }
+        }),
+        1 => command().prop_map(ShardItem::Duty),
+        1 => epochs().prop_map(ShardItem::Epochs),
+    ]
+}
+
+/// Any command of meta.
+pub(crate) fn meta_command() -> impl Strategy<Value = MetaCommand> {
+    let node = || any::<u32>().prop_map(NodeId);
+    let folder = || any::<u128>().prop_map(FolderId);
+    let level = || any::<u16>().prop_map(FeatureLevel);
+    let reason = prop_oneof![
+        Just(EndReason::Stopped),
+        Just(EndReason::Dead),
+        Just(EndReason::Restarted)
+    ];
+    let group = prop_oneof![
+        Just(Group::Meta),
+        Just(Group::Routes),
+        any::<u16>().prop_map(|shard| Group::Shard(ShardId(shard)))
+    ];
+    prop_oneof![
+        (
+            node(),
+            folder(),
+            any::<[std::num::NonZeroU16; 2]>(),
+            level()
+        )
+            .prop_map(
+                |(node, folder, [shards, buckets], level)| MetaCommand::Found(Found {
+                    node,
+                    folder,
+                    shards,
+                    buckets,
+                    level
+                })
+            ),
+        (option::of(node()), folder(), level()).prop_map(|(node, folder, level)| {
+            MetaCommand::Join(Join {
+                node,
+                folder,
+                level,
+            })
+        }),
+        (node(), folder(), any::<u64>(), "[a-z.:0-9é]{0,20}", level()).prop_map(
+            |(node, folder, start, address, level)| MetaCommand::Begin(Begin {
+                node,
+                folder,
+                start: StartCount(start),
+                address,
+                level
+            })
+        ),
+        (any::<u64>(), reason).prop_map(|(epoch, reason)| MetaCommand::End {
+            epoch: cluster_core::NodeEpoch(epoch),
+            reason
+        }),
+        node().prop_map(|node| MetaCommand::Leave { node }),
+        (any::<(u16, u64)>(), vec(node(), 0..4), vec(node(), 0..3)).prop_map(
+            |((shard, expected), voters, learners)| MetaCommand::Place {
+                shard: ShardId(shard),
+                expected,
+                placement: Placement { voters, learners }
+            }
+        ),
+        (any::<(u16, u64)>(), node()).prop_map(|((bucket, expected), owner)| {
+            MetaCommand::Assign {
+                bucket: BucketId(bucket),
+                expected,
+                owner,
+            }
+        }),
+        level().prop_map(|level| MetaCommand::RaiseLevel { level }),
+        (group, any::<u16>()).prop_map(|(group, expected)| MetaCommand::Recover {
+            group,
+            expected: Incarnation(expected)
+        }),
+    ]
+}
+
+/// Any command of the routes.
+pub(crate) fn routes_command() -> impl Strategy<Value = RoutesCommand> {
+    let source = prop_oneof![
+        any::<u16>().prop_map(|shard| Source::Shard(ShardId(shard))),
+        any::<u64>().prop_map(|epoch| Source::Node(cluster_core::NodeEpoch(epoch))),
+    ];
+    let row =
+        (filter(), any::<bool>(), any::<u64>()).prop_map(|(filter, wanted, version)| RouteDelta {
+            filter,
+            wanted,
+            version: RouteVersion(version),
+        });
+    prop_oneof![
+        (source, vec(row, 0..4))
+            .prop_map(|(source, rows)| RoutesCommand::Deltas(Deltas { source, rows })),
+        any::<(u16, u64)>().prop_map(|(shard, from)| RoutesCommand::Restated {
+            shard: ShardId(shard),
+            from: RouteVersion(from)
+        }),
+        epochs().prop_map(RoutesCommand::Epochs),
+    ]
+}

@@ -1,0 +1,67 @@
+//! Stored forms of the rules' values: epochs, meta's and the routes' commands.
+
+use cluster_core::{
+    Attempt, Begin, BucketId, Deltas, EndReason, EpochView, FeatureLevel, FolderId, Found, Group,
+    Incarnation, Join, MetaCommand, NodeEpoch, NodeId, Placement, RouteDelta, RouteVersion,
+    RoutesCommand, ShardId, Source, StartCount, WallMs,
+};
+
+use super::wire::{choice, record, wrapped};
+
+wrapped!(
+    NodeId FolderId StartCount NodeEpoch ShardId BucketId Incarnation FeatureLevel WallMs
+    RouteVersion Attempt
+);
+
+record!(EpochView {
+    index,
+    begun,
+    current,
+});
+
+choice!(MetaCommand, "command of meta" {
+    1 => Found(found),
+    2 => Join(join),
+    3 => Begin(begin),
+    4 => End { epoch, reason },
+    5 => Leave { node },
+    6 => Place { shard, expected, placement },
+    7 => Assign { bucket, expected, owner },
+    8 => RaiseLevel { level },
+    9 => Recover { group, expected },
+});
+record!(Found {
+    node,
+    folder,
+    shards,
+    buckets,
+    level,
+});
+record!(Join {
+    node,
+    folder,
+    level,
+});
+record!(Begin {
+    node,
+    folder,
+    start,
+    address,
+    level,
+});
+choice!(EndReason, "reason of an end" { 0 => Stopped, 1 => Dead, 2 => Restarted });
+record!(Placement { voters, learners });
+choice!(Group, "group" { 1 => Meta, 2 => Routes, 3 => Shard(shard) });
+
+choice!(RoutesCommand, "command of the routes" {
+    1 => Deltas(deltas),
+    2 => Restated { shard, from },
+    3 => Epochs(view),
+});
+record!(Deltas { source, rows });
+record!(RouteDelta {
+    filter,
+    wanted,
+    version,
+});
+choice!(Source, "source of routes" { 1 => Shard(shard), 2 => Node(epoch) });

@@ -1,0 +1,25 @@
+//! Stored forms: entries of the groups' logs and rows of their state files as bytes.
+//!
+//! All kinds are written the same way, by hand ([`wire`]): little-endian numbers, lengths and
+//! tags, each struct by the list of its fields. A reader of archived structs (rkyv) would gain
+//! nothing here, for every value becomes a domain value, whose texts are checked and copied
+//! anyway, and it would cost a second type for each. The bytes of a log have their checksum in the
+//! log, those of a row in the state file; here is none.
+//!
+//! docs/formats/session-log.md shows the bytes. Kinds, tags and fields stay what they are: a
+//! change is a new version of the kind.
+
+#[cfg(test)]
+mod arbitrary;
+mod command;
+mod core_types;
+mod entry;
+mod mqtt_types;
+#[cfg(test)]
+mod stored_test;
+mod wire;
+
+pub use entry::{
+    ENTRY_BYTES_MAX, ENTRY_ITEMS_MAX, MetaEntry, RoutesEntry, ShardEntry, ShardEntryWriter,
+    ShardItem,
+};

@@ -1,0 +1,188 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cluster_core::{Attempt, Body, EpochView, MetaCommand, NodeEpoch, NodeId, WallMs};
+use mqtt::{ClientId, QoS, Topic};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use session::{Command, Enqueue, Epoch, Message};
+
+use super::arbitrary;
+use super::*;
+
+proptest! {
+    #[test]
+    fn a_shards_entry_comes_back_as_it_was(
+        time in any::<u64>(),
+        items in vec(arbitrary::item(), 0..6),
+    ) {
+        let entry = ShardEntry { time: WallMs(time), items };
+        let bytes = entry.encode();
+        let lens: usize = entry.items.iter().map(ShardItem::encoded_len).sum();
+        prop_assert_eq!(bytes.len(), 14 + lens);
+        prop_assert_eq!(ShardEntry::decode(&bytes), Ok(entry));
+    }
+
+    #[test]
+    fn an_entry_of_meta_comes_back_as_it_was(
+        time in any::<u64>(),
+        command in arbitrary::meta_command(),
+    ) {
+        let entry = MetaEntry { time: WallMs(time), command };
+        prop_assert_eq!(MetaEntry::decode(&entry.encode()), Ok(entry));
+    }
+
+    #[test]
+    fn an_entry_of_the_routes_comes_back_as_it_was(
+        time in any::<u64>(),
+        command in arbitrary::routes_command(),
+    ) {
+        let entry = RoutesEntry { time: WallMs(time), command };
+        prop_assert_eq!(RoutesEntry::decode(&entry.encode()), Ok(entry));
+    }
+
+    #[test]
+    fn a_harmed_entry_is_refused_or_is_another_entry(
+        items in vec(arbitrary::item(), 0..4),
+        meta in arbitrary::meta_command(),
+        routes in arbitrary::routes_command(),
+        harms in vec(any::<(u16, u8, u8)>(), 1..4),
+    ) {
+        let time = WallMs(1);
+        let shard = harmed(ShardEntry { time, items }.encode(), &harms);
+        if let Ok(entry) = ShardEntry::decode(&shard) {
+            prop_assert_eq!(entry.encode(), shard);
+        }
+        let meta = harmed(MetaEntry { time, command: meta }.encode(), &harms);
+        if let Ok(entry) = MetaEntry::decode(&meta) {
+            prop_assert_eq!(entry.encode(), meta);
+        }
+        let routes = harmed(RoutesEntry { time, command: routes }.encode(), &harms);
+        if let Ok(entry) = RoutesEntry::decode(&routes) {
+            prop_assert_eq!(entry.encode(), routes);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_a_panic(mut bytes in vec(any::<u8>(), 0..80), tag in 0..21_u8) {
+        // The header of a shard's entry of one duty, then anything.
+        let mut entry = b"\x01\x01\0\0\0\0\0\0\0\0\x01\0\0\0\x02".to_vec();
+        entry.push(tag);
+        entry.append(&mut bytes);
+        if let Ok(read) = ShardEntry::decode(&entry) {
+            prop_assert_eq!(read.encode(), entry);
+        }
+    }
+}
+
+/// Changes, cuts, doubles or inserts bytes.
+pub(crate) fn harmed(mut bytes: Vec<u8>, harms: &[(u16, u8, u8)]) -> Vec<u8> {
+    for &(at, how, what) in harms {
+        let at = usize::from(at) % (bytes.len() + 1);
+        match how % 4 {
+            0 if at < bytes.len() => bytes[at] ^= what.max(1),
+            0 | 1 => bytes.truncate(at),
+            2 => bytes.insert(at, what),
+            _ => bytes.extend_from_within(at..),
+        }
+    }
+    bytes
+}
+
+fn enqueue() -> Command {
+    Command::Enqueue(Enqueue {
+        message: Arc::new(Message {
+            topic: Topic::try_from("a/b").unwrap(),
+            payload: Bytes::from_static(b"hi"),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            properties: None,
+            publisher: Some(ClientId::try_from("p").unwrap()),
+            received: session::WallMs(5),
+            expiry: None,
+        }),
+        origin: None,
+    })
+}
+
+#[test]
+fn a_shards_entry_has_these_bytes() {
+    let q2_in = Command::Q2In {
+        client: ClientId::try_from("c").unwrap(),
+        epoch: Epoch(7),
+        packet_id: 9.try_into().unwrap(),
+    };
+    let item = |n, body| ShardItem::Item {
+        epoch: NodeEpoch(3),
+        attempt: Attempt(2),
+        n,
+        body,
+    };
+    let entry = ShardEntry {
+        time: WallMs(0x0102),
+        items: vec![
+            item(4, Body::Item(enqueue())),
+            item(5, Body::Nop),
+            ShardItem::Duty(q2_in),
+            ShardItem::Epochs(EpochView {
+                index: 6,
+                begun: NodeEpoch(3),
+                current: [NodeEpoch(3)].into(),
+            }),
+        ],
+    };
+    let golden = [
+        &b"\x01\x01\x02\x01\0\0\0\0\0\0\x04\0\0\0"[..],
+        b"\x01\x03\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x01",
+        b"\x05\x03\0a/b\x02\0\0\0hi\x01\0\0\x01\x01\0p\x05\0\0\0\0\0\0\0\0\0",
+        b"\x01\x03\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\0",
+        b"\x02\x06\x01\0c\x07\0\0\0\0\0\0\0\x09\0",
+        b"\x03\x06\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x01\0\0\0\x03\0\0\0\0\0\0\0",
+    ]
+    .concat();
+
+    assert_eq!(entry.encode(), golden);
+    assert_eq!(ShardEntry::decode(&golden), Ok(entry));
+}
+
+#[test]
+fn an_entry_of_another_group_or_version_is_told_by_name() {
+    let command = MetaCommand::Leave { node: NodeId(2) };
+    let time = WallMs(0);
+    let mut bytes = MetaEntry { time, command }.encode();
+
+    let error = ShardEntry::decode(&bytes).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "entry of a shard: tag 2 is no kind of this log"
+    );
+    bytes[1] = 2;
+    let error = MetaEntry::decode(&bytes).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "entry of meta: version 2 is unknown, 1 is the newest known"
+    );
+}
+
+#[test]
+fn an_announced_length_takes_no_memory_that_the_bytes_do_not() {
+    // One duty: acks of 2^32 - 1 connections.
+    let entry = b"\x01\x01\0\0\0\0\0\0\0\0\x01\0\0\0\x02\x09\xff\xff\xff\xff";
+
+    let error = ShardEntry::decode(entry).unwrap_err();
+
+    assert_eq!(error.why, "ends 2 bytes early");
+}
+
+#[test]
+fn the_writer_says_when_an_entry_is_full() {
+    let mut writer = ShardEntryWriter::new(WallMs(0));
+    assert!(writer.is_empty());
+    for _ in 0..ENTRY_ITEMS_MAX {
+        assert!(!writer.is_full());
+        writer.push(&ShardItem::Duty(Command::ExpireRetained));
+    }
+    assert!(writer.is_full());
+    let entry = ShardEntry::decode(&writer.finish()).unwrap();
+    assert_eq!(entry.items.len(), ENTRY_ITEMS_MAX);
+}
