@@ -298,3 +298,30 @@ fn nothing_can_be_done_before_the_cluster_is_founded() {
 
     assert_eq!(answer, MetaAnswer::Refused(Refusal::NotFounded));
 }
+
+#[test]
+fn a_restored_meta_answers_as_the_one_before() {
+    let mut log = Log::founded();
+    let ended = log.begin(1);
+    let epoch = log.begin(2);
+    log.apply(&MetaCommand::Recover {
+        group: Group::Meta,
+        expected: Incarnation(0),
+    });
+    let state = log.meta.state();
+
+    let mut restored = Meta::restore(state.clone());
+
+    assert_eq!(restored.state(), state);
+    assert_eq!(restored.poll_effect(), None);
+    assert_eq!(restored.standing(ended), Standing::Ended);
+    assert_eq!(restored.node_of(epoch), Some(NodeId(1)));
+    // A repeat, an old start, a new one under the raised incarnation.
+    for start in [2, 1, 3] {
+        log.index += 1;
+        let (index, command) = (log.index, begin(FOLDER, start));
+        let answer = restored.apply(index, WallMs(0), &command);
+        assert_eq!(answer, log.meta.apply(index, WallMs(0), &command));
+    }
+    assert_eq!(restored.state(), log.meta.state());
+}

@@ -4,6 +4,7 @@ mod command;
 mod effect;
 #[cfg(test)]
 mod meta_test;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,6 +12,7 @@ pub use command::{
     Begin, EndReason, Found, Group, Join, MetaAnswer, MetaCommand, Placement, Refusal,
 };
 pub use effect::MetaEffect;
+pub use state::{Founded, MetaState};
 
 use crate::{
     BucketId, EpochView, FeatureLevel, FolderId, Incarnation, NodeEpoch, NodeId, Rising, ShardId,
@@ -48,13 +50,6 @@ pub struct Meta {
     effects: VecDeque<MetaEffect>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Founded {
-    folder: FolderId,
-    shards: u16,
-    buckets: u16,
-}
-
 /// A member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -69,7 +64,7 @@ pub struct Member {
     /// When it became a member.
     pub since: WallMs,
     /// Its last start, and the epoch which that was given.
-    last: Option<(StartCount, NodeEpoch)>,
+    pub last: Option<(StartCount, NodeEpoch)>,
 }
 
 /// A row of the shard map.

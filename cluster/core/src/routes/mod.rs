@@ -80,6 +80,29 @@ impl Routes {
         }
     }
 
+    /// The state that [`Self::index`] and [`Self::epochs`] tell, without its sources:
+    /// [`Self::restore_source`] and [`Self::restore_row`] bring them. No effects come of that; the
+    /// host builds its trie of the whole.
+    pub fn restore(rows_max: usize, index: u64, epochs: EpochView) -> Self {
+        Self {
+            index,
+            epochs,
+            ..Self::new(rows_max)
+        }
+    }
+
+    /// Brings a source back, and how far it was applied.
+    pub fn restore_source(&mut self, source: Source, applied: RouteVersion) {
+        self.sources.entry(source).or_default().applied = applied;
+    }
+
+    /// Brings a row back. Its source may follow.
+    pub fn restore_row(&mut self, source: Source, filter: Filter, version: RouteVersion) {
+        let rows = self.sources.entry(source).or_default();
+        let is_new = rows.filters.insert(filter, version).is_none();
+        self.len += usize::from(is_new);
+    }
+
     /// Applies one log entry. `index` rises with each call.
     ///
     /// # Panics
@@ -132,6 +155,21 @@ impl Routes {
     /// The sources that are known, in order.
     pub fn sources(&self) -> impl Iterator<Item = Source> {
         self.sources.keys().copied()
+    }
+
+    /// Whether a source is known: one that never had a row is not, nor one that has ended.
+    pub fn is_known(&self, source: Source) -> bool {
+        self.sources.contains_key(&source)
+    }
+
+    /// The version of a row, if its source wants the filter.
+    pub fn version(&self, source: Source, filter: &Filter) -> Option<RouteVersion> {
+        self.sources.get(&source)?.filters.get(filter).copied()
+    }
+
+    /// The node epochs that were current by the last view.
+    pub fn epochs(&self) -> &EpochView {
+        &self.epochs
     }
 
     fn change(&mut self, deltas: &Deltas) -> RoutesAnswer {

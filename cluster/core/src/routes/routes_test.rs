@@ -168,3 +168,38 @@ fn each_entry_says_how_far_its_source_is_applied() {
     };
     assert_eq!(last, Some(expected));
 }
+
+#[test]
+fn restored_routes_answer_as_those_before() {
+    let mut routes = Routes::new(3);
+    routes.apply(1, &deltas(SHARD, &[("a", true, 1), ("b", true, 2)]));
+    routes.apply(2, &deltas(NODE, &[("a", true, 7), ("a", false, 8)]));
+    let view = EpochView {
+        index: 4,
+        begun: NodeEpoch(5),
+        current: [NodeEpoch(5)].into(),
+    };
+    routes.apply(3, &RoutesCommand::Epochs(view));
+
+    let mut restored = Routes::restore(3, routes.index(), routes.epochs().clone());
+    for source in routes.sources() {
+        for filter in routes.filters(source) {
+            let version = routes.version(source, filter).unwrap();
+            restored.restore_row(source, filter.clone(), version);
+        }
+        restored.restore_source(source, routes.applied(source));
+    }
+
+    assert_eq!(restored.poll_effect(), None);
+    assert_eq!(restored.len(), 2);
+    assert!(restored.is_known(NODE));
+    assert_eq!(restored.applied(NODE), RouteVersion(8));
+    let late = deltas(Source::Node(NodeEpoch(4)), &[("c", true, 1)]);
+    assert_eq!(restored.apply(4, &late), RoutesAnswer::Ended);
+    // The second row finds no room, as without the restart.
+    let more = deltas(SHARD, &[("c", true, 3), ("d", true, 4)]);
+    let full = RoutesAnswer::Full {
+        version: RouteVersion(3),
+    };
+    assert_eq!(restored.apply(5, &more), full);
+}

@@ -16,4 +16,4 @@ mod numbered;
 mod receiver;
 
 pub use numbered::{Attempt, Body, Confirmed, Numbered, Sent};
-pub use receiver::{Admission, Receiver};
+pub use receiver::{Admission, Next, Receiver};

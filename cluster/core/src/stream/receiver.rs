@@ -14,11 +14,13 @@ pub struct Receiver {
     epochs: EpochView,
 }
 
+/// How far a node epoch's stream has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Next {
-    n: u64,
+pub struct Next {
+    /// The number that is wanted.
+    pub n: u64,
     /// The latest sending that was seen.
-    attempt: Attempt,
+    pub attempt: Attempt,
 }
 
 /// What is to become of an item.
@@ -39,6 +41,17 @@ pub enum Admission {
 }
 
 impl Receiver {
+    /// The state that [`Self::streams`] and [`Self::epochs`] gave.
+    pub fn restore(
+        streams: impl IntoIterator<Item = (NodeEpoch, Next)>,
+        epochs: EpochView,
+    ) -> Self {
+        Self {
+            next: streams.into_iter().collect(),
+            epochs,
+        }
+    }
+
     /// Decides on item `n` of a node epoch. With [`Admission::New`] the item counts as taken.
     ///
     /// Once a sending is seen, nothing new is taken of an earlier one: the same number may stand
@@ -82,6 +95,11 @@ impl Receiver {
         self.next.keys().copied()
     }
 
+    /// How far each known stream has come, in order of the epochs.
+    pub fn streams(&self) -> impl Iterator<Item = (NodeEpoch, Next)> {
+        self.next.iter().map(|(epoch, next)| (*epoch, *next))
+    }
+
     /// The view that was taken last.
     pub fn epochs(&self) -> &EpochView {
         &self.epochs
@@ -118,6 +136,24 @@ mod tests {
         assert_eq!(late, Admission::Gap { next: 1 });
         assert_eq!(receiver.admit(NODE, FIRST, 0), Admission::Repeat);
         assert_eq!(receiver.admit(NODE, Attempt(1), 1), Admission::New);
+    }
+
+    #[test]
+    fn a_restored_receiver_goes_on_as_the_one_before() {
+        let mut receiver = Receiver::default();
+        receiver.admit(NODE, Attempt(3), 0);
+        receiver.renew_epochs(&EpochView {
+            index: 7,
+            begun: NODE,
+            current: [NODE].into(),
+        });
+
+        let mut restored = Receiver::restore(receiver.streams(), receiver.epochs().clone());
+
+        assert_eq!(restored, receiver);
+        let late = restored.admit(NODE, FIRST, 1);
+        assert_eq!(late, Admission::Gap { next: 1 });
+        assert_eq!(restored.admit(NodeEpoch(4), FIRST, 0), Admission::Ended);
     }
 
     #[test]
