@@ -2,7 +2,9 @@
 
 mod machine;
 pub mod raft;
+mod machines;
 mod stored;
 
 pub use machine::{Damaged, Machine};
+pub use machines::*;
 pub use stored::*;

@@ -10,14 +10,17 @@
 //! change is a new version of the kind.
 
 #[cfg(test)]
-mod arbitrary;
+pub(crate) mod arbitrary;
 mod command;
 mod core_types;
 mod entry;
+pub(crate) mod meta_rows;
 mod mqtt_types;
+pub(crate) mod routes_rows;
+pub(crate) mod row;
 #[cfg(test)]
 mod stored_test;
-mod wire;
+pub(crate) mod wire;
 
 pub use entry::{
     ENTRY_BYTES_MAX, ENTRY_ITEMS_MAX, MetaEntry, RoutesEntry, ShardEntry, ShardEntryWriter,

@@ -110,7 +110,8 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Why> {
+    /// Takes `N` bytes.
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Why> {
         let Some((taken, rest)) = self.rest.split_first_chunk::<N>() else {
             return Err(Why::Short(N - self.rest.len()));
         };
@@ -118,9 +119,12 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    /// Takes the rest.
-    pub(crate) fn rest(&mut self) -> &'a [u8] {
-        std::mem::take(&mut self.rest)
+    /// Takes what stands before the next `end`, and that too.
+    pub(crate) fn take_until(&mut self, end: u8) -> Result<&'a [u8], Why> {
+        let at = self.rest.iter().position(|byte| *byte == end);
+        let taken = self.take(at.ok_or(Why::Short(1))?)?;
+        self.take(1)?;
+        Ok(taken)
     }
 
     /// Ends reading: nothing may be left.

@@ -1,0 +1,130 @@
+//! A machine with its state file in memory, which crashes when it is told to.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use storage::fs::FaultFs;
+use storage::raft::LogId;
+use storage::state::{Applied, Changes, Config, Error, Row, StateFile};
+
+use crate::{Damaged, Machine};
+
+pub(super) struct Kept<M: Machine> {
+    config: M::Config,
+    file: StateFile,
+    pub(super) machine: M,
+    /// Entries and what they answered; the first has index 1.
+    log: Vec<(Vec<u8>, String)>,
+    flushed: usize,
+}
+
+impl<M: Machine> Kept<M> {
+    pub(super) fn new(config: M::Config) -> Self {
+        let machine = restored(&config, Vec::new()).unwrap();
+        Self {
+            file: state_file(),
+            machine,
+            config,
+            log: Vec::new(),
+            flushed: 0,
+        }
+    }
+
+    /// Applies an entry; returns what it answered, as text.
+    pub(super) fn apply(&mut self, entry: &[u8]) -> String {
+        let index = self.log.len() as u64 + 1;
+        let answer = format!("{:?}", self.machine.apply(index, entry).unwrap());
+        self.log.push((entry.to_vec(), answer.clone()));
+        answer
+    }
+
+    pub(super) fn flush(&mut self) {
+        let changes = self.machine.changes();
+        self.flushed = self.log.len();
+        apply(&self.file, &changes, self.flushed);
+        self.machine.handle_flushed();
+    }
+
+    /// Starts again from the rows of the last flush and the entries behind it, which answer as
+    /// they did.
+    pub(super) fn crash(&mut self) {
+        self.machine = restored(&self.config, self.rows()).unwrap();
+        for (at, (entry, answer)) in self.log.iter().enumerate().skip(self.flushed) {
+            let again = self.machine.apply(at as u64 + 1, entry).unwrap();
+            assert_eq!(&format!("{again:?}"), answer, "entry {at} answers anew");
+        }
+    }
+
+    pub(super) fn rows(&self) -> Vec<Row> {
+        let rows = self.file.snapshot().unwrap().rows().unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
+    pub(super) fn value(&self, kind: u8, key: &[u8]) -> Option<Bytes> {
+        self.file.get(kind, key).unwrap()
+    }
+}
+
+/// Two machines, of which one is flushed and crashes now and then, answer and end alike.
+///
+/// `entry` makes the next entry, told how many there were.
+pub(super) fn crashes_change_nothing<M: Machine>(
+    config: &M::Config,
+    seed: u64,
+    mut entry: impl FnMut(&mut rand::rngs::StdRng, usize) -> Vec<u8>,
+) -> (Kept<M>, Kept<M>) {
+    use rand::{Rng, SeedableRng};
+    let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+    let mut crashing = Kept::<M>::new(config.clone());
+    let mut spared = Kept::<M>::new(config.clone());
+    for count in 0..rng.random_range(20..300) {
+        let entry = entry(&mut rng, count);
+        assert_eq!(crashing.apply(&entry), spared.apply(&entry), "seed {seed}");
+        if rng.random_ratio(1, 8) {
+            crashing.flush();
+        }
+        if rng.random_ratio(1, 16) {
+            crashing.crash();
+        }
+    }
+    crashing.flush();
+    spared.flush();
+    let (one, other) = (crashing.rows(), spared.rows());
+    for (one, other) in one.iter().zip(&other) {
+        assert_eq!(one, other, "seed {seed}");
+    }
+    assert_eq!(one.len(), other.len(), "seed {seed}");
+    (crashing, spared)
+}
+
+pub(super) fn restored<M: Machine>(config: &M::Config, rows: Vec<Row>) -> Result<M, Damaged> {
+    M::restore(config, &mut rows.into_iter().map(Ok::<_, Error>))
+}
+
+/// The rows that changes leave in an empty state file.
+pub(super) fn rows_of(changes: &Changes) -> Vec<Row> {
+    let file = state_file();
+    apply(&file, changes, 1);
+    let rows = file.snapshot().unwrap().rows().unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+fn state_file() -> StateFile {
+    let fs = Arc::new(FaultFs::new(1));
+    StateFile::open(fs, Path::new("/state/shard.redb"), Config::new(1)).unwrap()
+}
+
+fn apply(file: &StateFile, changes: &Changes, index: usize) {
+    let id = LogId {
+        index: index as u64,
+        term: 1,
+        leader: 0,
+    };
+    if file.applied().is_some_and(|applied| applied.id == id) {
+        assert!(changes.is_empty(), "changes without an entry");
+        return;
+    }
+    let opaque = Bytes::new();
+    file.apply(changes, &Applied { id, opaque }).unwrap();
+}
