@@ -82,6 +82,11 @@ fn two_sources() -> Kept<RoutesMachine> {
         }];
         kept.apply(&entry(RoutesCommand::Deltas(Deltas { source, rows })));
     }
+    kept.apply(&entry(RoutesCommand::Epochs(EpochView {
+        index: 4,
+        begun: NodeEpoch(0x0102),
+        current: [NodeEpoch(0x0102)].into(),
+    })));
     kept.flush();
     kept
 }
@@ -96,7 +101,7 @@ fn the_rows_of_the_routes_have_these_bytes() {
         .map(|row| (row.kind, &row.key[..], &row.value[..]))
         .collect();
     let golden: [(u8, &[u8], &[u8]); 5] = [
-        (1, b"", b"\x01\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+        (1, b"", b"\x01\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x02\x01\0\0\0\0\0\0\x01\0\0\0\x02\x01\0\0\0\0\0\0"),
         (2, b"\x01\x03\x04", b"\x01\x05\0\0\0\0\0\0\0"),
         (2, b"\x02\0\0\0\0\0\0\x01\x02", b"\x01\x05\0\0\0\0\0\0\0"),
         (3, b"\x01\x03\x04a/+\0", b"\x01\x05\0\0\0\0\0\0\0"),
