@@ -8,6 +8,7 @@ use storage::fs::FaultFs;
 use storage::raft::LogId;
 use storage::state::{Applied, Changes, Config, Error, Row, StateFile};
 
+use crate::stored::arbitrary::harmed;
 use crate::{Damaged, Machine};
 
 pub(super) struct Kept<M: Machine> {
@@ -102,12 +103,27 @@ pub(super) fn restored<M: Machine>(config: &M::Config, rows: Vec<Row>) -> Result
     M::restore(config, &mut rows.into_iter().map(Ok::<_, Error>))
 }
 
-/// The rows that changes leave in an empty state file.
-pub(super) fn rows_of(changes: &Changes) -> Vec<Row> {
-    let file = state_file();
-    apply(&file, changes, 1);
-    let rows = file.snapshot().unwrap().rows().unwrap();
-    rows.map(Result::unwrap).collect()
+/// Restores rows of which one is harmed: no panic, and no row is refused without its name.
+pub(super) fn harmed_rows_are_named<M: Machine>(config: &M::Config, rows: &[Row], seed: u64) {
+    use rand::{Rng, SeedableRng};
+    let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+    let mut refused = 0;
+    for _ in 0..400 {
+        let mut rows = rows.to_vec();
+        let at = rng.random_range(0..rows.len());
+        let row = &mut rows[at];
+        let harms: Vec<(u16, u8, u8)> = (0..rng.random_range(1..3)).map(|_| rng.random()).collect();
+        match rng.random_range(0..6) {
+            0 => row.kind = rng.random(),
+            1 => row.key = harmed(row.key.to_vec(), &harms).into(),
+            _ => row.value = harmed(row.value.to_vec(), &harms).into(),
+        }
+        if let Err(error) = restored::<M>(config, rows) {
+            assert!(error.what.starts_with("row "), "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "no harm was noticed");
 }
 
 fn state_file() -> StateFile {

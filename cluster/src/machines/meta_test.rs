@@ -5,7 +5,7 @@ use cluster_core::{
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::kept_test::{Kept, crashes_change_nothing, restored};
+use super::kept_test::{Kept, crashes_change_nothing, harmed_rows_are_named, restored};
 use crate::{MetaEntry, MetaMachine};
 
 fn command(rng: &mut StdRng, count: usize) -> MetaCommand {
@@ -76,6 +76,7 @@ fn a_crash_changes_nothing_of_meta() {
             let command = command(rng, count);
             entry(count as u64 * 10, command)
         });
+        harmed_rows_are_named::<MetaMachine>(&(), &spared.rows(), seed);
         let (crashed, spared) = (crashed.machine, spared.machine);
         assert_eq!(crashed.meta().state(), spared.meta().state());
         assert_eq!(crashed.meta().epochs(), spared.meta().epochs());

@@ -6,7 +6,7 @@ use mqtt::Filter;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::kept_test::{Kept, crashes_change_nothing, restored};
+use super::kept_test::{Kept, crashes_change_nothing, harmed_rows_are_named, restored};
 use crate::{Machine, RoutesConfig, RoutesEntry, RoutesMachine};
 
 const CONFIG: RoutesConfig = RoutesConfig { rows_max: 12 };
@@ -58,6 +58,7 @@ fn a_crash_changes_nothing_of_the_routes() {
             crashes_change_nothing::<RoutesMachine>(&CONFIG, seed, |rng, count| {
                 entry(command(rng, count))
             });
+        harmed_rows_are_named::<RoutesMachine>(&CONFIG, &spared.rows(), seed);
         let (crashed, spared) = (crashed.machine.routes(), spared.machine.routes());
         assert_eq!(crashed.len(), spared.len());
         assert!(crashed.sources().eq(spared.sources()));

@@ -1,4 +1,4 @@
-//! Any value of each stored kind, for tests.
+//! Any value of each stored kind, and bytes that came to harm, for tests.
 
 use std::sync::Arc;
 
@@ -386,4 +386,18 @@ pub(crate) fn routes_command() -> impl Strategy<Value = RoutesCommand> {
         }),
         epochs().prop_map(RoutesCommand::Epochs),
     ]
+}
+
+/// Changes, cuts, doubles or inserts bytes.
+pub(crate) fn harmed(mut bytes: Vec<u8>, harms: &[(u16, u8, u8)]) -> Vec<u8> {
+    for &(at, how, what) in harms {
+        let at = usize::from(at) % (bytes.len() + 1);
+        match how % 4 {
+            0 if at < bytes.len() => bytes[at] ^= what.max(1),
+            0 | 1 => bytes.truncate(at),
+            2 => bytes.insert(at, what),
+            _ => bytes.extend_from_within(at..),
+        }
+    }
+    bytes
 }

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use session::{Command, Enqueue, Epoch, Message};
 
-use super::arbitrary;
+use super::arbitrary::{self, harmed};
 use super::*;
 
 proptest! {
@@ -73,20 +73,6 @@ proptest! {
             prop_assert_eq!(read.encode(), entry);
         }
     }
-}
-
-/// Changes, cuts, doubles or inserts bytes.
-pub(crate) fn harmed(mut bytes: Vec<u8>, harms: &[(u16, u8, u8)]) -> Vec<u8> {
-    for &(at, how, what) in harms {
-        let at = usize::from(at) % (bytes.len() + 1);
-        match how % 4 {
-            0 if at < bytes.len() => bytes[at] ^= what.max(1),
-            0 | 1 => bytes.truncate(at),
-            2 => bytes.insert(at, what),
-            _ => bytes.extend_from_within(at..),
-        }
-    }
-    bytes
 }
 
 fn enqueue() -> Command {

@@ -1,0 +1,113 @@
+//! The machine of a session shard: the receiving ends of the streams and the sessions behind them.
+
+use std::collections::BTreeSet;
+
+use cluster_core::{Admission, Attempt, Body, EpochView, NodeEpoch, Receiver, Standing};
+use session::{Answer, Command, Durable, Limits, WallMs};
+
+use crate::stored::{ShardEntry, ShardItem};
+use crate::{Damaged, Machine};
+
+/// Bounds of a shard; replicated settings, equal on all replicas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardConfig {
+    /// Those of its sessions.
+    pub limits: Limits,
+}
+
+/// What became of an item of a shard's entry.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It is applied, now or before.
+    Applied(Answer),
+    /// Nothing changed: an item before it is missing, or its sending is over; the sender goes
+    /// back.
+    Gap {
+        /// The number that is wanted.
+        next: u64,
+    },
+    /// Nothing changed: its node's epoch has ended.
+    Ended,
+}
+
+/// The replicated state of a session shard. Effects wait in [`Durable::poll_effect`].
+///
+/// One entry carries many commands, so [`Durable`] counts them itself: what it takes for its log
+/// index rises by one with each command, whatever index the entry has, and is stored with it.
+#[derive(Debug)]
+pub struct ShardMachine {
+    receiver: Receiver,
+    durable: Durable,
+    is_received: bool,
+}
+
+impl ShardMachine {
+    /// The sessions.
+    pub fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
+    /// The sessions, for what is not replicated: effects, deliveries, loaded payloads.
+    pub fn durable_mut(&mut self) -> &mut Durable {
+        &mut self.durable
+    }
+
+    /// The receiving ends of the streams.
+    pub fn receiver(&self) -> &Receiver {
+        &self.receiver
+    }
+
+    fn item(&mut self, time: WallMs, item: &ShardItem) -> Outcome {
+        match item {
+            ShardItem::Item {
+                epoch,
+                attempt,
+                n,
+                body,
+            } => self.received(time, (*epoch, *attempt, *n), body),
+            ShardItem::Duty(command) => Outcome::Applied(self.command(time, command)),
+            ShardItem::Epochs(view) => {
+                self.renew_epochs(time, view);
+                Outcome::Applied(Answer::Done)
+            }
+        }
+    }
+
+    fn received(
+        &mut self,
+        time: WallMs,
+        (epoch, attempt, n): (NodeEpoch, Attempt, u64),
+        body: &Body<Command>,
+    ) -> Outcome {
+        self.is_received = true;
+        match (self.receiver.admit(epoch, attempt, n), body) {
+            (Admission::New, Body::Item(command)) => Outcome::Applied(self.command(time, command)),
+            (Admission::Repeat, Body::Item(command)) => {
+                Outcome::Applied(self.durable.answer_repeat(command))
+            }
+            (Admission::New | Admission::Repeat, Body::Nop) => Outcome::Applied(Answer::Done),
+            (Admission::Gap { next }, _) => Outcome::Gap { next },
+            (Admission::Ended, _) => Outcome::Ended,
+        }
+    }
+
+    fn command(&mut self, time: WallMs, command: &Command) -> Answer {
+        self.durable.apply(self.durable.index() + 1, time, command)
+    }
+
+    /// Disconnects the sessions of every node that has ended: had it a stream or does the state
+    /// name it.
+    fn renew_epochs(&mut self, time: WallMs, view: &EpochView) {
+        self.is_received = true;
+        let streams = self.receiver.renew_epochs(view);
+        let mut ended: BTreeSet<NodeEpoch> = streams.into_iter().collect();
+        let named = self.durable.node_epochs().into_iter();
+        let named = named.map(|epoch| NodeEpoch(epoch.0));
+        let view = self.receiver.epochs();
+        ended.extend(named.filter(|epoch| view.standing(*epoch) == Standing::Ended));
+        for epoch in ended {
+            let node_epoch = session::NodeEpoch(epoch.0);
+            self.command(time, &Command::NodeGone { node_epoch });
+        }
+    }
+}
