@@ -18,6 +18,9 @@ pub(crate) mod meta_rows;
 mod mqtt_types;
 pub(crate) mod routes_rows;
 pub(crate) mod row;
+pub(crate) mod shard_rows;
+#[cfg(test)]
+mod shard_rows_test;
 #[cfg(test)]
 mod stored_test;
 pub(crate) mod wire;
@@ -26,3 +29,4 @@ pub use entry::{
     ENTRY_BYTES_MAX, ENTRY_ITEMS_MAX, MetaEntry, RoutesEntry, ShardEntry, ShardEntryWriter,
     ShardItem,
 };
+pub use shard_rows::{decode_message, message_row_key};

@@ -18,9 +18,17 @@ pub(crate) fn encode_value(value: &impl Stored) -> Vec<u8> {
     bytes
 }
 
-/// Reads a row's value; a payload is a slice of it.
-pub(crate) fn decode_value<T: Stored>(value: &Bytes) -> Result<T, Why> {
-    let mut from = Reader::shared(value);
+/// Reads a row's value.
+pub(crate) fn decode_value<T: Stored>(value: &[u8]) -> Result<T, Why> {
+    decode(Reader::new(value))
+}
+
+/// Reads a row's value; its payload is a slice of it.
+pub(crate) fn decode_shared_value<T: Stored>(value: &Bytes) -> Result<T, Why> {
+    decode(Reader::shared(value))
+}
+
+fn decode<T: Stored>(mut from: Reader<'_>) -> Result<T, Why> {
     match u8::get(&mut from)? {
         VERSION => whole(from),
         found => Err(Why::Version {
