@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use storage::fs::FaultFs;
 use storage::raft::LogId;
 use storage::state::{Applied, Changes, Config, Error, Row, StateFile};
@@ -69,19 +71,21 @@ impl<M: Machine> Kept<M> {
 
 /// Two machines, of which one is flushed and crashes now and then, answer and end alike.
 ///
-/// `entry` makes the next entry, told how many there were.
+/// `entry` makes the next entry, told how many there were; `between` does to the one that crashes
+/// what no entry may depend on.
 pub(super) fn crashes_change_nothing<M: Machine>(
     config: &M::Config,
     seed: u64,
-    mut entry: impl FnMut(&mut rand::rngs::StdRng, usize) -> Vec<u8>,
+    mut entry: impl FnMut(&mut StdRng, usize, &M) -> Vec<u8>,
+    mut between: impl FnMut(&mut StdRng, &mut Kept<M>),
 ) -> (Kept<M>, Kept<M>) {
-    use rand::{Rng, SeedableRng};
-    let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     let mut crashing = Kept::<M>::new(config.clone());
     let mut spared = Kept::<M>::new(config.clone());
     for count in 0..rng.random_range(20..300) {
-        let entry = entry(&mut rng, count);
+        let entry = entry(&mut rng, count, &spared.machine);
         assert_eq!(crashing.apply(&entry), spared.apply(&entry), "seed {seed}");
+        between(&mut rng, &mut crashing);
         if rng.random_ratio(1, 8) {
             crashing.flush();
         }
@@ -105,8 +109,7 @@ pub(super) fn restored<M: Machine>(config: &M::Config, rows: Vec<Row>) -> Result
 
 /// Restores rows of which one is harmed: no panic, and no row is refused without its name.
 pub(super) fn harmed_rows_are_named<M: Machine>(config: &M::Config, rows: &[Row], seed: u64) {
-    use rand::{Rng, SeedableRng};
-    let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     let mut refused = 0;
     for _ in 0..400 {
         let mut rows = rows.to_vec();

@@ -72,10 +72,15 @@ fn entry(time: u64, command: MetaCommand) -> Vec<u8> {
 #[test]
 fn a_crash_changes_nothing_of_meta() {
     for seed in 0..60 {
-        let (crashed, spared) = crashes_change_nothing::<MetaMachine>(&(), seed, |rng, count| {
-            let command = command(rng, count);
-            entry(count as u64 * 10, command)
-        });
+        let (crashed, spared) = crashes_change_nothing::<MetaMachine>(
+            &(),
+            seed,
+            |rng, count, _| {
+                let command = command(rng, count);
+                entry(count as u64 * 10, command)
+            },
+            |_, _| {},
+        );
         harmed_rows_are_named::<MetaMachine>(&(), &spared.rows(), seed);
         let (crashed, spared) = (crashed.machine, spared.machine);
         assert_eq!(crashed.meta().state(), spared.meta().state());

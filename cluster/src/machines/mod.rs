@@ -8,6 +8,12 @@ mod meta_test;
 mod routes;
 #[cfg(test)]
 mod routes_test;
+mod shard;
+#[cfg(test)]
+mod shard_commands_test;
+#[cfg(test)]
+mod shard_test;
 
 pub use meta::MetaMachine;
 pub use routes::{RoutesConfig, RoutesMachine};
+pub use shard::{Outcome, ShardConfig, ShardMachine};

@@ -54,10 +54,12 @@ fn entry(command: RoutesCommand) -> Vec<u8> {
 #[test]
 fn a_crash_changes_nothing_of_the_routes() {
     for seed in 0..60 {
-        let (crashed, spared) =
-            crashes_change_nothing::<RoutesMachine>(&CONFIG, seed, |rng, count| {
-                entry(command(rng, count))
-            });
+        let (crashed, spared) = crashes_change_nothing::<RoutesMachine>(
+            &CONFIG,
+            seed,
+            |rng, count, _| entry(command(rng, count)),
+            |_, _| {},
+        );
         harmed_rows_are_named::<RoutesMachine>(&CONFIG, &spared.rows(), seed);
         let (crashed, spared) = (crashed.machine.routes(), spared.machine.routes());
         assert_eq!(crashed.len(), spared.len());

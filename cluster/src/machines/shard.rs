@@ -4,7 +4,13 @@ use std::collections::BTreeSet;
 
 use cluster_core::{Admission, Attempt, Body, EpochView, NodeEpoch, Receiver, Standing};
 use session::{Answer, Command, Durable, Limits, WallMs};
+use storage::state::{Changes, Row};
 
+use crate::stored::row::{damaged, decode_value, encode_value, readable};
+use crate::stored::shard_rows::{
+    MESSAGE_KIND, NAME, STREAMS_KIND, StreamsRow, decode_row, delete_row, put_row,
+};
+use crate::stored::wire::Why;
 use crate::stored::{ShardEntry, ShardItem};
 use crate::{Damaged, Machine};
 
@@ -101,7 +107,7 @@ impl ShardMachine {
         self.is_received = true;
         let streams = self.receiver.renew_epochs(view);
         let mut ended: BTreeSet<NodeEpoch> = streams.into_iter().collect();
-        let named = self.durable.node_epochs().into_iter();
+        let named = self.durable.node_epochs();
         let named = named.map(|epoch| NodeEpoch(epoch.0));
         let view = self.receiver.epochs();
         ended.extend(named.filter(|epoch| view.standing(*epoch) == Standing::Ended));
@@ -109,5 +115,98 @@ impl ShardMachine {
             let node_epoch = session::NodeEpoch(epoch.0);
             self.command(time, &Command::NodeGone { node_epoch });
         }
+    }
+}
+
+impl Machine for ShardMachine {
+    type Config = ShardConfig;
+    /// One for each item, in order.
+    type Answer = Vec<Outcome>;
+    const VERSION: u32 = 1;
+
+    fn restore(
+        config: &ShardConfig,
+        rows: &mut dyn Iterator<Item = Result<Row, storage::state::Error>>,
+    ) -> Result<Self, Damaged> {
+        let mut streams = None;
+        let mut failed = None;
+        let mut last = None;
+        let sessions = std::iter::from_fn(|| {
+            loop {
+                match readable(NAME, rows.next()?).and_then(|row| read(row, &mut streams)) {
+                    Ok(Some((stored, row))) => {
+                        last = Some(stored);
+                        return Some(row);
+                    }
+                    Ok(None) => {}
+                    Err(damaged) => {
+                        failed = Some(damaged);
+                        return None;
+                    }
+                }
+            }
+        });
+        let durable = Durable::restore(config.limits, sessions);
+        if let Some(damaged) = failed {
+            return Err(damaged);
+        }
+        let durable = durable.map_err(|error| {
+            let row = last.expect("without rows nothing contradicts");
+            damaged(NAME, &row, &Why::State(error.to_string()))
+        })?;
+        let streams = streams.unwrap_or_default();
+        Ok(Self {
+            receiver: Receiver::restore(streams.streams, streams.epochs),
+            durable,
+            is_received: false,
+        })
+    }
+
+    fn apply(&mut self, _index: u64, entry: &[u8]) -> Result<Vec<Outcome>, Damaged> {
+        let entry = ShardEntry::decode(entry)?;
+        let time = WallMs(entry.time.0);
+        let items = entry.items.iter();
+        Ok(items.map(|item| self.item(time, item)).collect())
+    }
+
+    fn changes(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        if std::mem::take(&mut self.is_received) {
+            let row = StreamsRow {
+                epochs: self.receiver.epochs().clone(),
+                streams: self.receiver.streams().collect(),
+            };
+            changes.put(STREAMS_KIND, &[], &encode_value(&row));
+        }
+        for (key, row) in self.durable.take_rows() {
+            match row {
+                Some(row) => put_row(&row, &mut changes),
+                None => delete_row(&key, &mut changes),
+            }
+        }
+        changes
+    }
+
+    fn handle_flushed(&mut self) {
+        self.durable.handle_flushed();
+    }
+}
+
+/// Reads a row of the sessions. That of the streams is kept, one of a message passed over.
+fn read(
+    row: Row,
+    streams: &mut Option<StreamsRow>,
+) -> Result<Option<(Row, session::Row)>, Damaged> {
+    let decoded = match row.kind {
+        MESSAGE_KIND => return Ok(None),
+        STREAMS_KIND => decode_value(&row.value).map(|row| {
+            *streams = Some(row);
+            None
+        }),
+        _ => decode_row(&row).map(Some),
+    };
+    match decoded {
+        Ok(decoded) => Ok(decoded.map(|decoded| (row, decoded))),
+        Err(why) => Err(damaged(NAME, &row, &why)),
     }
 }

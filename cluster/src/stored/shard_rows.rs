@@ -33,7 +33,7 @@ const ROUTE_KIND: u8 = 9;
 pub(crate) const NAME: &str = "a shard";
 
 /// The value of the row of the streams.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StreamsRow {
     pub(crate) epochs: EpochView,
     pub(crate) streams: BTreeMap<NodeEpoch, Next>,
