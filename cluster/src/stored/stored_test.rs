@@ -172,3 +172,31 @@ fn the_writer_says_when_an_entry_is_full() {
     let entry = ShardEntry::decode(&writer.finish()).unwrap();
     assert_eq!(entry.items.len(), ENTRY_ITEMS_MAX);
 }
+
+#[test]
+fn a_value_that_is_written_another_way_is_refused() {
+    // Whether a message follows; and a view whose epochs fall.
+    let retain = b"\x02\x0a\x01\0t\x02\x00\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0";
+    let view = [
+        &b"\x03\x06\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x02\0\0\0"[..],
+        b"\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0",
+    ]
+    .concat();
+    let why = |item: &[u8]| {
+        let entry = [&b"\x01\x01\0\0\0\0\0\0\0\0\x01\0\0\0"[..], item].concat();
+        ShardEntry::decode(&entry).unwrap_err().why
+    };
+
+    assert_eq!(why(retain), "tag 2 is no flag");
+    assert_eq!(why(&view), "members of a set do not rise");
+    let twice = [&view[..view.len() - 8], b"\x02\0\0\0\0\0\0\0"].concat();
+    assert_eq!(why(&twice), "members of a set do not rise");
+    assert_eq!(why(b"\x02\x0f\0"), "goes on for 1 bytes behind its end");
+    let no_packet_id = b"\x02\x06\x01\0c\0\0\0\0\0\0\0\0\0\0";
+    assert_eq!(why(no_packet_id), "a number that is never 0 is 0");
+    let no_topic = b"\x02\x0a\x01\0#\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    assert_eq!(
+        why(no_topic),
+        "topic name contains a wildcard character [MQTT-3.3.2-2]"
+    );
+}
