@@ -20,6 +20,8 @@ pub(super) struct Kept<M: Machine> {
     /// Entries and what they answered; the first has index 1.
     log: Vec<(Vec<u8>, String)>,
     flushed: usize,
+    /// Changes that are on their way to the disk, and up to which entry.
+    pending: Option<(Changes, usize)>,
 }
 
 impl<M: Machine> Kept<M> {
@@ -31,6 +33,7 @@ impl<M: Machine> Kept<M> {
             config,
             log: Vec::new(),
             flushed: 0,
+            pending: None,
         }
     }
 
@@ -42,16 +45,31 @@ impl<M: Machine> Kept<M> {
         answer
     }
 
+    /// Writes what changed, in one go.
     pub(super) fn flush(&mut self) {
-        let changes = self.machine.changes();
-        self.flushed = self.log.len();
-        apply(&self.file, &changes, self.flushed);
+        self.begin_flush();
+        self.finish_flush();
+    }
+
+    /// Takes what changed; nothing of it is stored yet.
+    fn begin_flush(&mut self) {
+        assert!(self.pending.is_none(), "one flush at a time");
+        self.pending = Some((self.machine.changes(), self.log.len()));
+    }
+
+    fn finish_flush(&mut self) {
+        let Some((changes, entries)) = self.pending.take() else {
+            return;
+        };
+        apply(&self.file, &changes, entries);
+        self.flushed = entries;
         self.machine.handle_flushed();
     }
 
     /// Starts again from the rows of the last flush and the entries behind it, which answer as
     /// they did.
     pub(super) fn crash(&mut self) {
+        self.pending = None;
         self.machine = restored(&self.config, self.rows()).unwrap();
         for (at, (entry, answer)) in self.log.iter().enumerate().skip(self.flushed) {
             let again = self.machine.apply(at as u64 + 1, entry).unwrap();
@@ -86,13 +104,17 @@ pub(super) fn crashes_change_nothing<M: Machine>(
         let entry = entry(&mut rng, count, &spared.machine);
         assert_eq!(crashing.apply(&entry), spared.apply(&entry), "seed {seed}");
         between(&mut rng, &mut crashing);
-        if rng.random_ratio(1, 8) {
-            crashing.flush();
+        if rng.random_ratio(1, 4) {
+            match crashing.pending {
+                Some(_) => crashing.finish_flush(),
+                None => crashing.begin_flush(),
+            }
         }
         if rng.random_ratio(1, 16) {
             crashing.crash();
         }
     }
+    crashing.finish_flush();
     crashing.flush();
     spared.flush();
     let (one, other) = (crashing.rows(), spared.rows());
