@@ -2,7 +2,9 @@ use bytes::Bytes;
 use cluster_core::{Attempt, Body, EpochView, NodeEpoch, WallMs};
 use mqtt::ClientId;
 use rand::Rng;
-use session::{Answer, Command, ConnectionId, DurableEffect, Epoch, Identity, Limits, Open};
+use session::{
+    Answer, Command, ConnectionId, Delivery, DurableEffect, Epoch, Identity, Limits, Open,
+};
 
 use super::kept_test::{Kept, crashes_change_nothing, harmed_rows_are_named, restored};
 use super::shard_commands_test::Leader;
@@ -36,16 +38,17 @@ fn config() -> ShardConfig {
 
 #[test]
 fn a_crash_changes_nothing_of_a_shard() {
+    let mut deliveries_made = 0;
     for seed in 0..150 {
         let mut leader = Leader::default();
-        let (mut crashed, spared) = crashes_change_nothing::<ShardMachine>(
+        let (mut crashed, mut spared) = crashes_change_nothing::<ShardMachine>(
             &config(),
             seed,
             |rng, _, machine| leader.entry(rng, machine),
             |rng, kept| {
                 // What is handed out, and what is in memory, decides nothing.
                 for _ in 0..rng.random_range(0..6) {
-                    deliver(kept);
+                    let _ = deliver(kept);
                 }
             },
         );
@@ -56,10 +59,13 @@ fn a_crash_changes_nothing_of_a_shard() {
         let counters = spared.machine.durable().counters();
         assert_eq!(crashed.machine.durable().counters(), counters);
         assert_eq!(crashed.machine.durable().unflushed_bytes(), 0);
-        crashed.crash();
+        let delivered = deliveries(&mut crashed);
+        assert_eq!(delivered, deliveries(&mut spared));
+        deliveries_made += delivered.len();
         assert_eq!(crashed.machine.durable().counters(), counters);
         assert!(crashed.machine.changes().is_empty());
     }
+    assert!(deliveries_made > 50, "{deliveries_made} deliveries");
 }
 
 fn open(client: &str, expected: Option<u64>, connection: u64) -> Command {
@@ -234,18 +240,37 @@ fn payloads_are_not_read_at_a_start() {
     assert!(restored::<ShardMachine>(&config(), rows).is_ok());
 }
 
-/// Takes an effect; a message that is to be loaded comes from its row.
-fn deliver(kept: &mut Kept<ShardMachine>) {
-    let Some(DurableEffect::Load { message }) = kept.machine.durable_mut().poll_effect() else {
-        return;
+/// Takes an effect; a message that is to be loaded comes from its row. Returns what is delivered,
+/// or `None` if nothing was to be done.
+fn deliver(kept: &mut Kept<ShardMachine>) -> Option<Option<Delivery>> {
+    let message = match kept.machine.durable_mut().poll_effect()? {
+        DurableEffect::Load { message } => message,
+        DurableEffect::Deliver(delivery) => return Some(Some(delivery)),
+        _ => return Some(None),
     };
     let (kind, key) = message_row_key(message);
-    // An effect may outlive the need for its message, and then the row too.
-    let Some(value) = kept.value(kind, &key) else {
-        return;
-    };
-    let loaded = decode_message(message, &value).unwrap();
-    kept.machine
-        .durable_mut()
-        .handle_loaded(message, loaded.into());
+    let value = kept.value(kind, &key);
+    let durable = kept.machine.durable_mut();
+    match value {
+        Some(value) => {
+            let loaded = decode_message(message, &value).unwrap();
+            durable.handle_loaded(message, loaded.into());
+        }
+        // An effect may outlive the need for its message, and then the row too.
+        None => {
+            durable.handle_not_found(message);
+            let again = DurableEffect::Load { message };
+            assert_ne!(durable.poll_effect(), Some(again), "needed, and nowhere");
+        }
+    }
+    Some(None)
+}
+
+/// All that a machine delivers after a start, by session and sequence.
+fn deliveries(kept: &mut Kept<ShardMachine>) -> Vec<Delivery> {
+    kept.crash();
+    let effects = std::iter::from_fn(|| deliver(kept));
+    let mut deliveries: Vec<Delivery> = effects.flatten().collect();
+    deliveries.sort_by(|a, b| (&a.client, a.seq).cmp(&(&b.client, b.seq)));
+    deliveries
 }
