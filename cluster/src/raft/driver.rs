@@ -39,7 +39,7 @@ type Task<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub(super) struct Driven<M: Machine> {
     pub(super) raft: RaftOf<M>,
     pub(super) replica: Arc<Replica<M>>,
-    pub(super) context: Arc<Context>,
+    context: Arc<Context>,
     /// When it was used last, in milliseconds of the clock.
     used_ms: AtomicU64,
     flushing: AtomicBool,

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use storage::raft::{self as log, GroupId};
 use storage::state;
-use tokio::sync::watch;
 
 use crate::machine::Damaged;
 
@@ -161,8 +160,6 @@ pub enum CloseError {
 pub(super) struct Latch {
     raised: AtomicBool,
     first: Mutex<Option<Fatal>>,
-    /// Whether nothing is answered any more.
-    ended: watch::Sender<bool>,
     on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
 }
 
@@ -171,7 +168,6 @@ impl Latch {
         Self {
             raised: AtomicBool::new(false),
             first: Mutex::default(),
-            ended: watch::Sender::new(false),
             on_fatal,
         }
     }
@@ -183,23 +179,6 @@ impl Latch {
         }
         self.put(fatal.clone());
         (self.on_fatal)(fatal);
-        self.end();
-    }
-
-    /// Lets whoever waits for an answer go.
-    pub(super) fn end(&self) {
-        self.ended.send_replace(true);
-    }
-
-    /// Returns when nothing is answered any more. Cancel-safe.
-    pub(super) async fn ended(&self) {
-        let ended = self
-            .ended
-            .subscribe()
-            .wait_for(|ended| *ended)
-            .await
-            .is_ok();
-        assert!(ended, "the sender lives as long as this");
     }
 
     pub(super) fn first(&self) -> Option<Fatal> {

@@ -196,33 +196,25 @@ impl<M: Machine> Group<M> {
         read.map_err(|why| Unproposed::of(Bytes::new(), why))
     }
 
-    /// Tries until the group is awake, within a bound, or the node ends; the error is `None` if the
-    /// outcome is not known.
+    /// Tries until the group is awake, within a bound; the error is `None` if the outcome is not
+    /// known.
     async fn awake<T, F: Future<Output = Attempt<T>>>(
         &self,
         attempt: impl Fn() -> F,
     ) -> Result<T, Option<Unavailable>> {
-        let tries = async {
-            for _ in 0..WAKE_TRIES_MAX {
-                match attempt().await {
-                    Attempt::Done(done) => return Ok(done),
-                    Attempt::Unavailable(why) => return Err(Some(why)),
-                    Attempt::Lost => return Err(None),
-                    Attempt::Asleep => {}
-                }
-                if self.driven.raft.trigger().heartbeat().await.is_err() {
-                    return Err(Some(Unavailable::NoLeader));
-                }
-                tokio::time::sleep(WAKE_RETRY).await;
+        for _ in 0..WAKE_TRIES_MAX {
+            match attempt().await {
+                Attempt::Done(done) => return Ok(done),
+                Attempt::Unavailable(why) => return Err(Some(why)),
+                Attempt::Lost => return Err(None),
+                Attempt::Asleep => {}
             }
-            Err(Some(Unavailable::LeaseExpired))
-        };
-        // A Raft that stops just then may keep a command that nobody takes any more.
-        tokio::select! {
-            biased;
-            outcome = tries => outcome,
-            () = self.driven.context.latch.ended() => Err(None),
+            if self.driven.raft.trigger().heartbeat().await.is_err() {
+                return Err(Some(Unavailable::NoLeader));
+            }
+            tokio::time::sleep(WAKE_RETRY).await;
         }
+        Err(Some(Unavailable::LeaseExpired))
     }
 
     /// Where Raft sends a proposal that it did not append.

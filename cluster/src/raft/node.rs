@@ -207,7 +207,6 @@ impl RaftNode {
         for group in groups {
             group.stop().await;
         }
-        self.inner.context.latch.end();
         let log = Arc::clone(&self.inner.log);
         blocking(move || log.close()).await?;
         Ok(flushed??)
