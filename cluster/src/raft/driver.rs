@@ -25,8 +25,6 @@ use crate::machine::Machine;
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How long after the last proposal or read a group sleeps.
 const ACTIVE_MS: u64 = 10_000;
-/// How long the driver waits for a group that takes no commands; another heartbeat comes.
-const HEARTBEAT_PATIENCE: Duration = Duration::from_millis(50);
 /// Flushes at once on a node.
 pub(super) const FLUSHES_MAX: usize = 2;
 /// How long Raft may take to see a flush; the next one purges what this one did not.
@@ -111,9 +109,9 @@ impl<M: Machine> Drive for Driven<M> {
 
     fn heartbeat(&self) -> Task<'_, ()> {
         Box::pin(async {
-            let trigger = self.raft.trigger();
-            // Whether it stopped is asked elsewhere.
-            let _ = tokio::time::timeout(HEARTBEAT_PATIENCE, trigger.heartbeat()).await;
+            // Not under a timeout: a Raft that has stopped is joined here, and whoever is cancelled
+            // while he joins leaves all others waiting. Whether it stopped is asked elsewhere.
+            let _ = self.raft.trigger().heartbeat().await;
         })
     }
 
