@@ -30,7 +30,8 @@ impl Changes {
         if session.is_stored {
             let queue = session.state.as_ref().map(|state| &state.queue);
             let places = queue.map(super::queue::Queue::stored_places);
-            self.ended.push((client.clone(), places.unwrap_or_default()));
+            self.ended
+                .push((client.clone(), places.unwrap_or_default()));
         }
     }
 }
@@ -195,11 +196,7 @@ impl Durable {
     }
 }
 
-fn take_session(
-    client: &ClientId,
-    session: &mut Session,
-    rows: &mut Vec<(RowKey, Option<Row>)>,
-) {
+fn take_session(client: &ClientId, session: &mut Session, rows: &mut Vec<(RowKey, Option<Row>)>) {
     let row = Row::Session(client.clone(), Box::new(session.row()));
     rows.push((RowKey::Session(client.clone()), Some(row)));
     let Some(state) = &mut session.state else {

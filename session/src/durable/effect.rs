@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use mqtt::{ClientId, Filter, QoS, SubscriptionIds};
 
-use crate::{ConnectionId, Epoch, Message, MessageId, NodeEpoch, Origin, OriginKind, Seq, Stamp, WillId};
+use crate::{
+    ConnectionId, Epoch, Message, MessageId, NodeEpoch, Origin, OriginKind, Seq, Stamp, WillId,
+};
 
 /// Work for the shard's host.
 #[derive(Clone, Debug, PartialEq)]

@@ -44,9 +44,7 @@ pub use rows::{
 use session::{Session, State};
 pub(crate) use subscriptions::granted;
 
-use crate::{
-    Answer, Command, Epoch, Match, Message, NodeEpoch, Retained, Subscription, WallMs,
-};
+use crate::{Answer, Command, Epoch, Match, Message, NodeEpoch, Retained, Subscription, WallMs};
 
 /// Ended node epochs that are remembered; epochs rise, so the lowest go first.
 const GONE_NODES: usize = 4_096;

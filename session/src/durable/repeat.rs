@@ -86,10 +86,11 @@ impl Durable {
 
     fn state_of(&self, client: &ClientId, epoch: Epoch) -> Result<&State, Answer> {
         match self.sessions.get(client) {
-            Some(session) if session.epoch == epoch => session
-                .state
-                .as_deref()
-                .ok_or(Answer::WrongEpoch { current: Some(epoch) }),
+            Some(session) if session.epoch == epoch => {
+                session.state.as_deref().ok_or(Answer::WrongEpoch {
+                    current: Some(epoch),
+                })
+            }
             session => Err(Answer::WrongEpoch {
                 current: session.map(|session| session.epoch),
             }),

@@ -302,9 +302,7 @@ fn by_session(effects: &[DurableEffect]) -> Vec<String> {
     let mut texts: Vec<(Option<ClientId>, String)> = effects
         .iter()
         .map(|effect| match effect {
-            DurableEffect::Deliver(delivery) => {
-                (Some(delivery.client.clone()), describe(delivery))
-            }
+            DurableEffect::Deliver(delivery) => (Some(delivery.client.clone()), describe(delivery)),
             other => (None, format!("{other:?}")),
         })
         .collect();
