@@ -1,8 +1,8 @@
 //! Raft groups of a node: their log, their state files, and the machines that they replicate.
 
 mod machine;
-pub mod raft;
 mod machines;
+pub mod raft;
 mod stored;
 
 pub use machine::{Damaged, Machine};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cluster_core::{Admission, Attempt, Body, EpochView, NodeEpoch, Receiver, Standing};
+use cluster_core::{Admission, Attempt, Body, EpochView, LogTime, NodeEpoch, Receiver, Standing};
 use session::{Answer, Command, Durable, Limits, WallMs};
 use storage::state::{Changes, Row};
 
@@ -44,7 +44,9 @@ pub enum Outcome {
 pub struct ShardMachine {
     receiver: Receiver,
     durable: Durable,
-    is_received: bool,
+    /// What the wall clock showed at the last entry, if one was believed.
+    wall: Option<cluster_core::WallMs>,
+    is_applied: bool,
 }
 
 impl ShardMachine {
@@ -56,6 +58,14 @@ impl ShardMachine {
     /// The sessions, for what is not replicated: effects, deliveries, loaded payloads.
     pub fn durable_mut(&mut self) -> &mut Durable {
         &mut self.durable
+    }
+
+    /// The time of the last entry.
+    pub fn time(&self) -> LogTime {
+        LogTime {
+            time: cluster_core::WallMs(self.durable.time().0),
+            wall: self.wall,
+        }
     }
 
     /// The receiving ends of the streams.
@@ -85,7 +95,6 @@ impl ShardMachine {
         (epoch, attempt, n): (NodeEpoch, Attempt, u64),
         body: &Body<Command>,
     ) -> Outcome {
-        self.is_received = true;
         match (self.receiver.admit(epoch, attempt, n), body) {
             (Admission::New, Body::Item(command)) => Outcome::Applied(self.command(time, command)),
             (Admission::Repeat, Body::Item(command)) => {
@@ -104,7 +113,6 @@ impl ShardMachine {
     /// Disconnects the sessions of every node that has ended: had it a stream or does the state
     /// name it.
     fn renew_epochs(&mut self, time: WallMs, view: &EpochView) {
-        self.is_received = true;
         let streams = self.receiver.renew_epochs(view);
         let mut ended: BTreeSet<NodeEpoch> = streams.into_iter().collect();
         let named = self.durable.node_epochs();
@@ -155,26 +163,31 @@ impl Machine for ShardMachine {
             damaged(NAME, &row, &Why::State(error.to_string()))
         })?;
         let streams = streams.unwrap_or_default();
+        let wall = streams.wall;
         Ok(Self {
             receiver: Receiver::restore(streams.streams, streams.epochs),
             durable,
-            is_received: false,
+            wall,
+            is_applied: false,
         })
     }
 
     fn apply(&mut self, _index: u64, entry: &[u8]) -> Result<Vec<Outcome>, Damaged> {
         let entry = ShardEntry::decode(entry)?;
-        let time = WallMs(entry.time.0);
+        self.wall = entry.time.wall;
+        self.is_applied = true;
+        let time = WallMs(entry.time.time.0);
         let items = entry.items.iter();
         Ok(items.map(|item| self.item(time, item)).collect())
     }
 
     fn changes(&mut self) -> Changes {
         let mut changes = Changes::default();
-        if std::mem::take(&mut self.is_received) {
+        if std::mem::take(&mut self.is_applied) {
             let row = StreamsRow {
                 epochs: self.receiver.epochs().clone(),
                 streams: self.receiver.streams().collect(),
+                wall: self.wall,
             };
             changes.put(STREAMS_KIND, &[], &encode_value(&row));
         }

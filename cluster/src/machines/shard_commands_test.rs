@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cluster_core::{Attempt, Body, EpochView, NodeEpoch, WallMs};
+use cluster_core::{Attempt, Body, EpochView, LogTime, NodeEpoch, WallMs};
 use mqtt::{ClientId, Filter, PacketId, QoS, SubscribeOptions, Topic, Will};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -31,7 +31,10 @@ impl Leader {
         self.time += rng.random_range(0..3_000);
         let items = (0..rng.random_range(1..5)).map(|_| self.item(rng, machine));
         let items = items.collect();
-        let time = WallMs(self.time);
+        let time = LogTime {
+            time: WallMs(self.time),
+            wall: None,
+        };
         ShardEntry { time, items }.encode()
     }
 

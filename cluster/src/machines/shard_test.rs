@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use cluster_core::{Attempt, Body, EpochView, NodeEpoch, WallMs};
+use cluster_core::{Attempt, Body, EpochView, LogTime, NodeEpoch, WallMs};
 use mqtt::ClientId;
 use rand::Rng;
 use session::{
@@ -94,7 +94,10 @@ fn item(n: u64, command: Command) -> ShardItem {
 }
 
 fn entry(items: Vec<ShardItem>) -> Vec<u8> {
-    let time = WallMs(1_000);
+    let time = LogTime {
+        time: WallMs(1_000),
+        wall: Some(WallMs(1_500)),
+    };
     ShardEntry { time, items }.encode()
 }
 
@@ -193,6 +196,7 @@ fn the_row_of_the_streams_has_these_bytes() {
     let golden = [
         &b"\x01\x09\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x01\0\0\0\x05\0\0\0\0\0\0\0"[..],
         b"\x01\0\0\0\x05\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        b"\x01\xdc\x05\0\0\0\0\0\0",
     ]
     .concat();
     assert_eq!(kept.value(1, b"").unwrap(), golden);

@@ -1,9 +1,11 @@
 //! Entries of the groups' logs: a header of kind and version, the leader's time, what is asked.
 
-use cluster_core::{Attempt, Body, EpochView, MetaCommand, NodeEpoch, RoutesCommand, WallMs};
+use cluster_core::{
+    Attempt, Body, EpochView, LogTime, MetaCommand, NodeEpoch, RoutesCommand, WallMs,
+};
 use session::Command;
 
-use super::wire::{Counted, Reader, Sink, Stored, Why, choice, whole};
+use super::wire::{Counted, Reader, Sink, Stored, Why, choice, record, whole};
 use crate::Damaged;
 
 /// Items of a shard's entry. The proposer keeps to it; a reader takes more.
@@ -16,8 +18,8 @@ const META_KIND: u8 = 2;
 const ROUTES_KIND: u8 = 3;
 /// The version of all kinds.
 const VERSION: u8 = 1;
-/// Where a shard's entry counts its items: behind kind, version and time.
-const COUNT_AT: usize = 10;
+/// Where a shard's entry counts its items: behind kind, version, time and wall clock.
+const COUNT_AT: usize = 18;
 
 /// What one item of a shard's entry asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,11 +60,20 @@ choice!(Body<Command>, "body of an item" { 0 => Nop, 1 => Item(command) });
 /// An entry of a shard's log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShardEntry {
-    /// The leader's wall time.
-    pub time: WallMs,
+    /// When, as the leader says.
+    pub time: LogTime,
     /// What is applied, in order.
     pub items: Vec<ShardItem>,
 }
+
+/// What stands behind the time of a shard's entry.
+struct ShardBody {
+    /// What the wall clock showed; 0 while none is believed.
+    wall: WallMs,
+    items: Vec<ShardItem>,
+}
+
+record!(ShardBody { wall, items });
 
 impl ShardEntry {
     /// Reads an entry.
@@ -70,8 +81,12 @@ impl ShardEntry {
     /// # Errors
     /// It is no entry of a shard, of an unknown version, or damaged.
     pub fn decode(entry: &[u8]) -> Result<Self, Damaged> {
-        let (time, items) = decode(SHARD_KIND, "entry of a shard", entry)?;
-        Ok(Self { time, items })
+        let (time, body) = decode::<ShardBody>(SHARD_KIND, "entry of a shard", entry)?;
+        let wall = (body.wall != WallMs(0)).then_some(body.wall);
+        Ok(Self {
+            time: LogTime { time, wall },
+            items: body.items,
+        })
     }
 
     /// The bytes of the entry.
@@ -93,9 +108,10 @@ pub struct ShardEntryWriter {
 
 impl ShardEntryWriter {
     /// An entry without items.
-    pub fn new(time: WallMs) -> Self {
+    pub fn new(time: LogTime) -> Self {
         let mut bytes = Vec::with_capacity(512);
-        header(SHARD_KIND, time, &mut bytes);
+        header(SHARD_KIND, time.time, &mut bytes);
+        time.wall.unwrap_or_default().put(&mut bytes);
         0_u32.put(&mut bytes);
         Self { bytes, items: 0 }
     }

@@ -37,9 +37,15 @@ pub(crate) const NAME: &str = "a shard";
 pub(crate) struct StreamsRow {
     pub(crate) epochs: EpochView,
     pub(crate) streams: BTreeMap<NodeEpoch, Next>,
+    /// What the wall clock showed at the last entry, if one was believed.
+    pub(crate) wall: Option<cluster_core::WallMs>,
 }
 
-record!(StreamsRow { epochs, streams });
+record!(StreamsRow {
+    epochs,
+    streams,
+    wall
+});
 record!(Next { n, attempt });
 
 /// Where a queued message lies in the state file of its shard: kind and key.

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cluster_core::{Attempt, Body, EpochView, MetaCommand, NodeEpoch, NodeId, WallMs};
+use cluster_core::{Attempt, Body, EpochView, LogTime, MetaCommand, NodeEpoch, NodeId, WallMs};
 use mqtt::{ClientId, QoS, Topic};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -13,13 +13,15 @@ use super::*;
 proptest! {
     #[test]
     fn a_shards_entry_comes_back_as_it_was(
-        time in any::<u64>(),
+        (time, wall) in any::<(u64, u64)>(),
         items in vec(arbitrary::item(), 0..6),
     ) {
-        let entry = ShardEntry { time: WallMs(time), items };
+        let wall = (wall != 0).then_some(WallMs(wall));
+        let time = LogTime { time: WallMs(time), wall };
+        let entry = ShardEntry { time, items };
         let bytes = entry.encode();
         let lens: usize = entry.items.iter().map(ShardItem::encoded_len).sum();
-        prop_assert_eq!(bytes.len(), 14 + lens);
+        prop_assert_eq!(bytes.len(), 22 + lens);
         prop_assert_eq!(ShardEntry::decode(&bytes), Ok(entry));
     }
 
@@ -49,7 +51,8 @@ proptest! {
         harms in vec(any::<(u16, u8, u8)>(), 1..4),
     ) {
         let time = WallMs(1);
-        let shard = harmed(ShardEntry { time, items }.encode(), &harms);
+        let log_time = LogTime { time, wall: None };
+        let shard = harmed(ShardEntry { time: log_time, items }.encode(), &harms);
         if let Ok(entry) = ShardEntry::decode(&shard) {
             prop_assert_eq!(entry.encode(), shard);
         }
@@ -105,7 +108,10 @@ fn a_shards_entry_has_these_bytes() {
         body,
     };
     let entry = ShardEntry {
-        time: WallMs(0x0102),
+        time: LogTime {
+            time: WallMs(0x0102),
+            wall: Some(WallMs(0x0304)),
+        },
         items: vec![
             item(4, Body::Item(enqueue())),
             item(5, Body::Nop),
@@ -118,7 +124,7 @@ fn a_shards_entry_has_these_bytes() {
         ],
     };
     let golden = [
-        &b"\x01\x01\x02\x01\0\0\0\0\0\0\x04\0\0\0"[..],
+        &b"\x01\x01\x02\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\0\0\x04\0\0\0"[..],
         b"\x01\x03\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x01",
         b"\x05\x03\0a/b\x02\0\0\0hi\x01\0\0\x01\x01\0p\x05\0\0\0\0\0\0\0\0\0",
         b"\x01\x03\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\0",
@@ -153,7 +159,7 @@ fn an_entry_of_another_group_or_version_is_told_by_name() {
 #[test]
 fn an_announced_length_takes_no_memory_that_the_bytes_do_not() {
     // One duty: acks of 2^32 - 1 connections.
-    let entry = b"\x01\x01\0\0\0\0\0\0\0\0\x01\0\0\0\x02\x09\xff\xff\xff\xff";
+    let entry = b"\x01\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x02\x09\xff\xff\xff\xff";
 
     let error = ShardEntry::decode(entry).unwrap_err();
 
@@ -162,7 +168,7 @@ fn an_announced_length_takes_no_memory_that_the_bytes_do_not() {
 
 #[test]
 fn the_writer_says_when_an_entry_is_full() {
-    let mut writer = ShardEntryWriter::new(WallMs(0));
+    let mut writer = ShardEntryWriter::new(LogTime::default());
     assert!(writer.is_empty());
     for _ in 0..ENTRY_ITEMS_MAX {
         assert!(!writer.is_full());
@@ -183,7 +189,11 @@ fn a_value_that_is_written_another_way_is_refused() {
     ]
     .concat();
     let why = |item: &[u8]| {
-        let entry = [&b"\x01\x01\0\0\0\0\0\0\0\0\x01\0\0\0"[..], item].concat();
+        let entry = [
+            &b"\x01\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0"[..],
+            item,
+        ]
+        .concat();
         ShardEntry::decode(&entry).unwrap_err().why
     };
 
