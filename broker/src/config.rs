@@ -6,10 +6,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bridge::{StreamRule, Streams};
+use cluster::raft::RaftConfig;
 use serde::{Deserialize, Serialize};
 
 /// Largest packet that MQTT can express, in bytes (§1.5.5 and its fixed header).
 const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
+
+/// Least bytes of a shard's log between two flushes of its state.
+const FLUSH_BYTES_MIN: u64 = 256 << 10;
+/// Most bytes of queued payloads that all shards of a node keep although they are on disk.
+const PAYLOAD_CACHE_BYTES: u64 = 64 << 20;
 
 /// Most session shards of a cluster.
 pub const SHARDS_MAX: u16 = 128;
@@ -29,6 +35,10 @@ pub struct Config {
     pub allow_anonymous: bool,
     /// Threads that connections live on; 0: one per usable core.
     pub io_threads: usize,
+    /// Memory that the node plans with, in bytes: bounds what of the queues stays in memory.
+    /// Absent: half of what machine or cgroup allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes_limit: Option<u64>,
     /// How long a stop may take before what is still open is cut.
     #[serde(with = "humantime_serde")]
     pub stop_deadline: Duration,
@@ -54,6 +64,7 @@ impl Default for Config {
             no_telemetry: false,
             allow_anonymous: false,
             io_threads: 0,
+            memory_bytes_limit: None,
             stop_deadline: Duration::from_secs(30),
             stop_disconnects_per_s: 5_000,
             mqtt: Mqtt::default(),
@@ -153,7 +164,7 @@ impl Default for Admin {
     }
 }
 
-/// The cluster. Only `shards` has an effect until the cluster is built.
+/// The cluster. Other nodes cannot join yet: `listen` and `join` have no effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cluster {
@@ -163,6 +174,13 @@ pub struct Cluster {
     pub join: Vec<String>,
     /// Session shards, 1 to 128; fixed when the data folder is created.
     pub shards: u16,
+    /// Rows that say which shard or node wants which filter; SUBACKs beyond wait.
+    pub routes_limit: usize,
+    /// Bytes of a shard's log after which its state is written out.
+    pub state_flush_bytes: u64,
+    /// Age of the oldest change that is in no state file after which it is written out.
+    #[serde(with = "humantime_serde")]
+    pub state_flush_age: Duration,
 }
 
 impl Default for Cluster {
@@ -172,6 +190,9 @@ impl Default for Cluster {
             listen,
             join: Vec::new(),
             shards: 32,
+            routes_limit: 1_000_000,
+            state_flush_bytes: 32 << 20,
+            state_flush_age: Duration::from_secs(60),
         }
     }
 }
@@ -408,6 +429,24 @@ impl Config {
         }
     }
 
+    /// Memory that the node plans with.
+    fn memory(&self) -> u64 {
+        self.memory_bytes_limit
+            .unwrap_or_else(|| crate::memory::usable() / 2)
+    }
+
+    /// Payloads of all shards together are at most a quarter of the memory (SEMANTICS): one half
+    /// of that for those that wait for a flush, the other for those that were read again.
+    pub(crate) fn raft(&self, folder: PathBuf, node: u64) -> RaftConfig {
+        let shards = u64::from(self.cluster.shards);
+        let share = (self.memory() / 8 / shards).max(FLUSH_BYTES_MIN);
+        RaftConfig {
+            flush_log_bytes: self.cluster.state_flush_bytes.min(share),
+            flush_age: self.cluster.state_flush_age,
+            ..RaftConfig::new(folder, node)
+        }
+    }
+
     /// Limits of one shard: those of the node in equal parts, where they are the node's.
     pub(crate) fn shard(&self) -> session::Limits {
         let shards = usize::from(self.cluster.shards);
@@ -417,6 +456,7 @@ impl Config {
             subscriptions: self.mqtt.subscriptions_limit,
             retained_messages: self.mqtt.retained_messages_limit.div_ceil(shards),
             retained_bytes: self.mqtt.retained_bytes_limit.div_ceil(shards),
+            payload_cache_bytes: (self.memory() / 8).min(PAYLOAD_CACHE_BYTES) as usize / shards,
             ..session::Limits::default()
         }
     }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use cluster_core::{FolderId, StartCount};
+use runtime::Random;
 use serde::{Deserialize, Serialize};
 use storage::fs::{Fs, LOCK_FILE, LockError, RealFs};
 
@@ -9,6 +11,8 @@ use crate::Config;
 
 /// The file that makes a folder a data folder.
 const IDENTITY_FILE: &str = "node.json";
+/// The file that counts the starts on the folder.
+const STARTS_FILE: &str = "starts.json";
 /// Version of the folder's layout.
 const LAYOUT: u32 = 1;
 
@@ -26,9 +30,27 @@ pub(crate) struct Identity {
     pub(crate) buckets: u16,
 }
 
+/// What distinguishes the folder, and its starts, from all others for the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Birth {
+    pub(crate) folder: FolderId,
+    /// Counted and synced before it is told.
+    pub(crate) start: StartCount,
+}
+
+/// [`Birth`] as stored.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Starts {
+    /// 128 random bits, in hexadecimal.
+    folder: String,
+    starts: u64,
+}
+
 /// A data folder that this process has, until it is dropped.
 pub(crate) struct DataFolder {
     pub(crate) identity: Identity,
+    pub(crate) birth: Birth,
     _lock: Box<dyn storage::fs::FolderLock>,
 }
 
@@ -104,8 +126,10 @@ impl DataFolder {
         } else {
             read(folder, config)?
         };
+        let birth = count_start(folder)?;
         Ok(Self {
             identity,
+            birth,
             _lock: lock,
         })
     }
@@ -118,9 +142,15 @@ fn create(folder: &Path, config: &Config) -> Result<Identity, storage::fs::Error
         shards: config.cluster.shards,
         buckets: config.telemetry.buckets,
     };
-    let mut text = serde_json::to_vec_pretty(&identity).expect("plain values are JSON");
+    write(folder, IDENTITY_FILE, &identity)?;
+    Ok(identity)
+}
+
+/// Writes a file of the folder, whole or not at all, and makes it durable.
+fn write(folder: &Path, name: &str, value: &impl Serialize) -> Result<(), storage::fs::Error> {
+    let mut text = serde_json::to_vec_pretty(value).expect("plain values are JSON");
     text.push(b'\n');
-    let (path, new) = (folder.join(IDENTITY_FILE), folder.join("node.json.new"));
+    let (path, new) = (folder.join(name), folder.join(format!("{name}.new")));
     if RealFs.exists(&new)? {
         RealFs.unlink(&new)?;
     }
@@ -128,8 +158,41 @@ fn create(folder: &Path, config: &Config) -> Result<Identity, storage::fs::Error
     file.write_at(0, &text)?;
     file.sync_data()?;
     RealFs.rename(&new, &path)?;
-    RealFs.sync_dir(folder)?;
-    Ok(identity)
+    RealFs.sync_dir(folder)
+}
+
+/// Counts this start, before anything is asked of the cluster under its number.
+fn count_start(folder: &Path) -> Result<Birth, FolderError> {
+    let io = |error: storage::fs::Error| FolderError::Io {
+        folder: folder.into(),
+        error: error.to_string(),
+    };
+    let path = folder.join(STARTS_FILE);
+    let mut random = Random::from_os();
+    let (id, before) = if RealFs.exists(&path).map_err(io)? {
+        let damaged = |what: &dyn std::fmt::Display| FolderError::Differs {
+            folder: folder.into(),
+            text: format!("{STARTS_FILE} cannot be read: {what}"),
+        };
+        let bytes = RealFs.read(&path).map_err(io)?;
+        let Starts { folder: id, starts } =
+            serde_json::from_slice(&bytes).map_err(|error| damaged(&error))?;
+        let id = u128::from_str_radix(&id, 16).map_err(|error| damaged(&error))?;
+        (id, starts)
+    } else {
+        let halves = (random.next_u64(), random.next_u64());
+        (u128::from(halves.0) << 64 | u128::from(halves.1), 0)
+    };
+    let starts = before + 1;
+    let stored = Starts {
+        folder: format!("{id:032x}"),
+        starts,
+    };
+    write(folder, STARTS_FILE, &stored).map_err(io)?;
+    Ok(Birth {
+        folder: FolderId(id),
+        start: StartCount(starts),
+    })
 }
 
 fn read(folder: &Path, config: &Config) -> Result<Identity, FolderError> {
@@ -204,6 +267,16 @@ mod tests {
             error.contains("node 7") && error.contains("node 8"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn each_start_is_counted_under_the_same_identity() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let config = config(scratch.path());
+        let first = DataFolder::open(&config).expect("new").birth;
+        let second = DataFolder::open(&config).expect("again").birth;
+        assert_eq!(first.folder, second.folder);
+        assert_eq!((first.start, second.start), (StartCount(1), StartCount(2)));
     }
 
     #[test]

@@ -22,12 +22,17 @@ use crate::counters::Counters;
 use crate::data_folder::{DataFolder, FolderError};
 use crate::defects::Defects;
 use crate::exits::{ConnectionSupervisor, Seat};
+use crate::groups::Groups;
 use crate::http::{AdminState, router};
 use crate::io::{INBOX_BATCHES_LIMIT, IoMessage, Shared, Threads, serve};
 use crate::listener::{self, Listener};
-use crate::routes::{RouteTrie, Routes};
+use crate::routes::{RouteTrie, Routes, RoutesMessage};
 use crate::shard::{ShardHost, ShardMessage, Shards, TICK_MS};
 use crate::{Config, ConfigError};
+
+/// Different filters of a node's clean sessions: more than `mqtt.subscriptions_limit` of a million
+/// connections.
+const LOCAL_FILTERS_MAX: usize = 1 << 32;
 
 /// How often a stop disconnects another share of the clients.
 const STOP_STEP: Duration = Duration::from_millis(20);
@@ -41,6 +46,9 @@ pub enum StartError {
     /// The data folder is refused.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// The Raft groups do not start.
+    #[error(transparent)]
+    Groups(#[from] crate::groups::GroupsError),
     /// The telemetry line cannot be opened.
     #[error(transparent)]
     Telemetry(#[from] bridge::OpenError),
@@ -80,7 +88,7 @@ impl StartError {
                 )
             }
             Self::Telemetry(error) => matches!(error, bridge::OpenError::Config(_)),
-            Self::Bind { .. } | Self::Spawn { .. } => false,
+            Self::Groups(_) | Self::Bind { .. } | Self::Spawn { .. } => false,
         }
     }
 }
@@ -104,6 +112,7 @@ pub struct Node {
     http: tokio::task::JoinHandle<()>,
     ticks: tokio::task::JoinHandle<()>,
     telemetry: Option<Arc<Telemetry>>,
+    groups: Groups,
     _folder: DataFolder,
 }
 
@@ -157,6 +166,7 @@ impl Node {
             )),
         };
 
+        let groups = Groups::start(&config, &folder, &clock).await?;
         let shards = Shards::new(config.cluster.shards);
         let count = if config.io_threads == 0 {
             usable_cores()
@@ -171,7 +181,14 @@ impl Node {
 
         let root = supervisor("root", Vec::new(), None).await?;
         let routes_slot = Arc::new(OnceLock::new());
-        let children = state_children(&config, &clock, &handles, &shards, &snapshot, &routes_slot);
+        let wiring = Wiring {
+            clock: Arc::clone(&clock),
+            threads: handles.clone(),
+            shards: shards.clone(),
+            snapshot: Arc::clone(&snapshot),
+            routes: Arc::clone(&routes_slot),
+        };
+        let children = state_children(&groups, &wiring);
         supervisor("state", children, Some(root.get_cell())).await?;
 
         let (seats, children) = connection_supervisors(&counters);
@@ -179,7 +196,7 @@ impl Node {
         let shared = Arc::new(Shared {
             session: Arc::new(config.session(&streams)),
             limits: config.codec(),
-            node_epoch: NodeEpoch(clock.wall_ms()),
+            node_epoch: NodeEpoch(groups.epoch.0),
             shard_count: NonZeroU32::new(u32::from(config.cluster.shards)).expect("validated"),
             streams,
             snapshot: Arc::clone(&snapshot),
@@ -232,7 +249,7 @@ impl Node {
         )
         .await?;
         let http = tokio::spawn(serve_http(admin, Arc::clone(&state)));
-        let ticks = tokio::spawn(tick_shards(shards));
+        let ticks = tokio::spawn(tick(shards, shared.routes.clone()));
         state.ready.store(true, Ordering::Release);
         Ok(Self {
             mqtt: addresses.0,
@@ -248,6 +265,7 @@ impl Node {
             http,
             ticks,
             telemetry,
+            groups,
             _folder: folder,
         })
     }
@@ -295,6 +313,7 @@ impl Node {
         }
         drop(self.state);
         drop(self.shared);
+        self.groups.stop().await;
         if let Some(telemetry) = &self.telemetry {
             telemetry.shutdown().await;
         }
@@ -424,34 +443,38 @@ async fn supervisor(
     Ok(supervisor)
 }
 
+/// What the actors that hold state find each other by.
+#[derive(Clone)]
+struct Wiring {
+    clock: Arc<dyn Clock>,
+    threads: Threads,
+    shards: Shards,
+    snapshot: crate::routes::Snapshot,
+    routes: Arc<OnceLock<ActorRef<RoutesMessage>>>,
+}
+
 /// The actors that hold state: none of them can be started again without losing what was
 /// promised, so the end of one is the end of the process.
-fn state_children(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-    threads: &Threads,
-    shards: &Shards,
-    snapshot: &crate::routes::Snapshot,
-    routes: &Arc<OnceLock<ActorRef<crate::routes::RoutesMessage>>>,
-) -> Vec<ChildSpec> {
-    let mut children = vec![routes_spec(threads, shards, snapshot, routes)];
-    for shard in 0..config.cluster.shards {
-        let (limits, clock) = (config.shard(), Arc::clone(clock));
-        let (threads, shards, routes) = (threads.clone(), shards.clone(), Arc::clone(routes));
+fn state_children(groups: &Groups, wiring: &Wiring) -> Vec<ChildSpec> {
+    let mut children = vec![routes_spec(groups, wiring)];
+    for (shard, group) in (0..).zip(&groups.shards) {
+        let (group, epoch, epochs) = (group.clone(), groups.epoch, groups.epochs.clone());
+        let wiring = wiring.clone();
         let spawn = move |parent| {
             let host = ShardHost {
                 shard,
-                limits,
-                clock: Arc::clone(&clock),
-                threads: threads.clone(),
-                shards: shards.clone(),
-                routes: Arc::clone(&routes),
+                group: group.clone(),
+                epoch,
+                epochs: epochs.clone(),
+                clock: Arc::clone(&wiring.clock),
+                threads: wiring.threads.clone(),
+                shards: wiring.shards.clone(),
+                routes: Arc::clone(&wiring.routes),
             };
             spawn_linked(host, parent)
         };
-        let name = format!("shard-{shard}");
         children.push(ChildSpec {
-            name,
+            name: format!("shard-{shard}"),
             restart: Restart::EndProcess,
             spawn: Box::new(spawn),
         });
@@ -459,20 +482,20 @@ fn state_children(
     children
 }
 
-fn routes_spec(
-    threads: &Threads,
-    shards: &Shards,
-    snapshot: &crate::routes::Snapshot,
-    slot: &Arc<OnceLock<ActorRef<crate::routes::RoutesMessage>>>,
-) -> ChildSpec {
-    let (threads, shards) = (threads.clone(), shards.clone());
-    let (snapshot, slot) = (Arc::clone(snapshot), Arc::clone(slot));
+fn routes_spec(groups: &Groups, wiring: &Wiring) -> ChildSpec {
+    let (group, epoch, epochs) = (groups.routes.clone(), groups.epoch, groups.epochs.clone());
+    let wiring = wiring.clone();
     let spawn = move |parent| {
         let routes = Routes {
-            snapshot: Arc::clone(&snapshot),
-            threads: threads.clone(),
-            shards: shards.clone(),
-            me: Arc::clone(&slot),
+            group: group.clone(),
+            epoch,
+            epochs: epochs.clone(),
+            filters_max: LOCAL_FILTERS_MAX,
+            clock: Arc::clone(&wiring.clock),
+            snapshot: Arc::clone(&wiring.snapshot),
+            threads: wiring.threads.clone(),
+            shards: wiring.shards.clone(),
+            me: Arc::clone(&wiring.routes),
         };
         spawn_linked(routes, parent)
     };
@@ -538,10 +561,13 @@ async fn serve_http(listener: TcpListener, state: Arc<AdminState>) {
     }
 }
 
-async fn tick_shards(shards: Shards) {
+async fn tick(shards: Shards, routes: ActorRef<RoutesMessage>) {
     let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
     loop {
         ticks.tick().await;
+        if routes.cast(RoutesMessage::Tick).is_err() {
+            tracing::debug!("the routes have ended: the node is stopping");
+        }
         for shard in 0..shards.len() {
             shards.tell(shard, ShardMessage::Tick);
         }

@@ -43,7 +43,8 @@ fn main() -> ExitCode {
 /// Logs go to standard error; `TIDEWIRE_LOG` chooses, for instance `debug` or `broker=trace`.
 fn init_logs() {
     // ractor's spans at INFO cost memory for every actor.
-    let filter = std::env::var("TIDEWIRE_LOG").unwrap_or_else(|_| "info,ractor=warn".into());
+    let filter =
+        std::env::var("TIDEWIRE_LOG").unwrap_or_else(|_| "info,ractor=warn,openraft=warn".into());
     let filter = tracing_subscriber::EnvFilter::new(filter);
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -10,6 +10,10 @@ pub trait Clock: Send + Sync + 'static {
     fn wall_ms(&self) -> u64;
     /// Milliseconds since a fixed moment of this process; never goes back.
     fn mono_ms(&self) -> u64;
+    /// Whether something is known to keep the wall clock right.
+    fn is_synchronised(&self) -> bool {
+        true
+    }
 }
 
 /// The machine's clock.

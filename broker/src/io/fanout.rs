@@ -346,11 +346,7 @@ impl Io {
     }
 
     fn will_done(&self, shard: u16, id: session::WillId) {
-        let command = Box::new(Command::WillDone { id });
-        let item = ShardItem::Oblige {
-            owed: None,
-            command,
-        };
+        let item = ShardItem::WillPublished(id);
         self.outbound.borrow_mut().push_to_shard(shard, item);
         self.wake_flush();
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use super::super::fanout::FannedOut;
 use super::{Connection, Gathering};
 use crate::ids::{Owed, shard_of};
-use crate::routes::{Delta, Destination};
+use crate::routes::Delta;
 use crate::shard::ShardItem;
 
 impl Connection {
@@ -194,7 +194,7 @@ impl Connection {
     }
 
     fn subscribe(&mut self, token: Token, all: Vec<(mqtt::Filter, session::Subscription)>) {
-        let destination = Destination::Connection(self.id);
+        let connection = self.id;
         for (filter, _) in &all {
             let filters = &mut self.extra().filters;
             if !filters.contains(filter) {
@@ -203,7 +203,7 @@ impl Connection {
         }
         let deltas = all.into_iter().map(|(filter, subscription)| Delta {
             filter,
-            destination,
+            connection,
             subscription: Some(subscription),
         });
         let owed = Owed::Connection(self.id, token);
@@ -219,10 +219,10 @@ impl Connection {
     }
 
     pub(super) fn drop_routes(&self, filters: Vec<mqtt::Filter>, owed: Option<Owed>) {
-        let destination = Destination::Connection(self.id);
+        let connection = self.id;
         let deltas = filters.into_iter().map(|filter| Delta {
             filter,
-            destination,
+            connection,
             subscription: None,
         });
         self.io.outbound.borrow_mut().reroute(deltas, owed);

@@ -1,0 +1,172 @@
+//! What applied entries ask the leader of a shard for.
+
+use std::sync::Arc;
+
+use cluster::ShardMachine;
+use cluster::raft::Group;
+use cluster_core::{Deltas, DrainEffect, RouteDelta, RouteVersion, WillKey};
+use session::{Command, Delivery, DurableEffect, Message, MessageId, WillId, WillRow};
+
+use super::ShardMessage;
+use super::host::{Hosted, ShardHost};
+use super::stream::Wired;
+use crate::ids::Place;
+use crate::io::ShardEvent;
+use crate::routes::RoutesMessage;
+
+/// Effects taken from the state under one lock.
+const EFFECTS_AT_ONCE: usize = 256;
+
+impl ShardHost {
+    /// Hands a QoS 0 message to the connected sessions that want it, past the log.
+    pub(super) fn deliver_qos0(&self, hosted: &mut Hosted, message: &Arc<Message>) {
+        let publisher = message.publisher.as_ref();
+        let recipients = self.group.with(|machine| {
+            let durable = machine.durable();
+            durable.qos0_recipients(&message.topic, message.qos, publisher)
+        });
+        for recipient in recipients {
+            if recipient.node_epoch.0 != self.epoch.0 {
+                continue;
+            }
+            let event = ShardEvent::Message {
+                connection: recipient.connection,
+                message: Arc::clone(message),
+                matched: recipient.matched,
+            };
+            hosted.out[Place::of(recipient.connection).thread].push(event);
+        }
+    }
+
+    /// Carries the effects of what was applied out, in their order.
+    pub(super) fn carry_out(&self, hosted: &mut Hosted) {
+        let mut loads = Vec::new();
+        loop {
+            let effects: Vec<DurableEffect> = self.group.with(|machine| {
+                let durable = machine.durable_mut();
+                std::iter::from_fn(|| durable.poll_effect())
+                    .take(EFFECTS_AT_ONCE)
+                    .collect()
+            });
+            if effects.is_empty() {
+                break;
+            }
+            for effect in effects {
+                match effect {
+                    DurableEffect::Deliver(delivery) => self.deliver(hosted, delivery),
+                    DurableEffect::TakenOver {
+                        connection,
+                        node_epoch,
+                        ..
+                    } => {
+                        if node_epoch.0 == self.epoch.0 {
+                            let thread = Place::of(connection).thread;
+                            hosted.out[thread].push(ShardEvent::TakenOver { connection });
+                        }
+                    }
+                    DurableEffect::Route(row) => hosted.drain.handle_route(RouteDelta {
+                        filter: row.filter,
+                        wanted: row.wanted,
+                        version: RouteVersion(row.version),
+                    }),
+                    DurableEffect::WillDue(row) => {
+                        hosted.drain.handle_will(WillKey(row.id.0), row);
+                    }
+                    DurableEffect::Load { message } => loads.push(message),
+                }
+            }
+        }
+        if !loads.is_empty() {
+            self.load(hosted, loads);
+        }
+    }
+
+    fn deliver(&self, hosted: &mut Hosted, delivery: Delivery) {
+        if delivery.node_epoch.0 != self.epoch.0 {
+            return;
+        }
+        let thread = Place::of(delivery.connection).thread;
+        hosted.out[thread].push(ShardEvent::Delivery(Box::new(delivery)));
+    }
+
+    /// Reads payloads back from the state file, off the workers that must not wait.
+    fn load(&self, hosted: &Hosted, ids: Vec<MessageId>) {
+        let (group, me, shard) = (self.group.clone(), hosted.me.clone(), self.shard);
+        tokio::task::spawn_blocking(move || {
+            for id in ids {
+                let message = match read_message(&group, id) {
+                    Ok(message) => message.map(Arc::new),
+                    Err(error) => {
+                        // What was acknowledged to its publisher cannot be delivered: no promise
+                        // of this node can be trusted any more (SEMANTICS, Damage).
+                        tracing::error!(shard, error, "a queued message cannot be read");
+                        std::process::abort();
+                    }
+                };
+                if me.cast(ShardMessage::Loaded(id, message)).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Does what the shard's outbox asks for.
+    pub(super) fn drain(&self, hosted: &mut Hosted) {
+        let now = self.boot();
+        while let Some(effect) = hosted.drain.poll_effect(now) {
+            match effect {
+                DrainEffect::Resume => {
+                    self.group
+                        .with(|machine| machine.durable_mut().resume_outbox());
+                    self.carry_out(hosted);
+                }
+                DrainEffect::SendRoutes(deltas) => self.send_routes(deltas),
+                DrainEffect::RoutesDone { version } => {
+                    let version = version.0;
+                    let done = Wired::Duty(Command::RoutesDone { version });
+                    hosted.stream.duty(done, now);
+                }
+                DrainEffect::Publish { key, row } => self.publish_will(hosted, key, row),
+                DrainEffect::WillDone { key: WillKey(id) } => {
+                    let done = Wired::Duty(Command::WillDone { id: WillId(id) });
+                    hosted.stream.duty(done, now);
+                }
+            }
+        }
+    }
+
+    fn send_routes(&self, deltas: Deltas) {
+        let message = RoutesMessage::Shard {
+            shard: self.shard,
+            deltas,
+        };
+        let routes = self.routes.get();
+        let routes = routes.expect("the routes start before any shard");
+        if routes.cast(message).is_err() {
+            tracing::debug!(
+                shard = self.shard,
+                "the routes have ended: the node is stopping"
+            );
+        }
+    }
+
+    fn publish_will(&self, hosted: &mut Hosted, key: WillKey, will: WillRow) {
+        debug_assert_eq!(key.0, will.id.0);
+        // The first io thread publishes the wills of all shards and keeps the account of what
+        // they owe.
+        hosted.out[0].push(ShardEvent::WillDue {
+            shard: self.shard,
+            will: Box::new(will),
+        });
+    }
+}
+
+/// Reads a queued message from the state file; none if it was acknowledged or dropped meanwhile.
+fn read_message(group: &Group<ShardMachine>, id: MessageId) -> Result<Option<Message>, String> {
+    let (kind, key) = cluster::message_row_key(id);
+    let row = group.read_row(kind, &key);
+    let row = row.map_err(|error| error.to_string())?;
+    row.map(|value| cluster::decode_message(id, &value))
+        .transpose()
+        .map_err(|error| error.to_string())
+}

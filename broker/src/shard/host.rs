@@ -1,0 +1,371 @@
+//! The host of one shard: it brings commands into the shard's log, tells who waits what they
+//! answered, and carries out what the applied entries ask for.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+use cluster::raft::{Group, Unproposed};
+use cluster::{Outcome, ShardMachine};
+use cluster_core::{
+    Batch, BootMs, ClockReading, Drain, EpochView, LogClock, NodeEpoch, RouteVersion, ShardId,
+    WallMs, WillKey,
+};
+use mqtt::Filter;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use runtime::{Clock, ractor};
+use session::{Answer, Command, ConnectionId, Message, Open, Token, WillRow};
+
+use super::stream::{Item, Reply, Stream, Wired};
+use super::{Seat, ShardItem, ShardMessage, Shards};
+use crate::ids::Place;
+use crate::io::{IoMessage, ShardEvent, Threads};
+use crate::routes::RoutesMessage;
+
+/// Commands that one look at the clock may make due.
+const DUE_COMMANDS_MAX: usize = 1_000;
+
+/// The host of one shard.
+pub(crate) struct ShardHost {
+    pub(crate) shard: u16,
+    pub(crate) group: Group<ShardMachine>,
+    /// The epoch of this run of the node.
+    pub(crate) epoch: NodeEpoch,
+    /// The epochs that are current as it begins.
+    pub(crate) epochs: EpochView,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) threads: Threads,
+    pub(crate) shards: Shards,
+    pub(crate) routes: Arc<OnceLock<ActorRef<RoutesMessage>>>,
+}
+
+/// What a host holds.
+pub(crate) struct Hosted {
+    pub(super) me: ActorRef<ShardMessage>,
+    pub(super) stream: Stream,
+    pub(super) log_clock: LogClock,
+    pub(super) drain: Drain<WillRow>,
+    /// Highest version that every reader of the routes sees.
+    pub(super) routes_visible: RouteVersion,
+    /// Answers to Subs and Unsubs that wait for a version. Bounded by the connections' requests.
+    pub(super) waiting: VecDeque<(u64, ShardEventFor)>,
+    pub(super) out: Vec<Vec<ShardEvent>>,
+}
+
+type ShardEventFor = (usize, ShardEvent);
+
+impl Actor for ShardHost {
+    type Msg = ShardMessage;
+    type State = Hosted;
+    type Arguments = ();
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<Self::Msg>,
+        (): (),
+    ) -> Result<Self::State, ActorProcessingErr> {
+        if self.seat().host.set(me.clone()).is_err() {
+            return Err("a shard's host starts once: its state cannot be made again".into());
+        }
+        let last = self.group.with(|machine| machine.time());
+        let mut hosted = Hosted {
+            me: me.clone(),
+            stream: Stream::new(),
+            log_clock: LogClock::new(last, self.reading()),
+            drain: Drain::new(ShardId(self.shard)),
+            routes_visible: RouteVersion(0),
+            waiting: VecDeque::new(),
+            out: std::iter::repeat_with(Vec::new)
+                .take(self.threads.len())
+                .collect(),
+        };
+        // The sessions of ended epochs are disconnected before anything of this one is applied.
+        let view = Wired::Epochs(self.epochs.clone());
+        hosted.stream.duty(view, self.boot());
+        hosted.drain.handle_lead();
+        me.cast(ShardMessage::Tick)?;
+        Ok(hosted)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        hosted: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            ShardMessage::Batch(items) => {
+                items.into_iter().for_each(|item| self.take(hosted, item));
+            }
+            ShardMessage::Landed {
+                batch,
+                items,
+                result,
+            } => self.landed(hosted, batch, items, result),
+            ShardMessage::RoutesAnswered(answer) => match answer {
+                Some(answer) => hosted.drain.handle_routes_answer(answer, self.boot()),
+                None => hosted.drain.handle_routes_failed(self.boot()),
+            },
+            ShardMessage::RoutesVisible(version) => routes_visible(hosted, version),
+            ShardMessage::Loaded(id, message) => self.group.with(|machine| {
+                let durable = machine.durable_mut();
+                match message {
+                    Some(message) => durable.handle_loaded(id, message),
+                    None => durable.handle_not_found(id),
+                }
+            }),
+            ShardMessage::Tick => self.tick(hosted),
+        }
+        self.carry_out(hosted);
+        self.drain(hosted);
+        self.propose(hosted);
+        self.flush(hosted).await;
+        Ok(())
+    }
+}
+
+impl ShardHost {
+    pub(super) fn seat(&self) -> &Seat {
+        &self.shards.seats[usize::from(self.shard)]
+    }
+
+    pub(super) fn boot(&self) -> BootMs {
+        BootMs(self.clock.mono_ms())
+    }
+
+    fn reading(&self) -> ClockReading {
+        ClockReading {
+            boot: self.boot(),
+            wall: WallMs(self.clock.wall_ms()),
+            is_synchronised: self.clock.is_synchronised(),
+            // A lone node has no peers to compare with.
+            apart_ms: None,
+        }
+    }
+
+    fn take(&self, hosted: &mut Hosted, item: ShardItem) {
+        let (command, reply) = match item {
+            ShardItem::Propose {
+                connection,
+                token,
+                command,
+            } => (*command, Reply::Answer(connection, token)),
+            ShardItem::Open {
+                connection,
+                command,
+            } => {
+                let client = command.client.clone();
+                let open = self.expecting(*command);
+                (open, Reply::Opened(connection, client))
+            }
+            ShardItem::Oblige { owed, command } => {
+                (*command, owed.map_or(Reply::Nobody, Reply::Owed))
+            }
+            ShardItem::RetainQoS0 { retain, bytes } => {
+                self.give_qos0_room(bytes);
+                (Command::Retain(*retain), Reply::Nobody)
+            }
+            ShardItem::QoS0(message) => {
+                self.give_qos0_room(message.bytes() as u64);
+                return self.deliver_qos0(hosted, &message);
+            }
+            ShardItem::WillPublished(id) => {
+                return hosted.drain.handle_will_published(WillKey(id.0));
+            }
+            ShardItem::Retained {
+                connection,
+                token,
+                filters,
+                limit,
+            } => return self.read_retained(hosted, connection, token, &filters, limit),
+        };
+        let command = Arc::new(command);
+        hosted.stream.push(Item { command, reply });
+    }
+
+    /// Fills in which ownership the `Open` replaces, as this replica knows it. The shell of the
+    /// connection asks again, naming the ownership that it was told, while its socket is open.
+    fn expecting(&self, mut open: Open) -> Command {
+        if open.expected_epoch.is_none() {
+            open.expected_epoch = self
+                .group
+                .with(|machine| machine.durable().epoch(&open.client));
+        }
+        Command::Open(Box::new(open))
+    }
+
+    fn give_qos0_room(&self, bytes: u64) {
+        self.seat().qos0_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn read_retained(
+        &self,
+        hosted: &mut Hosted,
+        connection: ConnectionId,
+        token: Token,
+        filters: &[Filter],
+        limit: usize,
+    ) {
+        let now = session::WallMs(self.clock.wall_ms());
+        let rows = self.group.with(|machine| {
+            let of = |filter| machine.durable().retained_matching(filter, limit, now);
+            filters.iter().map(of).collect()
+        });
+        let event = ShardEvent::Retained {
+            connection,
+            token,
+            rows,
+        };
+        hosted.out[Place::of(connection).thread].push(event);
+    }
+
+    fn tick(&self, hosted: &mut Hosted) {
+        let now = self.boot();
+        hosted.stream.handle_timeout(now);
+        let stamped = hosted.log_clock.stamp(self.reading());
+        let (due, counters, sessions) = self.group.with(|machine| {
+            let durable = machine.durable();
+            let due = durable.due(session::WallMs(stamped.time.time.0), DUE_COMMANDS_MAX);
+            (due, durable.counters(), durable.sessions())
+        });
+        for command in due {
+            // The end of a wait ends nothing that a client counts on.
+            if stamped.may_expire || matches!(command, Command::ReplayEnd { .. }) {
+                hosted.stream.duty(Wired::Duty(command), now);
+            }
+        }
+        self.seat().counters.store(Arc::new((counters, sessions)));
+    }
+
+    /// Proposes what waits, in one entry, unless one is under way.
+    fn propose(&self, hosted: &mut Hosted) {
+        let Some((batch, items)) = hosted.stream.poll_batch(self.boot()) else {
+            return;
+        };
+        let time = hosted.log_clock.stamp(self.reading()).time;
+        let entry = super::stream::encode(time, self.epoch, &items);
+        let (group, me) = (self.group.clone(), hosted.me.clone());
+        tokio::spawn(async move {
+            let result = group.propose(entry).await;
+            let landed = ShardMessage::Landed {
+                batch,
+                items,
+                result,
+            };
+            if me.cast(landed).is_err() {
+                tracing::debug!("the shard's host has ended: the node is stopping");
+            }
+        });
+    }
+
+    fn landed(
+        &self,
+        hosted: &mut Hosted,
+        batch: Batch,
+        items: Vec<Wired>,
+        result: Result<Vec<Outcome>, Unproposed>,
+    ) {
+        let outcomes = match result {
+            Ok(outcomes) => outcomes,
+            Err(Unproposed::Unavailable { why, .. }) => {
+                let now = self.boot();
+                return hosted.stream.handle_unavailable(batch, items, why, now);
+            }
+            Err(Unproposed::Lost) => return hosted.stream.handle_lost(batch),
+        };
+        assert_eq!(outcomes.len(), items.len(), "an outcome for each item");
+        hosted.stream.handle_committed(batch);
+        for (item, outcome) in items.into_iter().zip(outcomes) {
+            self.applied(hosted, item, outcome);
+        }
+    }
+
+    fn applied(&self, hosted: &mut Hosted, wired: Wired, outcome: Outcome) {
+        match (wired, outcome) {
+            (Wired::Sent(sent), Outcome::Applied(answer)) => {
+                if let Some(item) = hosted.stream.handle_answer(sent.n) {
+                    self.answered(hosted, &item, answer);
+                }
+            }
+            (Wired::Sent(sent), Outcome::Gap { .. }) => hosted.stream.handle_gap(sent.attempt),
+            (_, Outcome::Ended) => {
+                // Meta ended the epoch of a process that still runs: nothing of it counts any more.
+                tracing::error!(epoch = %self.epoch, "the epoch of this node has ended");
+                std::process::abort();
+            }
+            (Wired::Duty(Command::RoutesDone { version }), _) => {
+                hosted.drain.handle_routes_done(RouteVersion(version));
+            }
+            (Wired::Duty(Command::WillDone { id }), _) => {
+                hosted.drain.handle_will_done(WillKey(id.0));
+            }
+            (Wired::Duty(_) | Wired::Epochs(_), _) => {}
+        }
+    }
+
+    /// Tells who waits for an item what it answered.
+    fn answered(&self, hosted: &mut Hosted, item: &Item, answer: Answer) {
+        if let Command::Enqueue(enqueue) = &*item.command {
+            let message: Arc<Message> = Arc::clone(&enqueue.message);
+            self.deliver_qos0(hosted, &message);
+        }
+        match item.reply.clone() {
+            Reply::Nobody => {}
+            Reply::Owed(owed) => hosted.out[owed.thread(0)].push(ShardEvent::Settled(owed)),
+            Reply::Opened(connection, client) => {
+                let event = ShardEvent::Opened {
+                    connection,
+                    client,
+                    answer,
+                };
+                hosted.out[Place::of(connection).thread].push(event);
+            }
+            Reply::Answer(connection, token) => {
+                let version = awaited_version(&answer);
+                let event = ShardEvent::Answer {
+                    connection,
+                    token,
+                    answer,
+                };
+                let thread = Place::of(connection).thread;
+                if version > hosted.routes_visible.0 {
+                    hosted.waiting.push_back((version, (thread, event)));
+                } else {
+                    hosted.out[thread].push(event);
+                }
+            }
+        }
+    }
+
+    async fn flush(&self, hosted: &mut Hosted) {
+        for (thread, events) in hosted.out.iter_mut().enumerate() {
+            if !events.is_empty() {
+                self.threads
+                    .send(thread, IoMessage::Shard(std::mem::take(events)))
+                    .await;
+            }
+        }
+    }
+}
+
+/// Every reader sees the shard's rows up to here: lets the answers go that waited for it.
+fn routes_visible(hosted: &mut Hosted, version: RouteVersion) {
+    hosted.routes_visible = hosted.routes_visible.max(version);
+    // Versions of different filters do not arrive in order of the requests.
+    for (version, (thread, event)) in std::mem::take(&mut hosted.waiting) {
+        if version <= hosted.routes_visible.0 {
+            hosted.out[thread].push(event);
+        } else {
+            hosted.waiting.push_back((version, (thread, event)));
+        }
+    }
+}
+
+/// The version of the routes that an answer waits for; 0 for none.
+fn awaited_version(answer: &Answer) -> u64 {
+    match answer {
+        Answer::Subscribed(all) => all.iter().map(|one| one.version).max().unwrap_or(0),
+        Answer::Unsubscribed(all) => all.iter().map(|one| one.version).max().unwrap_or(0),
+        _ => 0,
+    }
+}

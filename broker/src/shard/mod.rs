@@ -1,0 +1,150 @@
+//! The session shards as the io threads see them; `host` is where each lives.
+
+mod effects;
+mod host;
+mod stream;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use cluster::Outcome;
+use cluster::raft::Unproposed;
+use cluster_core::{Batch, RouteVersion, RoutesAnswer};
+use mqtt::Filter;
+use ractor::ActorRef;
+use runtime::ractor;
+use session::{Command, ConnectionId, Counters, Message, MessageId, Token, WillId};
+
+pub(crate) use host::ShardHost;
+use stream::Wired;
+
+use crate::ids::Owed;
+
+/// QoS 0 messages that may wait at a shard, in bytes; beyond it they are dropped and counted.
+pub(crate) const QOS0_WAITING_BYTES_LIMIT: u64 = 16 << 20;
+/// How often a shard looks at the clock.
+pub(crate) const TICK_MS: u64 = 250;
+
+/// One thing for a shard, from an io thread.
+#[derive(Debug)]
+pub(crate) enum ShardItem {
+    /// Apply; tell the connection the answer.
+    Propose {
+        connection: ConnectionId,
+        token: Token,
+        command: Box<Command>,
+    },
+    /// Apply an `Open`; tell the connection the answer.
+    Open {
+        connection: ConnectionId,
+        command: Box<session::Open>,
+    },
+    /// Apply; settle the obligation if somebody waits.
+    Oblige {
+        owed: Option<Owed>,
+        command: Box<Command>,
+    },
+    /// Apply a retained message of QoS 0, for which so many bytes were admitted.
+    RetainQoS0 {
+        retain: Box<session::Retain>,
+        bytes: u64,
+    },
+    /// Hand a QoS 0 message to connected subscribers, past the log.
+    QoS0(Arc<Message>),
+    /// Every obligation of a will of the shard's outbox is settled.
+    WillPublished(WillId),
+    /// Read retained messages, `limit` a filter.
+    Retained {
+        connection: ConnectionId,
+        token: Token,
+        filters: Arc<[Filter]>,
+        limit: usize,
+    },
+}
+
+/// What a shard's host is told.
+///
+/// The mailbox is bounded by what may be owed: the windows of the connections, and
+/// [`QOS0_WAITING_BYTES_LIMIT`] for what is owed to nobody.
+#[derive(Debug)]
+pub(crate) enum ShardMessage {
+    /// From an io thread.
+    Batch(Vec<ShardItem>),
+    /// What became of a batch that was proposed to the shard's group.
+    Landed {
+        batch: Batch,
+        items: Vec<Wired>,
+        result: Result<Vec<Outcome>, Unproposed>,
+    },
+    /// The routes group answered a batch of the shard's rows; none if it is not known.
+    RoutesAnswered(Option<RoutesAnswer>),
+    /// Every reader of the routes sees the shard's rows up to here.
+    RoutesVisible(RouteVersion),
+    /// A payload came back from the disk; none if nobody needs it any more.
+    Loaded(MessageId, Option<Arc<Message>>),
+    Tick,
+}
+
+/// Handles of all shards, shared by the node.
+#[derive(Clone)]
+pub(crate) struct Shards {
+    seats: Arc<[Seat]>,
+}
+
+struct Seat {
+    /// Filled when the host starts.
+    host: OnceLock<ActorRef<ShardMessage>>,
+    qos0_bytes: AtomicU64,
+    counters: arc_swap::ArcSwap<(Counters, usize)>,
+}
+
+impl Shards {
+    pub(crate) fn new(count: u16) -> Self {
+        let seat = || Seat {
+            host: OnceLock::new(),
+            qos0_bytes: AtomicU64::new(0),
+            counters: arc_swap::ArcSwap::from_pointee((Counters::default(), 0)),
+        };
+        Self {
+            seats: std::iter::repeat_with(seat)
+                .take(usize::from(count))
+                .collect(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> u16 {
+        self.seats.len() as u16
+    }
+
+    /// Hands a message to a shard's host. Once the host has ended the node is stopping: what was
+    /// owed stays owed, and nothing of it is acknowledged.
+    pub(crate) fn tell(&self, shard: u16, message: ShardMessage) {
+        let host = self.seats[usize::from(shard)].host.get();
+        let host = host.expect("the shards start before any connection");
+        if host.cast(message).is_err() {
+            tracing::debug!(shard, "the shard's host has ended: the node is stopping");
+        }
+    }
+
+    /// Whether a QoS 0 message of so many bytes may be sent to the shard; takes the room.
+    pub(crate) fn admit_qos0(&self, shard: u16, bytes: u64) -> bool {
+        let waiting = &self.seats[usize::from(shard)].qos0_bytes;
+        let before = waiting.fetch_add(bytes, Ordering::Relaxed);
+        let admitted = before == 0 || before + bytes <= QOS0_WAITING_BYTES_LIMIT;
+        if !admitted {
+            waiting.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    /// Sums of what the shards count, and the number of sessions.
+    pub(crate) fn counters(&self) -> (Counters, usize) {
+        let mut sum = (Counters::default(), 0);
+        for seat in self.seats.iter() {
+            let of = seat.counters.load();
+            sum.0 = sum.0 + of.0;
+            sum.1 += of.1;
+        }
+        sum
+    }
+}

@@ -1,0 +1,295 @@
+//! The node's numbered stream to one shard, and the shard's proposer behind it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cluster::{ShardEntryWriter, ShardItem};
+use cluster_core::{
+    Attempt, Batch, Body, BootMs, EpochView, LogTime, NodeEpoch, Numbered, Proposer,
+    ProposerEffect, ProposerLimits, Sent, Share, ShareLimits, Unavailable,
+};
+use mqtt::ClientId;
+use session::{Command, ConnectionId, Token};
+
+use crate::ids::Owed;
+
+/// Bytes that a command is accounted with beside the message in it.
+const COMMAND_BYTES: u64 = 256;
+
+/// What the node asks of the shard, and who is told the answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(super) command: Arc<Command>,
+    pub(super) reply: Reply,
+}
+
+/// Who is told the answer.
+#[derive(Clone, Debug)]
+pub(super) enum Reply {
+    Nobody,
+    Owed(Owed),
+    Answer(ConnectionId, Token),
+    Opened(ConnectionId, ClientId),
+}
+
+/// Something on its way into the shard's log.
+#[derive(Clone, Debug)]
+pub(crate) enum Wired {
+    /// Of the node's stream.
+    Sent(Sent<Item>),
+    /// What the leader itself wants in the log.
+    Duty(Command),
+    /// Which node epochs are current.
+    Epochs(EpochView),
+}
+
+impl Wired {
+    /// The sending that it belongs to.
+    fn attempt(&self) -> Option<Attempt> {
+        match self {
+            Self::Sent(sent) => Some(sent.attempt),
+            Self::Duty(_) | Self::Epochs(_) => None,
+        }
+    }
+}
+
+/// The entry of a batch.
+pub(super) fn encode(time: LogTime, epoch: NodeEpoch, items: &[Wired]) -> Bytes {
+    let mut writer = ShardEntryWriter::new(time);
+    for item in items {
+        writer.push(&stored(epoch, item));
+    }
+    writer.finish().into()
+}
+
+fn stored(epoch: NodeEpoch, item: &Wired) -> ShardItem {
+    match item {
+        Wired::Sent(sent) => ShardItem::Item {
+            epoch,
+            attempt: sent.attempt,
+            n: sent.n,
+            body: match &sent.body {
+                Body::Item(item) => Body::Item((*item.command).clone()),
+                Body::Nop => Body::Nop,
+            },
+        },
+        Wired::Duty(command) => ShardItem::Duty(command.clone()),
+        Wired::Epochs(view) => ShardItem::Epochs(view.clone()),
+    }
+}
+
+/// What waits to be numbered, what is numbered and not answered, what is being proposed.
+///
+/// `held` is bounded by what may be owed: the windows of the node's connections.
+pub(super) struct Stream {
+    held: VecDeque<Item>,
+    numbered: Numbered<Item>,
+    proposer: Proposer<Wired>,
+}
+
+impl Stream {
+    pub(super) fn new() -> Self {
+        let shares = ShareLimits::default();
+        let limits = ProposerLimits {
+            // It refuses nothing that the stream took: what finds no room there is held.
+            shares: ShareLimits {
+                open_bytes: 2 * shares.open_bytes,
+                enqueue_bytes: 2 * shares.enqueue_bytes,
+                ack_bytes: 2 * shares.ack_bytes,
+                duty_bytes: u64::MAX,
+            },
+            ..ProposerLimits::default()
+        };
+        Self {
+            held: VecDeque::new(),
+            numbered: Numbered::new(shares),
+            proposer: Proposer::new(limits),
+        }
+    }
+
+    /// Takes an item behind all that came before.
+    pub(super) fn push(&mut self, item: Item) {
+        self.held.push_back(item);
+    }
+
+    /// Takes what only the leader asks for; nobody is told.
+    pub(super) fn duty(&mut self, wired: Wired, now: BootMs) {
+        self.proposer
+            .handle_item(wired, Share::Duty, COMMAND_BYTES, now);
+    }
+
+    /// The next batch to propose, if none is under way.
+    pub(super) fn poll_batch(&mut self, now: BootMs) -> Option<(Batch, Vec<Wired>)> {
+        self.number();
+        self.send(now);
+        while let Some(effect) = self.proposer.poll_effect() {
+            match effect {
+                ProposerEffect::Propose { batch, items } => return Some((batch, items)),
+                // The group wakes itself when it is asked.
+                ProposerEffect::Wake => self.proposer.handle_awake(),
+                ProposerEffect::Refuse { item, reason } => {
+                    tracing::debug!(%reason, "an item was not proposed; it is sent again");
+                    if let Some(attempt) = item.attempt() {
+                        self.numbered.handle_error(attempt);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The batch is in the log and applied.
+    pub(super) fn handle_committed(&mut self, batch: Batch) {
+        self.proposer.handle_committed(batch);
+    }
+
+    /// Nothing of the batch was appended; it is proposed again.
+    pub(super) fn handle_unavailable(
+        &mut self,
+        batch: Batch,
+        items: Vec<Wired>,
+        why: Unavailable,
+        now: BootMs,
+    ) {
+        self.proposer.handle_unavailable(batch, items, why, now);
+    }
+
+    /// It is not known what became of the batch: everything unanswered is sent again.
+    pub(super) fn handle_lost(&mut self, batch: Batch) {
+        self.proposer.handle_lost(batch);
+        self.numbered.handle_error(self.numbered.attempt());
+    }
+
+    /// Item `n` was applied; gives it back if it was not answered before.
+    pub(super) fn handle_answer(&mut self, n: u64) -> Option<Item> {
+        self.numbered
+            .handle_answer(n)
+            .map(|confirmed| confirmed.item)
+    }
+
+    /// An item before one of this sending is missing.
+    pub(super) fn handle_gap(&mut self, attempt: Attempt) {
+        self.numbered.handle_error(attempt);
+    }
+
+    /// Time passed.
+    pub(super) fn handle_timeout(&mut self, now: BootMs) {
+        self.proposer.handle_timeout(now);
+    }
+
+    /// Whether everything is answered.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.held.is_empty() && self.numbered.is_empty() && self.proposer.is_idle()
+    }
+
+    fn number(&mut self) {
+        while let Some(item) = self.held.pop_front() {
+            let (share, bytes) = weight_of(&item.command);
+            // A connection of this node that comes back does so behind what it left in this very
+            // stream, so nothing of an ended one needs to become a `Nop`.
+            if let Err(item) = self.numbered.push(item, None, share, bytes) {
+                self.held.push_front(item);
+                return;
+            }
+        }
+    }
+
+    fn send(&mut self, now: BootMs) {
+        while let Some(sent) = self.numbered.poll_item(|_| true) {
+            let (share, bytes) = match &sent.body {
+                Body::Item(item) => weight_of(&item.command),
+                Body::Nop => (Share::Ack, COMMAND_BYTES),
+            };
+            self.proposer
+                .handle_item(Wired::Sent(sent), share, bytes, now);
+        }
+    }
+}
+
+/// What a command is accounted to, and with how many bytes.
+fn weight_of(command: &Command) -> (Share, u64) {
+    match command {
+        Command::Open(_) => (Share::Open, COMMAND_BYTES),
+        Command::Close(_) => (Share::Ack, COMMAND_BYTES),
+        Command::Ack(acks) => {
+            let seqs: usize = acks.iter().map(|one| one.seqs.len()).sum();
+            let bytes = COMMAND_BYTES * acks.len() as u64 + 8 * seqs as u64;
+            (Share::Ack, bytes)
+        }
+        Command::Enqueue(enqueue) => (Share::Enqueue, enqueue.message.bytes() as u64),
+        Command::Retain(retain) => {
+            let bytes = retain.message.as_ref().map_or(0, |one| one.bytes() as u64);
+            (Share::Enqueue, COMMAND_BYTES + bytes)
+        }
+        Command::Replay(replay) => {
+            let bytes: usize = replay.rows.iter().map(|one| one.bytes()).sum();
+            (Share::Enqueue, COMMAND_BYTES + bytes as u64)
+        }
+        _ => (Share::Enqueue, COMMAND_BYTES),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use session::NodeEpoch as SessionEpoch;
+
+    const T0: BootMs = BootMs(0);
+
+    fn item(n: u64) -> Item {
+        Item {
+            command: Arc::new(Command::NodeGone {
+                node_epoch: SessionEpoch(n),
+            }),
+            reply: Reply::Nobody,
+        }
+    }
+
+    fn numbers(items: &[Wired]) -> Vec<u64> {
+        let of = |wired: &Wired| match wired {
+            Wired::Sent(sent) => sent.n,
+            other => panic!("not of the stream: {other:?}"),
+        };
+        items.iter().map(of).collect()
+    }
+
+    #[test]
+    fn what_comes_while_a_batch_is_under_way_goes_with_the_next() {
+        let mut stream = Stream::new();
+        stream.push(item(1));
+        let (first, items) = stream.poll_batch(T0).expect("a batch");
+        assert_eq!(numbers(&items), [0]);
+        stream.push(item(2));
+        stream.push(item(3));
+        assert!(stream.poll_batch(T0).is_none());
+
+        stream.handle_committed(first);
+        assert!(stream.handle_answer(0).is_some());
+
+        let (_, items) = stream.poll_batch(T0).expect("a batch");
+        assert_eq!(numbers(&items), [1, 2]);
+    }
+
+    #[test]
+    fn after_a_lost_batch_everything_unanswered_is_sent_again_in_order() {
+        let mut stream = Stream::new();
+        stream.push(item(1));
+        let (first, _) = stream.poll_batch(T0).expect("a batch");
+        stream.push(item(2));
+        assert!(stream.poll_batch(T0).is_none());
+
+        stream.handle_lost(first);
+
+        let mut seen = Vec::new();
+        while let Some((batch, items)) = stream.poll_batch(T0) {
+            stream.handle_committed(batch);
+            for n in numbers(&items) {
+                seen.extend(stream.handle_answer(n).map(|_| n));
+            }
+        }
+        assert_eq!(seen, [0, 1]);
+        assert!(stream.is_idle());
+    }
+}
