@@ -303,6 +303,13 @@ impl Node {
         if joined.await.is_err() {
             tracing::error!("waiting for the io threads failed");
         }
+        // A DISCONNECT that was taken must be in the log: else the next start would publish its will.
+        if tokio::time::timeout(patience, self.shared.shards.drain())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the shards have not taken everything");
+        }
         self.ticks.abort();
         self.root.stop(None);
         self.http.abort();

@@ -15,6 +15,7 @@ use mqtt::Filter;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use runtime::{Clock, ractor};
 use session::{Answer, Command, ConnectionId, Message, Open, Token, WillRow};
+use tokio::sync::oneshot;
 
 use super::stream::{Item, Reply, Stream, Wired};
 use super::{Seat, ShardItem, ShardMessage, Shards};
@@ -50,6 +51,8 @@ pub(crate) struct Hosted {
     /// Answers to Subs and Unsubs that wait for a version. Bounded by the connections' requests.
     pub(super) waiting: VecDeque<(u64, ShardEventFor)>,
     pub(super) out: Vec<Vec<ShardEvent>>,
+    /// Are told once nothing is under way.
+    draining: Vec<oneshot::Sender<()>>,
 }
 
 type ShardEventFor = (usize, ShardEvent);
@@ -78,6 +81,7 @@ impl Actor for ShardHost {
             out: std::iter::repeat_with(Vec::new)
                 .take(self.threads.len())
                 .collect(),
+            draining: Vec::new(),
         };
         // The sessions of ended epochs are disconnected before anything of this one is applied.
         let view = Wired::Epochs(self.epochs.clone());
@@ -114,12 +118,20 @@ impl Actor for ShardHost {
                     None => durable.handle_not_found(id),
                 }
             }),
+            ShardMessage::Drain(done) => hosted.draining.push(done),
             ShardMessage::Tick => self.tick(hosted),
         }
         self.carry_out(hosted);
         self.drain(hosted);
         self.propose(hosted);
         self.flush(hosted).await;
+        if hosted.stream.is_idle() {
+            for done in hosted.draining.drain(..) {
+                if done.send(()).is_err() {
+                    tracing::debug!("the stop waits no longer");
+                }
+            }
+        }
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ use session::{Command, ConnectionId, Counters, Message, MessageId, Token, WillId
 
 pub(crate) use host::ShardHost;
 use stream::Wired;
+use tokio::sync::oneshot;
 
 use crate::ids::Owed;
 
@@ -82,6 +83,8 @@ pub(crate) enum ShardMessage {
     RoutesVisible(RouteVersion),
     /// A payload came back from the disk; none if nobody needs it any more.
     Loaded(MessageId, Option<Arc<Message>>),
+    /// Answered once everything that came before is answered: the node stops.
+    Drain(oneshot::Sender<()>),
     Tick,
 }
 
@@ -135,6 +138,21 @@ impl Shards {
             waiting.fetch_sub(bytes, Ordering::Relaxed);
         }
         admitted
+    }
+
+    /// Waits until every shard has answered what it was asked; nobody asks any more.
+    pub(crate) async fn drain(&self) {
+        let ask = |shard| {
+            let (done, is_done) = oneshot::channel();
+            self.tell(shard, ShardMessage::Drain(done));
+            is_done
+        };
+        let asked: Vec<_> = (0..self.len()).map(ask).collect();
+        for is_done in asked {
+            if is_done.await.is_err() {
+                tracing::warn!("a shard's host has ended before the stop");
+            }
+        }
     }
 
     /// Sums of what the shards count, and the number of sessions.

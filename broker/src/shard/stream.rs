@@ -179,7 +179,6 @@ impl Stream {
     }
 
     /// Whether everything is answered.
-    #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
         self.held.is_empty() && self.numbered.is_empty() && self.proposer.is_idle()
     }

@@ -51,6 +51,13 @@ pub(crate) async fn start_at(config: Config, clock: &ManualClock) -> TestNode {
     start_with(config, Arc::new(clock.clone()), Defects::default()).await
 }
 
+/// Starts a node on the folder of one that has stopped.
+pub(crate) async fn start_again(mut config: Config, folder: TempDir) -> TestNode {
+    config.data = folder.path().join("data");
+    let node = Node::start(config).await.expect("the node starts again");
+    TestNode { node, folder }
+}
+
 pub(crate) async fn start_with(
     mut config: Config,
     clock: Arc<dyn Clock>,

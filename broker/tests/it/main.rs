@@ -6,6 +6,7 @@ mod delivery;
 mod gate;
 mod harness;
 mod pressure;
+mod restart;
 mod retained;
 mod routes;
 mod sessions;
