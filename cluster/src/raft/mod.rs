@@ -20,6 +20,8 @@ mod crash_test;
 #[cfg(test)]
 mod node_test;
 #[cfg(test)]
+mod session_crash_test;
+#[cfg(test)]
 mod suite_test;
 #[cfg(test)]
 mod test_machine;
