@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 /// Largest packet that MQTT can express, in bytes (§1.5.5 and its fixed header).
 const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
 
-/// Least bytes of a shard's log between two flushes of its state.
-const FLUSH_BYTES_MIN: u64 = 256 << 10;
+/// Least bytes of a shard's payloads that may wait for a flush.
+const UNFLUSHED_BYTES_MIN: u64 = 512 << 10;
 /// Most bytes of queued payloads that all shards of a node keep although they are on disk.
 const PAYLOAD_CACHE_BYTES: u64 = 64 << 20;
 
@@ -435,16 +435,24 @@ impl Config {
             .unwrap_or_else(|| crate::memory::usable() / 2)
     }
 
-    /// Payloads of all shards together are at most a quarter of the memory (SEMANTICS): one half
-    /// of that for those that wait for a flush, the other for those that were read again.
+    /// Payloads of all shards together are at most a quarter of the memory (SEMANTICS): an eighth
+    /// waits for a flush, which is asked for at half of that, a sixteenth was read again. The log
+    /// keeps as much again.
     pub(crate) fn raft(&self, folder: PathBuf, node: u64) -> RaftConfig {
-        let shards = u64::from(self.cluster.shards);
-        let share = (self.memory() / 8 / shards).max(FLUSH_BYTES_MIN);
-        RaftConfig {
-            flush_log_bytes: self.cluster.state_flush_bytes.min(share),
-            flush_age: self.cluster.state_flush_age,
-            ..RaftConfig::new(folder, node)
-        }
+        let mut config = RaftConfig::new(folder, node);
+        let flush = (self.unflushed_bytes() / 2) as u64;
+        config.flush_log_bytes = self.cluster.state_flush_bytes.min(flush);
+        config.flush_age = self.cluster.state_flush_age;
+        let share = (self.memory() / 16) as usize;
+        config.log.queue_bytes_limit = config.log.queue_bytes_limit.min(share);
+        config.log.cache_bytes_limit = config.log.cache_bytes_limit.min(share / 2);
+        config
+    }
+
+    /// Bytes of payloads of one shard that may wait for a flush.
+    pub(crate) fn unflushed_bytes(&self) -> usize {
+        let share = self.memory() / 8 / u64::from(self.cluster.shards);
+        share.max(UNFLUSHED_BYTES_MIN) as usize
     }
 
     /// Limits of one shard: those of the node in equal parts, where they are the node's.
@@ -456,7 +464,7 @@ impl Config {
             subscriptions: self.mqtt.subscriptions_limit,
             retained_messages: self.mqtt.retained_messages_limit.div_ceil(shards),
             retained_bytes: self.mqtt.retained_bytes_limit.div_ceil(shards),
-            payload_cache_bytes: (self.memory() / 8).min(PAYLOAD_CACHE_BYTES) as usize / shards,
+            payload_cache_bytes: (self.memory() / 16).min(PAYLOAD_CACHE_BYTES) as usize / shards,
             ..session::Limits::default()
         }
     }

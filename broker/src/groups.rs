@@ -55,6 +55,8 @@ pub(crate) struct Groups {
     pub(crate) epoch: NodeEpoch,
     /// The epochs that are current.
     pub(crate) epochs: EpochView,
+    /// Bytes of payloads of one shard that may wait for a flush.
+    pub(crate) unflushed_bytes_limit: usize,
     clock: Arc<dyn Clock>,
 }
 
@@ -85,6 +87,7 @@ impl Groups {
             shards,
             epoch,
             epochs,
+            unflushed_bytes_limit: config.unflushed_bytes(),
             clock: Arc::clone(clock),
         })
     }

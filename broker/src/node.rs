@@ -466,7 +466,7 @@ fn state_children(groups: &Groups, wiring: &Wiring) -> Vec<ChildSpec> {
     let mut children = vec![routes_spec(groups, wiring)];
     for (shard, group) in (0..).zip(&groups.shards) {
         let (group, epoch, epochs) = (group.clone(), groups.epoch, groups.epochs.clone());
-        let wiring = wiring.clone();
+        let (wiring, unflushed_bytes_limit) = (wiring.clone(), groups.unflushed_bytes_limit);
         let spawn = move |parent| {
             let host = ShardHost {
                 shard,
@@ -477,6 +477,7 @@ fn state_children(groups: &Groups, wiring: &Wiring) -> Vec<ChildSpec> {
                 threads: wiring.threads.clone(),
                 shards: wiring.shards.clone(),
                 routes: Arc::clone(&wiring.routes),
+                unflushed_bytes_limit,
             };
             spawn_linked(host, parent)
         };

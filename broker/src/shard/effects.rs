@@ -92,20 +92,18 @@ impl ShardHost {
     /// Reads payloads back from the state file, off the workers that must not wait.
     fn load(&self, hosted: &Hosted, ids: Vec<MessageId>) {
         let (group, me, shard) = (self.group.clone(), hosted.me.clone(), self.shard);
-        tokio::task::spawn_blocking(move || {
-            for id in ids {
-                let message = match read_message(&group, id) {
-                    Ok(message) => message.map(Arc::new),
-                    Err(error) => {
-                        // What was acknowledged to its publisher cannot be delivered: no promise
-                        // of this node can be trusted any more (SEMANTICS, Damage).
-                        tracing::error!(shard, error, "a queued message cannot be read");
-                        std::process::abort();
-                    }
-                };
-                if me.cast(ShardMessage::Loaded(id, message)).is_err() {
-                    return;
+        tokio::task::spawn_blocking(move || match read_messages(&group, &ids) {
+            Ok(messages) => {
+                let loaded = ids.into_iter().zip(messages).collect();
+                if me.cast(ShardMessage::Loaded(loaded)).is_err() {
+                    tracing::debug!(shard, "the shard's host has ended: the node is stopping");
                 }
+            }
+            Err(error) => {
+                // What was acknowledged to its publisher cannot be delivered: no promise of this
+                // node can be trusted any more (SEMANTICS, Damage).
+                tracing::error!(shard, error, "a queued message cannot be read");
+                std::process::abort();
             }
         });
     }
@@ -161,12 +159,17 @@ impl ShardHost {
     }
 }
 
-/// Reads a queued message from the state file; none if it was acknowledged or dropped meanwhile.
-fn read_message(group: &Group<ShardMachine>, id: MessageId) -> Result<Option<Message>, String> {
-    let (kind, key) = cluster::message_row_key(id);
-    let row = group.read_row(kind, &key);
-    let row = row.map_err(|error| error.to_string())?;
-    row.map(|value| cluster::decode_message(id, &value))
-        .transpose()
-        .map_err(|error| error.to_string())
+/// Reads queued messages from the state file; none where it was acknowledged or dropped meanwhile.
+fn read_messages(
+    group: &Group<ShardMachine>,
+    ids: &[MessageId],
+) -> Result<Vec<Option<Arc<Message>>>, String> {
+    let rows = ids.iter().map(|id| cluster::message_row_key(*id));
+    let rows = group.read_rows(rows).map_err(|error| error.to_string())?;
+    let decode = |(id, row): (&MessageId, Option<bytes::Bytes>)| {
+        let message = row.map(|value| cluster::decode_message(*id, &value));
+        let message = message.transpose().map_err(|error| error.to_string())?;
+        Ok(message.map(Arc::new))
+    };
+    ids.iter().zip(rows).map(decode).collect()
 }

@@ -14,7 +14,7 @@ use cluster_core::{
 use mqtt::Filter;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use runtime::{Clock, ractor};
-use session::{Answer, Command, ConnectionId, Message, Open, Token, WillRow};
+use session::{Answer, Command, ConnectionId, Message, MessageId, Open, Token, WillRow};
 use tokio::sync::oneshot;
 
 use super::stream::{Item, Reply, Stream, Wired};
@@ -38,6 +38,8 @@ pub(crate) struct ShardHost {
     pub(crate) threads: Threads,
     pub(crate) shards: Shards,
     pub(crate) routes: Arc<OnceLock<ActorRef<RoutesMessage>>>,
+    /// Bytes of payloads that may wait in memory for a flush before nothing more is proposed.
+    pub(crate) unflushed_bytes_limit: usize,
 }
 
 /// What a host holds.
@@ -70,7 +72,15 @@ impl Actor for ShardHost {
         if self.seat().host.set(me.clone()).is_err() {
             return Err("a shard's host starts once: its state cannot be made again".into());
         }
-        let last = self.group.with(|machine| machine.time());
+        let told = me.clone();
+        let last = self.group.with(|machine| {
+            machine.on_flushed(move || {
+                if told.cast(ShardMessage::Flushed).is_err() {
+                    tracing::debug!("flushed after the shard's host has ended");
+                }
+            });
+            machine.time()
+        });
         let mut hosted = Hosted {
             me: me.clone(),
             stream: Stream::new(),
@@ -111,13 +121,9 @@ impl Actor for ShardHost {
                 None => hosted.drain.handle_routes_failed(self.boot()),
             },
             ShardMessage::RoutesVisible(version) => routes_visible(hosted, version),
-            ShardMessage::Loaded(id, message) => self.group.with(|machine| {
-                let durable = machine.durable_mut();
-                match message {
-                    Some(message) => durable.handle_loaded(id, message),
-                    None => durable.handle_not_found(id),
-                }
-            }),
+            ShardMessage::Loaded(messages) => self.loaded(messages),
+            // What waited for room is proposed below.
+            ShardMessage::Flushed => {}
             ShardMessage::Drain(done) => hosted.draining.push(done),
             ShardMessage::Tick => self.tick(hosted),
         }
@@ -206,6 +212,18 @@ impl ShardHost {
         Command::Open(Box::new(open))
     }
 
+    fn loaded(&self, messages: Vec<(MessageId, Option<Arc<Message>>)>) {
+        self.group.with(|machine| {
+            let durable = machine.durable_mut();
+            for (id, message) in messages {
+                match message {
+                    Some(message) => durable.handle_loaded(id, message),
+                    None => durable.handle_not_found(id),
+                }
+            }
+        });
+    }
+
     fn give_qos0_room(&self, bytes: u64) {
         self.seat().qos0_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -249,8 +267,15 @@ impl ShardHost {
         self.seat().counters.store(Arc::new((counters, sessions)));
     }
 
-    /// Proposes what waits, in one entry, unless one is under way.
+    /// Proposes what waits, in one entry, unless one is under way, or too many payloads wait in
+    /// memory for a flush: then its end brings us here again.
     fn propose(&self, hosted: &mut Hosted) {
+        let unflushed = self
+            .group
+            .with(|machine| machine.durable().unflushed_bytes());
+        if unflushed > self.unflushed_bytes_limit {
+            return self.group.flush_soon();
+        }
         let Some((batch, items)) = hosted.stream.poll_batch(self.boot()) else {
             return;
         };

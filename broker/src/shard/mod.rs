@@ -81,8 +81,10 @@ pub(crate) enum ShardMessage {
     RoutesAnswered(Option<RoutesAnswer>),
     /// Every reader of the routes sees the shard's rows up to here.
     RoutesVisible(RouteVersion),
-    /// A payload came back from the disk; none if nobody needs it any more.
-    Loaded(MessageId, Option<Arc<Message>>),
+    /// Payloads came back from the disk; none where nobody needs it any more.
+    Loaded(Vec<(MessageId, Option<Arc<Message>>)>),
+    /// The shard's state was written out.
+    Flushed,
     /// Answered once everything that came before is answered: the node stops.
     Drain(oneshot::Sender<()>),
     Tick,

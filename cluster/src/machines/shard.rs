@@ -47,6 +47,16 @@ pub struct ShardMachine {
     /// What the wall clock showed at the last entry, if one was believed.
     wall: Option<cluster_core::WallMs>,
     is_applied: bool,
+    flushed: Flushed,
+}
+
+/// Is called after each flush.
+struct Flushed(Option<Box<dyn Fn() + Send + Sync>>);
+
+impl std::fmt::Debug for Flushed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flushed").finish_non_exhaustive()
+    }
 }
 
 impl ShardMachine {
@@ -58,6 +68,12 @@ impl ShardMachine {
     /// The sessions, for what is not replicated: effects, deliveries, loaded payloads.
     pub fn durable_mut(&mut self) -> &mut Durable {
         &mut self.durable
+    }
+
+    /// Calls this after each flush, under the machine's lock: it must not block, and must not use
+    /// the machine. Who waits for payloads to leave memory goes on.
+    pub fn on_flushed(&mut self, flushed: impl Fn() + Send + Sync + 'static) {
+        self.flushed = Flushed(Some(Box::new(flushed)));
     }
 
     /// The time of the last entry.
@@ -169,6 +185,7 @@ impl Machine for ShardMachine {
             durable,
             wall,
             is_applied: false,
+            flushed: Flushed(None),
         })
     }
 
@@ -202,6 +219,9 @@ impl Machine for ShardMachine {
 
     fn handle_flushed(&mut self) {
         self.durable.handle_flushed();
+        if let Some(flushed) = &self.flushed.0 {
+            flushed();
+        }
     }
 }
 

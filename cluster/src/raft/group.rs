@@ -247,7 +247,20 @@ impl<M: Machine> Group<M> {
     /// # Errors
     /// When the disk does not give what was written.
     pub fn read_row(&self, kind: u8, key: &[u8]) -> Result<Option<Bytes>, state::Error> {
-        self.replica().get(kind, key)
+        self.replica().snapshot()?.get(kind, key)
+    }
+
+    /// As [`Group::read_row`], for many rows as of one moment.
+    ///
+    /// # Errors
+    /// When the disk does not give what was written.
+    pub fn read_rows(
+        &self,
+        rows: impl IntoIterator<Item = (u8, Vec<u8>)>,
+    ) -> Result<Vec<Option<Bytes>>, state::Error> {
+        let snapshot = self.replica().snapshot()?;
+        let rows = rows.into_iter();
+        rows.map(|(kind, key)| snapshot.get(kind, &key)).collect()
     }
 
     /// Asks for a flush before its time; several that wait together are one.

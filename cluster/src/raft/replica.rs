@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use runtime::Clock;
 use storage::fs::Fs;
 use storage::raft::GroupId;
@@ -144,8 +143,9 @@ impl<M: Machine> Replica<M> {
         f(&mut self.hosted().machine)
     }
 
-    pub(super) fn get(&self, kind: u8, key: &[u8]) -> Result<Option<Bytes>, state::Error> {
-        self.file.get(kind, key)
+    /// The rows of the state file as they are now.
+    pub(super) fn snapshot(&self) -> Result<state::Snapshot, state::Error> {
+        self.file.snapshot()
     }
 
     pub(super) fn applied_state(&self) -> (Option<LogId>, StoredMembership) {
