@@ -11,6 +11,7 @@ mod malformed;
 mod node;
 mod paho;
 mod rows;
+mod sessions;
 mod stock_clients;
 mod stop;
 mod store;

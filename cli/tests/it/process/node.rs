@@ -85,6 +85,16 @@ impl Place {
 
     /// Starts a node and waits until it says that it is ready.
     pub(crate) fn start(&self) -> Node<'_> {
+        let mut node = self.spawn();
+        until("the node to be ready", || {
+            node.assert_running();
+            matches!(http::get(self.admin, "/health/ready"), Ok((200, _))).then_some(())
+        });
+        node
+    }
+
+    /// Starts a node and waits for nothing.
+    pub(crate) fn spawn(&self) -> Node<'_> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -96,12 +106,7 @@ impl Place {
             .stderr(log)
             .spawn()
             .expect("the program can be started");
-        let mut node = Node { child, place: self };
-        until("the node to be ready", || {
-            node.assert_running();
-            matches!(http::get(self.admin, "/health/ready"), Ok((200, _))).then_some(())
-        });
-        node
+        Node { child, place: self }
     }
 }
 
