@@ -1,19 +1,18 @@
-//! Which rows changed since they were taken last, and a state made of rows.
+//! Which rows changed since they were taken last.
+
+use std::collections::BTreeSet;
 
 use mqtt::ClientId;
 
 use super::session::{Session, State};
-use super::{
-    Durable, HeadRow, Limits, PersistentRow, QueuePlace, RestoreError, Row, RowKey, SessionRow,
-};
-use crate::WallMs;
+use super::{Durable, HeadRow, PersistentRow, QueuePlace, Row, RowKey, SessionRow};
 
 /// Sessions that are to be looked at, and rows of those that ended. Bounded by what the entries
 /// between two flushes change.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// Marked once each ([`Session::is_marked`]).
-    sessions: Vec<ClientId>,
+    /// Those that are marked ([`Session::is_marked`]).
+    sessions: BTreeSet<ClientId>,
     /// Sessions that had a row, with the rows of their queues.
     ended: Vec<(ClientId, Vec<QueuePlace>)>,
     /// Whether anything was applied.
@@ -25,8 +24,19 @@ impl Changes {
         self.is_applied = true;
     }
 
+    /// A session changed.
+    pub(super) fn mark(&mut self, client: &ClientId, session: &mut Session) {
+        if !session.is_marked {
+            session.is_marked = true;
+            self.sessions.insert(client.clone());
+        }
+    }
+
     /// A session has ended.
     pub(super) fn ended(&mut self, client: &ClientId, session: &Session) {
+        if session.is_marked {
+            self.sessions.remove(client);
+        }
         if session.is_stored {
             let queue = session.state.as_ref().map(|state| &state.queue);
             let places = queue.map(super::queue::Queue::stored_places);
@@ -39,17 +49,14 @@ impl Changes {
 impl Durable {
     /// A session changed.
     pub(super) fn mark(&mut self, client: &ClientId) {
-        if let Some(session) = self.sessions.get_mut(client)
-            && !session.is_marked
-        {
-            session.is_marked = true;
-            self.changes.sessions.push(client.clone());
+        if let Some(session) = self.sessions.get_mut(client) {
+            self.changes.mark(client, session);
         }
     }
 
-    /// Takes the rows that changed since the last call, as they are now; `None` deletes. They are
-    /// to be stored together and in this order: what ended may have begun again under the same
-    /// name. Their messages stay in memory until [`Self::handle_flushed`].
+    /// Takes the rows that changed since the last call, as they are now, in order of their keys,
+    /// each once; `None` deletes. They are to be stored together. Their messages stay in memory
+    /// until [`Self::handle_flushed`].
     pub fn take_rows(&mut self) -> Vec<(RowKey, Option<Row>)> {
         let mut rows = Vec::new();
         if !std::mem::take(&mut self.changes.is_applied) {
@@ -62,12 +69,11 @@ impl Durable {
             rows.push((RowKey::Session(client), None));
         }
         for client in std::mem::take(&mut self.changes.sessions) {
-            if let Some(session) = self.sessions.get_mut(&client)
-                && std::mem::take(&mut session.is_marked)
-            {
-                session.is_stored = true;
-                take_session(&client, session, &mut rows);
-            }
+            let session = self.sessions.get_mut(&client);
+            let session = session.expect("an ended session is marked no longer");
+            session.is_marked = false;
+            session.is_stored = true;
+            take_session(&client, session, &mut rows);
         }
         let (put, deleted) = self.payloads.take_changes();
         let message = |(id, message)| (RowKey::Message(id), Some(Row::Message(id, message)));
@@ -76,10 +82,19 @@ impl Durable {
         rows.extend(self.retained.take_changes());
         rows.extend(self.origins.take_changes());
         rows.extend(self.outbox.take_changes());
+        // What ended may have begun again under the same name: the later row holds.
+        rows.sort_by(|a, b| a.0.cmp(&b.0));
+        rows.dedup_by(|later, kept| {
+            let is_same = later.0 == kept.0;
+            if is_same {
+                std::mem::swap(later, kept);
+            }
+            is_same
+        });
         rows
     }
 
-    /// What the last [`Self::take_rows`] gave is durable.
+    /// Everything that [`Self::take_rows`] gave so far is durable.
     pub fn handle_flushed(&mut self) {
         self.payloads.handle_flushed();
     }
@@ -88,50 +103,6 @@ impl Durable {
     /// therefore in memory.
     pub fn unflushed_bytes(&self) -> usize {
         self.payloads.unflushed_bytes()
-    }
-
-    /// Makes the state of its rows, which come in the order of [`RowKey`]; of none, the state
-    /// before any entry. Rows of messages are not needed: their payloads are read when they are
-    /// delivered.
-    ///
-    /// # Errors
-    /// When the rows contradict each other.
-    pub fn restore(
-        limits: Limits,
-        rows: impl IntoIterator<Item = Row>,
-    ) -> Result<Self, RestoreError> {
-        let mut durable = Self::new(limits);
-        for row in rows {
-            durable.restore_row(row)?;
-        }
-        durable.restored();
-        Ok(durable)
-    }
-
-    fn restore_row(&mut self, row: Row) -> Result<(), RestoreError> {
-        match row {
-            Row::Head(head) => self.restore_head(head),
-            Row::Session(client, row) => self.restore_session(client, *row)?,
-            Row::Queued(client, place, row) => {
-                let session = self.sessions.get_mut(&client);
-                let state = session.and_then(|session| session.state.as_mut());
-                let Some(state) = state else {
-                    return Err(RestoreError::NoSession { client, place });
-                };
-                if matches!(place, QueuePlace::Held(_)) && row.held_topic.is_none() {
-                    let what = format!("held message {place:?} of {client:?} has no topic");
-                    return Err(RestoreError::Contradiction(what));
-                }
-                self.payloads.restore(row.message);
-                state.queue.restore(place, row);
-            }
-            Row::Message(..) => {}
-            Row::Retained(topic, row) => self.retained.restore(topic, row),
-            Row::Origin(client, kind, row) => self.origins.restore(client, kind, row),
-            Row::Will(row) => self.outbox.restore_will(row),
-            Row::Route(filter, state) => self.outbox.restore_route(filter, state),
-        }
-        Ok(())
     }
 
     fn head_row(&self) -> HeadRow {
@@ -144,54 +115,6 @@ impl Durable {
             will_ids,
             gone: self.gone.clone(),
             counters: self.counters,
-        }
-    }
-
-    fn restore_head(&mut self, head: HeadRow) {
-        self.index = head.index;
-        self.time = head.time;
-        self.payloads.count_from(head.next_message);
-        self.outbox.count_from(head.route_version, head.will_ids);
-        self.gone = head.gone;
-        self.counters = head.counters;
-        // What is held now is counted by the rows that say so.
-        self.counters.queue_messages = 0;
-        self.counters.queue_bytes = 0;
-    }
-
-    fn restore_session(&mut self, client: ClientId, row: SessionRow) -> Result<(), RestoreError> {
-        if self.sessions.contains_key(&client) {
-            let what = format!("session {client:?} is there twice");
-            return Err(RestoreError::Contradiction(what));
-        }
-        if let Some(persistent) = &row.persistent {
-            for (filter, subscription) in &persistent.subscriptions {
-                self.trie.insert(filter, client.clone(), *subscription);
-            }
-        }
-        self.sessions.insert(client, Session::restore(row));
-        Ok(())
-    }
-
-    /// Derives what no row says.
-    fn restored(&mut self) {
-        for (client, session) in &mut self.sessions {
-            if let Some(state) = &mut session.state {
-                state.queue.restored();
-                self.counters.queue_messages += state.queue.len() as u64;
-                self.counters.queue_bytes += state.queue.bytes() as u64;
-            }
-            session.deadline = session.next_deadline();
-            if let Some(at) = session.deadline {
-                self.deadlines.insert((at, client.clone()));
-            }
-            if session.is_connected() {
-                session.is_ready = session.state.is_some();
-                self.owners.add(session.node_epoch);
-            }
-            if session.is_ready {
-                self.ready.push_back(client.clone());
-            }
         }
     }
 }
@@ -229,27 +152,6 @@ impl Session {
             persistent: self.state.as_ref().map(|state| state.row()),
         }
     }
-
-    fn restore(row: SessionRow) -> Self {
-        Self {
-            identity: row.identity,
-            incarnation: row.incarnation,
-            epoch: row.epoch,
-            connection: row.connection,
-            node_epoch: row.node_epoch,
-            disconnected: row.disconnected,
-            session_present: row.session_present,
-            expiry_s: row.expiry_s,
-            receive_maximum: row.receive_maximum,
-            will: row.will,
-            deadline: None::<WallMs>,
-            dup_end: row.dup_end,
-            is_ready: false,
-            is_marked: false,
-            is_stored: true,
-            state: row.persistent.map(|row| Box::new(State::restore(row))),
-        }
-    }
 }
 
 impl State {
@@ -266,20 +168,5 @@ impl State {
             sent_end,
             next_held,
         }
-    }
-
-    fn restore(row: PersistentRow) -> Self {
-        let mut state = Self {
-            subscriptions: row.subscriptions,
-            ..Self::default()
-        };
-        state.q2.restore(row.q2_open, row.q2_next);
-        let replays = row.replays.into_iter();
-        state.replays = replays
-            .map(|(filter, until)| super::session::PendingReplay { filter, until })
-            .collect();
-        let counts = (row.next_seq, row.sent_end, row.next_held);
-        state.queue.count_from(counts);
-        state
     }
 }

@@ -1,6 +1,6 @@
 //! Messages that are read again for deliveries that wait for them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mqtt::ClientId;
 
@@ -8,22 +8,23 @@ use crate::MessageId;
 
 /// What was asked for, and who waits. Nothing of it is replicated.
 ///
-/// As many bytes are asked for at a time as the cache may hold, at least one message; who finds
-/// that too many are under way waits for any answer.
+/// About as many bytes are asked for at a time as the cache may hold, at least one message; who
+/// finds that too many are under way waits for room, first come, first served.
 #[derive(Debug, Default)]
 pub(super) struct Loads {
     bytes_max: usize,
     bytes: usize,
     asked: VecDeque<MessageId>,
     under_way: BTreeMap<MessageId, Load>,
-    /// Wait for room.
-    parked: Vec<ClientId>,
+    /// Wait for room, each once: at most the sessions of the shard.
+    parked: VecDeque<ClientId>,
+    is_parked: BTreeSet<ClientId>,
 }
 
 #[derive(Debug, Default)]
 struct Load {
     bytes: usize,
-    waiting: Vec<ClientId>,
+    waiting: BTreeSet<ClientId>,
 }
 
 impl Loads {
@@ -39,11 +40,11 @@ impl Loads {
         if self.under_way.contains_key(&id) {
             return true;
         }
-        if !self.under_way.is_empty() && self.bytes + bytes > self.bytes_max {
+        if !self.has_room() {
             return false;
         }
         self.bytes += bytes;
-        let waiting = Vec::new();
+        let waiting = BTreeSet::new();
         self.under_way.insert(id, Load { bytes, waiting });
         self.asked.push_back(id);
         true
@@ -51,9 +52,10 @@ impl Loads {
 
     /// A session goes on once the message is there, or once there is room to ask for it.
     pub(super) fn wait(&mut self, id: MessageId, client: ClientId) {
-        match self.under_way.get_mut(&id) {
-            Some(load) => load.waiting.push(client),
-            None => self.parked.push(client),
+        if let Some(load) = self.under_way.get_mut(&id) {
+            load.waiting.insert(client);
+        } else if self.is_parked.insert(client.clone()) {
+            self.parked.push_back(client);
         }
     }
 
@@ -62,14 +64,24 @@ impl Loads {
         self.asked.pop_front()
     }
 
-    /// A message was read, or is nowhere any more: who is to go on.
-    pub(super) fn answered(&mut self, id: MessageId) -> Vec<ClientId> {
-        let Some(load) = self.under_way.remove(&id) else {
-            return Vec::new();
-        };
+    /// The next session for which there is room.
+    pub(super) fn unpark(&mut self) -> Option<ClientId> {
+        if !self.has_room() {
+            return None;
+        }
+        let client = self.parked.pop_front()?;
+        self.is_parked.remove(&client);
+        Some(client)
+    }
+
+    /// A message was read, or is nowhere: who is to go on. `None` if it was not asked for.
+    pub(super) fn answered(&mut self, id: MessageId) -> Option<BTreeSet<ClientId>> {
+        let load = self.under_way.remove(&id)?;
         self.bytes -= load.bytes;
-        let mut clients = load.waiting;
-        clients.append(&mut self.parked);
-        clients
+        Some(load.waiting)
+    }
+
+    fn has_room(&self) -> bool {
+        self.under_way.is_empty() || self.bytes < self.bytes_max
     }
 }

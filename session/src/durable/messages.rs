@@ -144,18 +144,25 @@ impl Durable {
         if let Some(message) = self.loads.poll() {
             return Some(DurableEffect::Load { message });
         }
-        while let Some(client) = self.ready.front().cloned() {
-            match self.deliver_next(&client) {
-                Next::Delivery(delivery) => return Some(DurableEffect::Deliver(delivery)),
-                Next::Waits(first) => {
-                    self.leave_ready(&client);
-                    self.loads.wait(first, client);
-                    if let Some(message) = self.loads.poll() {
-                        return Some(DurableEffect::Load { message });
+        loop {
+            while let Some(client) = self.ready.front().cloned() {
+                match self.deliver_next(&client) {
+                    Next::Delivery(delivery) => return Some(DurableEffect::Deliver(delivery)),
+                    Next::Waits(first) => {
+                        self.leave_ready(&client);
+                        self.loads.wait(first, client);
+                        if let Some(message) = self.loads.poll() {
+                            return Some(DurableEffect::Load { message });
+                        }
                     }
+                    Next::Nothing => self.leave_ready(&client),
                 }
-                Next::Nothing => self.leave_ready(&client),
             }
+            // Ends: who finds no room parks again, and then none is unparked.
+            let Some(client) = self.loads.unpark() else {
+                break;
+            };
+            self.make_ready(&client);
         }
         self.payloads.evict();
         None
@@ -172,7 +179,7 @@ impl Durable {
         let Some(entry) = state.queue.deliverable().next() else {
             return Next::Nothing;
         };
-        let message = self.payloads.get(entry.message);
+        let message = self.payloads.deliver(entry.message);
         if message.is_none() && !entry.released {
             let first = entry.message;
             for entry in state.queue.deliverable().take(LOADS_AHEAD) {
@@ -204,17 +211,25 @@ impl Durable {
         }
     }
 
-    /// A message that [`DurableEffect::Load`] asked for: the deliveries that waited go on.
+    /// A message that [`DurableEffect::Load`] asked for: the deliveries that waited go on. The
+    /// host answers each `Load` once, by this or by [`Self::handle_not_found`], in any order.
     pub fn handle_loaded(&mut self, id: MessageId, message: Arc<Message>) {
         self.payloads.loaded(id, message);
-        for client in self.loads.answered(id) {
+        for client in self.loads.answered(id).into_iter().flatten() {
             self.make_ready(&client);
         }
     }
 
-    /// A message that [`DurableEffect::Load`] asked for is in no row: nobody waits for it any more.
+    /// A message that [`DurableEffect::Load`] asked for is in no row: it was acknowledged or
+    /// dropped meanwhile, and nobody waits for it any longer.
+    ///
+    /// # Panics
+    /// If it is still queued: then a row was lost.
     pub fn handle_not_found(&mut self, id: MessageId) {
-        for client in self.loads.answered(id) {
+        let waiting = self.loads.answered(id);
+        let is_lost = waiting.is_some() && self.payloads.is_away(id);
+        assert!(!is_lost, "message {id} is queued and its row is gone");
+        for client in waiting.into_iter().flatten() {
             self.make_ready(&client);
         }
     }

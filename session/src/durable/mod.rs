@@ -1,5 +1,6 @@
 //! The replicated state of one session shard.
 
+mod changed;
 mod changes;
 mod counters;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod queue;
 #[cfg(test)]
 mod queue_test;
 mod repeat;
+mod restore;
 mod retained;
 mod rows;
 mod session;
@@ -53,7 +55,7 @@ const GONE_NODES: usize = 4_096;
 ///
 /// Equal logs give equal states. What is handed out by [`Self::poll_effect`] and how far is the
 /// only part that is not replicated.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Durable {
     limits: Limits,
     index: u64,
@@ -78,6 +80,12 @@ pub struct Durable {
     changes: Changes,
 }
 
+impl Default for Durable {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
 impl Durable {
     /// An empty shard.
     pub fn new(limits: Limits) -> Self {
@@ -86,7 +94,19 @@ impl Durable {
             payloads: Payloads::new(limits.payload_cache_bytes),
             loads: Loads::new(limits.payload_cache_bytes),
             limits,
-            ..Self::default()
+            index: 0,
+            time: WallMs(0),
+            sessions: BTreeMap::new(),
+            trie: Trie::default(),
+            retained: RetainedMessages::default(),
+            outbox: Outbox::default(),
+            deadlines: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            counters: Counters::default(),
+            ready: VecDeque::new(),
+            takeovers: VecDeque::new(),
+            owners: Owners::default(),
+            changes: Changes::default(),
         }
     }
 
@@ -299,10 +319,10 @@ impl Durable {
     /// After any change of a session: its deadline, what may be sent, and its place among those
     /// with deliveries.
     fn touch(&mut self, client: &ClientId) {
-        self.mark(client);
         let Some(session) = self.sessions.get_mut(client) else {
             return;
         };
+        self.changes.mark(client, session);
         let deadline = session.next_deadline();
         if deadline != session.deadline {
             if let Some(old) = session.deadline.take() {
@@ -319,7 +339,10 @@ impl Durable {
         if let Some(state) = &mut session.state {
             let window = usize::from(session.receive_maximum) + self.limits.sent_ahead;
             state.queue.advance_sent(window);
-            self.make_ready(client);
+            if !session.is_ready {
+                session.is_ready = true;
+                self.ready.push_back(client.clone());
+            }
         }
     }
 

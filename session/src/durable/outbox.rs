@@ -1,9 +1,10 @@
 //! Effects on others that survive their executor: rows that leave only by a later entry.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use mqtt::Filter;
 
+use super::changed::Changed;
 use super::{RouteRow, RouteState, RowKey, WillRow, rows as stored};
 use crate::WillId;
 
@@ -20,8 +21,8 @@ pub(super) struct Outbox {
     routes_told: u64,
     wills_told: u64,
     /// Rows that changed since they were taken last.
-    changed_routes: BTreeSet<Filter>,
-    changed_wills: BTreeSet<WillId>,
+    changed_routes: Changed<Filter>,
+    changed_wills: Changed<WillId>,
 }
 
 #[derive(Debug)]
@@ -47,10 +48,11 @@ impl Outbox {
     /// Writes a filter's new row; an older one of it that still waits is replaced.
     pub(super) fn route(&mut self, filter: &Filter, wanted: bool) {
         self.version += 1;
-        self.changed_routes.insert(filter.clone());
         let version = self.version;
         let row = Row { version, wanted };
-        if let Some(old) = self.rows.insert(filter.clone(), row) {
+        let old = self.rows.insert(filter.clone(), row);
+        self.changed_routes.mark(filter.clone(), old.is_some());
+        if let Some(old) = old {
             self.pending.remove(&old.version);
         }
         self.pending.insert(version, filter.clone());
@@ -63,7 +65,7 @@ impl Outbox {
             if self.rows.get(&filter).is_some_and(|row| !row.wanted) {
                 self.rows.remove(&filter);
             }
-            self.changed_routes.insert(filter);
+            self.changed_routes.mark(filter, true);
         }
     }
 
@@ -71,13 +73,13 @@ impl Outbox {
     pub(super) fn will(&mut self, mut row: WillRow) {
         self.will_ids += 1;
         row.id = WillId(self.will_ids);
-        self.changed_wills.insert(row.id);
+        self.changed_wills.mark(row.id, false);
         self.wills.insert(row.id, row);
     }
 
     pub(super) fn will_done(&mut self, id: WillId) {
         if self.wills.remove(&id).is_some() {
-            self.changed_wills.insert(id);
+            self.changed_wills.mark(id, true);
         }
     }
 
@@ -94,40 +96,57 @@ impl Outbox {
 
     /// Takes the rows that changed since the last call.
     pub(super) fn take_changes(&mut self) -> Vec<(RowKey, Option<stored::Row>)> {
-        let mut changes = Vec::new();
-        for id in std::mem::take(&mut self.changed_wills) {
-            let row = self.wills.get(&id).cloned().map(stored::Row::Will);
-            changes.push((RowKey::Will(id), row));
-        }
-        for filter in std::mem::take(&mut self.changed_routes) {
-            let row = self.rows.get(&filter).map(|row| {
-                let state = RouteState {
-                    version: row.version,
-                    wanted: row.wanted,
-                    pending: self.pending.contains_key(&row.version),
-                };
-                stored::Row::Route(filter.clone(), state)
-            });
-            changes.push((RowKey::Route(filter), row));
-        }
+        let (wills, rows, pending) = (&self.wills, &self.rows, &self.pending);
+        let changed = self.changed_wills.take(|id| wills.get(id).cloned());
+        let will = |(id, row): (_, Option<_>)| (RowKey::Will(id), row.map(stored::Row::Will));
+        let mut changes: Vec<_> = changed.into_iter().map(will).collect();
+        let changed = self.changed_routes.take(|filter| {
+            let row = rows.get(filter)?;
+            let state = RouteState {
+                version: row.version,
+                wanted: row.wanted,
+                pending: pending.contains_key(&row.version),
+            };
+            Some(stored::Row::Route(filter.clone(), state))
+        });
+        let route = |(filter, row)| (RowKey::Route(filter), row);
+        changes.extend(changed.into_iter().map(route));
         changes
     }
 
-    /// Takes a stored will back.
-    pub(super) fn restore_will(&mut self, row: WillRow) {
-        self.wills.insert(row.id, row);
+    /// Takes a stored will back; says whether it is the first of its id.
+    pub(super) fn restore_will(&mut self, row: WillRow) -> bool {
+        self.wills.insert(row.id, row).is_none()
     }
 
-    /// Takes a stored route row back.
-    pub(super) fn restore_route(&mut self, filter: Filter, state: RouteState) {
-        if state.pending {
-            self.pending.insert(state.version, filter.clone());
-        }
+    /// Takes a stored route row back; says whether filter and version are the first of their
+    /// name.
+    pub(super) fn restore_route(&mut self, filter: Filter, state: RouteState) -> bool {
+        let same = state
+            .pending
+            .then(|| self.pending.insert(state.version, filter.clone()));
         let row = Row {
             version: state.version,
             wanted: state.wanted,
         };
-        self.rows.insert(filter, row);
+        let same_filter = self.rows.insert(filter, row);
+        same.flatten().is_none() && same_filter.is_none()
+    }
+
+    /// The filters of all rows with their versions, and whether they are wanted.
+    pub(super) fn routes(&self) -> impl Iterator<Item = (&Filter, u64, bool)> {
+        let rows = self.rows.iter();
+        rows.map(|(filter, row)| (filter, row.version, row.wanted))
+    }
+
+    /// The last will that waits.
+    pub(super) fn last_will(&self) -> Option<WillId> {
+        self.wills.last_key_value().map(|(id, _)| *id)
+    }
+
+    /// Whether the routes are told that the filter is wanted, or are to be.
+    pub(super) fn is_wanted(&self, filter: &Filter) -> bool {
+        self.rows.get(filter).is_some_and(|row| row.wanted)
     }
 
     pub(super) fn next_route(&mut self) -> Option<RouteRow> {

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use crate::{Message, MessageId};
 
+/// Ids that the cache's list may hold beyond twice those that are in memory.
+const CACHED_SLACK: usize = 64;
+
 /// Messages by id, with the number of queue entries that name them.
 ///
 /// What is in no durable row stays in memory: the host bounds that by flushing early
@@ -15,33 +18,26 @@ pub(super) struct Payloads {
     cache_bytes: usize,
     held: BTreeMap<MessageId, Held>,
     next: u64,
-    /// In no row that was given out.
-    fresh: Vec<MessageId>,
-    /// In rows that were given out and are not known to be durable.
-    given: Vec<MessageId>,
-    /// Durable rows whose message nobody needs any longer.
+    /// Messages from this id on are in no row that was given out.
+    fresh_from: u64,
+    /// Messages from this id on are in no row that is known to be durable.
+    given_from: u64,
+    /// Rows that were given out and whose message nobody needs any longer.
     deleted: Vec<MessageId>,
     unflushed_bytes: usize,
-    /// Durable ones in memory, the longest unneeded first; may name some that have left.
+    /// Durable ones in memory, the longest unneeded first; also some that were let go.
     cached: VecDeque<MessageId>,
+    cached_len: usize,
     cached_bytes: usize,
 }
 
+/// A queued message; a million of them are in memory without their payloads.
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     message: Option<Arc<Message>>,
     entries: u32,
-    state: State,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// In no row.
-    Fresh,
-    /// In a row that was given out.
-    Given,
-    /// In a durable row.
-    Durable,
+    /// Needed since it was last considered for leaving.
+    is_needed: bool,
 }
 
 impl Payloads {
@@ -60,6 +56,13 @@ impl Payloads {
     /// Goes on counting at `next`, in a state that is restored.
     pub(super) fn count_from(&mut self, next: u64) {
         self.next = next;
+        self.fresh_from = next;
+        self.given_from = next;
+    }
+
+    /// The highest message that is held.
+    pub(super) fn last(&self) -> Option<MessageId> {
+        self.held.last_key_value().map(|(id, _)| *id)
     }
 
     /// Holds a message that no queue entry names yet.
@@ -67,40 +70,36 @@ impl Payloads {
         let id = MessageId(self.next);
         self.next += 1;
         self.unflushed_bytes += message.bytes();
-        self.fresh.push(id);
         let held = Held {
             message: Some(Arc::clone(message)),
             entries: 0,
-            state: State::Fresh,
+            is_needed: false,
         };
         self.held.insert(id, held);
         id
     }
 
-    /// Knows of a durable message that is not in memory.
+    /// Knows of a durable message that is not in memory, by one of its queue entries.
     pub(super) fn restore(&mut self, id: MessageId) {
         let held = self.held.entry(id).or_insert(Held {
             message: None,
             entries: 0,
-            state: State::Durable,
+            is_needed: false,
         });
         held.entries += 1;
     }
 
     /// One more queue entry names it.
     pub(super) fn keep(&mut self, id: MessageId) {
-        if let Some(held) = self.held.get_mut(&id) {
-            held.entries += 1;
-        }
+        let held = self.held.get_mut(&id);
+        held.expect("it was just added").entries += 1;
     }
 
     /// One queue entry less names it.
     pub(super) fn release(&mut self, id: MessageId) {
-        let Some(held) = self.held.get_mut(&id) else {
-            debug_assert!(false, "message {id} is held by its entries");
-            return;
-        };
-        held.entries = held.entries.saturating_sub(1);
+        let held = self.held.get_mut(&id);
+        let held = held.expect("a message is held as long as entries name it");
+        held.entries -= 1;
         self.drop_unneeded(id);
     }
 
@@ -109,20 +108,16 @@ impl Payloads {
         if self.held.get(&id).is_none_or(|held| held.entries > 0) {
             return;
         }
-        let Some(held) = self.held.remove(&id) else {
-            return;
-        };
+        let held = self.held.remove(&id).expect("looked at just before");
         let bytes = held.message.as_ref().map_or(0, |message| message.bytes());
-        match held.state {
-            State::Fresh => self.unflushed_bytes -= bytes,
-            State::Given => {
-                self.unflushed_bytes -= bytes;
-                self.deleted.push(id);
-            }
-            State::Durable => {
-                self.cached_bytes -= bytes;
-                self.deleted.push(id);
-            }
+        if id.0 >= self.given_from {
+            self.unflushed_bytes -= bytes;
+        } else if held.message.is_some() {
+            self.cached_bytes -= bytes;
+            self.cached_len -= 1;
+        }
+        if id.0 < self.fresh_from {
+            self.deleted.push(id);
         }
     }
 
@@ -131,17 +126,30 @@ impl Payloads {
         self.held.get(&id)?.message.as_ref()
     }
 
-    /// A message was read again; says whether somebody still needs it.
-    pub(super) fn loaded(&mut self, id: MessageId, message: Arc<Message>) -> bool {
-        let Some(held) = self.held.get_mut(&id) else {
-            return false;
-        };
-        if held.message.is_none() {
-            self.cached_bytes += message.bytes();
+    /// The message, if it is in memory, for a delivery.
+    pub(super) fn deliver(&mut self, id: MessageId) -> Option<&Arc<Message>> {
+        let held = self.held.get_mut(&id)?;
+        held.is_needed = true;
+        held.message.as_ref()
+    }
+
+    /// Whether entries name a message that is not in memory.
+    pub(super) fn is_away(&self, id: MessageId) -> bool {
+        self.held
+            .get(&id)
+            .is_some_and(|held| held.message.is_none())
+    }
+
+    /// A message was read again.
+    pub(super) fn loaded(&mut self, id: MessageId, message: Arc<Message>) {
+        if let Some(held) = self.held.get_mut(&id)
+            && held.message.is_none()
+        {
+            let bytes = message.bytes();
             held.message = Some(message);
-            self.cached.push_back(id);
+            held.is_needed = true;
+            self.cache(id, bytes);
         }
-        true
     }
 
     /// Bytes of messages that are in no durable row.
@@ -152,44 +160,58 @@ impl Payloads {
     /// Takes the messages that are in no row yet, and those whose rows are to go.
     pub(super) fn take_changes(&mut self) -> (Vec<(MessageId, Arc<Message>)>, Vec<MessageId>) {
         let mut put = Vec::new();
-        for id in std::mem::take(&mut self.fresh) {
-            let Some(held) = self.held.get_mut(&id) else {
-                continue;
-            };
-            held.state = State::Given;
-            self.given.push(id);
-            put.extend(held.message.clone().map(|message| (id, message)));
+        for (id, held) in self.held.range(MessageId(self.fresh_from)..) {
+            let message = held.message.as_ref();
+            let message = message.expect("what is in no row stays in memory");
+            put.push((*id, Arc::clone(message)));
         }
+        self.fresh_from = self.next;
         (put, std::mem::take(&mut self.deleted))
     }
 
     /// Everything that was given out is durable.
     pub(super) fn handle_flushed(&mut self) {
-        for id in std::mem::take(&mut self.given) {
-            let Some(held) = self.held.get_mut(&id) else {
-                continue;
-            };
-            held.state = State::Durable;
-            let bytes = held.message.as_ref().map_or(0, |message| message.bytes());
+        let given = MessageId(self.given_from)..MessageId(self.fresh_from);
+        let given: Vec<(MessageId, usize)> = self
+            .held
+            .range(given)
+            .filter_map(|(id, held)| Some((*id, held.message.as_ref()?.bytes())))
+            .collect();
+        self.given_from = self.fresh_from;
+        for (id, bytes) in given {
             self.unflushed_bytes -= bytes;
-            self.cached_bytes += bytes;
-            self.cached.push_back(id);
+            self.cache(id, bytes);
         }
         self.evict();
     }
 
-    /// The longest unneeded leave memory. Not while deliveries are being handed out, or what was
-    /// read for them could leave before its turn.
+    /// The longest unneeded leave memory. While deliveries are handed out it is not called, or
+    /// what was read for them could leave before its turn.
     pub(super) fn evict(&mut self) {
         while self.cached_bytes > self.cache_bytes {
             let Some(id) = self.cached.pop_front() else {
+                debug_assert!(false, "what is in memory is in the list");
                 return;
             };
-            if let Some(held) = self.held.get_mut(&id)
-                && let Some(message) = held.message.take()
-            {
+            let Some(held) = self.held.get_mut(&id) else {
+                continue;
+            };
+            if std::mem::take(&mut held.is_needed) {
+                self.cached.push_back(id);
+            } else if let Some(message) = held.message.take() {
                 self.cached_bytes -= message.bytes();
+                self.cached_len -= 1;
             }
+        }
+    }
+
+    fn cache(&mut self, id: MessageId, bytes: usize) {
+        self.cached.push_back(id);
+        self.cached_len += 1;
+        self.cached_bytes += bytes;
+        if self.cached.len() > 2 * self.cached_len + CACHED_SLACK {
+            let held = &self.held;
+            self.cached.retain(|id| held.contains_key(id));
         }
     }
 }
@@ -199,10 +221,10 @@ mod tests {
     use super::*;
     use crate::WallMs;
 
-    fn message(topic: &str, payload: &'static [u8]) -> Arc<Message> {
+    fn message(payload: &[u8]) -> Arc<Message> {
         Arc::new(Message {
-            topic: topic.try_into().expect("a topic"),
-            payload: bytes::Bytes::from_static(payload),
+            topic: "a".try_into().expect("a topic"),
+            payload: bytes::Bytes::copy_from_slice(payload),
             qos: mqtt::QoS::AtLeastOnce,
             retain: false,
             properties: None,
@@ -213,9 +235,14 @@ mod tests {
     }
 
     fn held(payloads: &mut Payloads) -> MessageId {
-        let id = payloads.add(&message("a", b"payload"));
+        let id = payloads.add(&message(b"payload"));
         payloads.keep(id);
         id
+    }
+
+    fn flush(payloads: &mut Payloads) {
+        payloads.take_changes();
+        payloads.handle_flushed();
     }
 
     #[test]
@@ -224,15 +251,32 @@ mod tests {
         let (first, second) = (held(&mut payloads), held(&mut payloads));
         assert_eq!(payloads.take_changes().0.len(), 2);
         assert!(payloads.get(first).is_some(), "not yet durable");
+        let third = held(&mut payloads);
 
         payloads.handle_flushed();
-        assert!(payloads.get(first).is_none());
-        assert!(payloads.loaded(first, message("a", b"payload")));
+        assert!(payloads.is_away(first));
+        assert!(payloads.get(third).is_some(), "in no row");
+        assert_eq!(payloads.unflushed_bytes(), message(b"payload").bytes());
+        payloads.loaded(first, message(b"payload"));
         assert!(payloads.get(first).is_some(), "until it was handed out");
-        assert!(payloads.get(second).is_none());
+        assert!(payloads.is_away(second));
         payloads.evict();
-        assert!(payloads.get(first).is_none());
-        assert_eq!(payloads.unflushed_bytes(), 0);
+        assert!(payloads.is_away(first));
+    }
+
+    #[test]
+    fn the_longest_unneeded_leaves_first() {
+        let mut payloads = Payloads::new(2 * message(b"payload").bytes());
+        let (needed, other) = (held(&mut payloads), held(&mut payloads));
+        payloads.deliver(needed);
+        flush(&mut payloads);
+
+        let third = held(&mut payloads);
+        flush(&mut payloads);
+
+        assert!(payloads.is_away(other));
+        assert!(payloads.get(needed).is_some());
+        assert!(payloads.get(third).is_some());
     }
 
     #[test]
@@ -247,5 +291,18 @@ mod tests {
         assert_eq!(payloads.take_changes().1, [given]);
         payloads.handle_flushed();
         assert_eq!(payloads.unflushed_bytes(), 0);
+        assert_eq!(payloads.cached_bytes, 0);
+    }
+
+    #[test]
+    fn the_cache_forgets_what_was_let_go() {
+        let mut payloads = Payloads::new(1 << 20);
+        for _ in 0..10_000 {
+            let id = held(&mut payloads);
+            flush(&mut payloads);
+            payloads.release(id);
+        }
+        assert!(payloads.cached.len() <= CACHED_SLACK + 1);
+        assert_eq!((payloads.cached_len, payloads.cached_bytes), (0, 0));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mqtt::{ClientId, PacketId};
 
+use super::changed::Changed;
 use super::{Limits, OriginRow, RowKey, rows as stored};
 use crate::{Epoch, Origin, OriginKind, WallMs};
 
@@ -67,7 +68,7 @@ pub struct Origins {
     rows: BTreeMap<(ClientId, OriginKind), Row>,
     by_age: BTreeSet<(WallMs, ClientId, OriginKind)>,
     /// Where rows are stored: those that changed since they were taken last.
-    changed: Option<BTreeSet<(ClientId, OriginKind)>>,
+    changed: Option<Changed<(ClientId, OriginKind)>>,
 }
 
 #[derive(Debug)]
@@ -91,31 +92,33 @@ impl Origins {
     /// As [`Origins::new`], where [`Origins::take_changes`] is called now and then.
     pub(super) fn stored(rows_max: usize, keep_s: u64) -> Self {
         Self {
-            changed: Some(BTreeSet::new()),
+            changed: Some(Changed::default()),
             ..Self::new(rows_max, keep_s)
         }
     }
 
     /// Takes the rows that changed since the last call.
     pub(super) fn take_changes(&mut self) -> Vec<(RowKey, Option<stored::Row>)> {
-        let changed = self.changed.as_mut().map(std::mem::take);
-        let of = |(client, kind): (ClientId, OriginKind)| {
-            let row = self.rows.get(&(client.clone(), kind)).map(|row| {
-                let row = OriginRow {
-                    incarnation: row.incarnation,
-                    floor: row.floor,
-                    seen: row.seen.clone(),
-                    used: row.used,
-                };
-                stored::Row::Origin(client.clone(), kind, row)
-            });
-            (RowKey::Origin(client, kind), row)
+        let Some(changed) = &mut self.changed else {
+            return Vec::new();
         };
-        changed.into_iter().flatten().map(of).collect()
+        let rows = &self.rows;
+        let changes = changed.take(|key| {
+            let row = rows.get(key)?;
+            let origin = OriginRow {
+                incarnation: row.incarnation,
+                floor: row.floor,
+                seen: row.seen.clone(),
+                used: row.used,
+            };
+            Some(stored::Row::Origin(key.0.clone(), key.1, origin))
+        });
+        let keyed = |((client, kind), row)| (RowKey::Origin(client, kind), row);
+        changes.into_iter().map(keyed).collect()
     }
 
-    /// Takes a stored row back.
-    pub(super) fn restore(&mut self, client: ClientId, kind: OriginKind, row: OriginRow) {
+    /// Takes a stored row back; says whether it is the first of its source.
+    pub(super) fn restore(&mut self, client: ClientId, kind: OriginKind, row: OriginRow) -> bool {
         self.by_age.insert((row.used, client.clone(), kind));
         let row = Row {
             incarnation: row.incarnation,
@@ -123,13 +126,14 @@ impl Origins {
             seen: row.seen,
             used: row.used,
         };
-        self.rows.insert((client, kind), row);
+        self.rows.insert((client, kind), row).is_none()
     }
 
     /// Whether a message of this origin is new here; remembers it.
     pub fn admit(&mut self, origin: &Origin, time: WallMs) -> bool {
         self.forget(time);
         let key = (origin.client.clone(), origin.kind);
+        let existed = self.rows.contains_key(&key);
         let row = self.rows.entry(key).or_insert_with(|| Row {
             incarnation: origin.incarnation,
             floor: 0,
@@ -150,7 +154,7 @@ impl Origins {
             .insert((time, origin.client.clone(), origin.kind));
         row.used = time;
         if let Some(changed) = &mut self.changed {
-            changed.insert((origin.client.clone(), origin.kind));
+            changed.mark((origin.client.clone(), origin.kind), existed);
         }
         if origin.floor > row.floor {
             row.floor = origin.floor;
@@ -169,7 +173,7 @@ impl Origins {
             let key = (client, kind);
             self.rows.remove(&key);
             if let Some(changed) = &mut self.changed {
-                changed.insert(key);
+                changed.mark(key, true);
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use mqtt::{QoS, SubscriptionIds, Topic};
+use mqtt::{ClientId, QoS, SubscriptionIds, Topic};
 
-use super::{Limits, QueuePlace, QueuedRow};
+use super::{Limits, QueuePlace, QueuedRow, RestoreError, RowKey};
 use crate::{MessageId, Seq, WallMs};
 
 /// Nothing is handed out this far past the oldest unacknowledged message: packet ids repeat there.
@@ -39,8 +39,8 @@ struct Unstored {
     /// Entries from this sequence, and held ones from this number on, have no row.
     seq: u64,
     held: u64,
-    /// Rows that are to be written again, or to go.
-    changed: Vec<QueuePlace>,
+    /// Rows that are to be written again, and rows that are to go.
+    changed: Vec<Seq>,
     deleted: Vec<QueuePlace>,
 }
 
@@ -185,12 +185,14 @@ impl Queue {
             return false;
         };
         let entry = &mut self.entries[at];
-        entry.released |= entry.qos == QoS::ExactlyOnce;
-        let released = entry.released;
-        if released && seq.0 < self.unstored.seq {
-            self.unstored.changed.push(QueuePlace::Sequenced(seq));
+        if entry.qos != QoS::ExactlyOnce {
+            return false;
         }
-        released
+        let was_released = std::mem::replace(&mut entry.released, true);
+        if !was_released && seq.0 < self.unstored.seq {
+            self.unstored.changed.push(seq);
+        }
+        true
     }
 
     /// Removes what expired and was never sent `[MQTT-3.3.2-5]`, `[MQTT-4.3.3-7]`; returns how
@@ -247,7 +249,7 @@ impl Queue {
         self.unstored.held = next_held;
     }
 
-    /// Takes a stored message back; they come in order.
+    /// Takes a stored message back, in any order.
     pub(super) fn restore(&mut self, place: QueuePlace, row: QueuedRow) {
         let mut entry = Entry {
             seq: Seq(0),
@@ -261,8 +263,10 @@ impl Queue {
         };
         self.bytes += entry.bytes as usize;
         match (place, row.held_topic) {
-            (QueuePlace::Held(at), Some(topic)) => self.held.push_back(Held { at, topic, entry }),
-            (QueuePlace::Held(_), None) => unreachable!("the caller has checked it"),
+            (QueuePlace::Held(at), topic) => {
+                let topic = topic.expect("the caller has checked it");
+                self.held.push_back(Held { at, topic, entry });
+            }
             (QueuePlace::Sequenced(seq), _) => {
                 entry.seq = seq;
                 self.entries.push_back(entry);
@@ -270,11 +274,29 @@ impl Queue {
         }
     }
 
-    /// Every message is restored: derives what no row says.
-    pub(super) fn restored(&mut self) {
+    /// Every message is restored: checks their numbers and derives what no row says.
+    pub(super) fn restored(&mut self, client: &ClientId) -> Result<(), RestoreError> {
+        self.entries
+            .make_contiguous()
+            .sort_by_key(|entry| entry.seq);
+        self.held.make_contiguous().sort_by_key(|held| held.at);
+        self.entries.shrink_to_fit();
+        let sequenced = self.entries.iter().map(|entry| entry.seq);
+        let held = self.held.iter().map(|held| held.at);
+        check(
+            client,
+            sequenced.map(|seq| (seq.0, QueuePlace::Sequenced(seq))),
+            self.next,
+        )?;
+        check(
+            client,
+            held.map(|at| (at, QueuePlace::Held(at))),
+            self.next_held,
+        )?;
         let unsent = self.entries.iter().filter(|e| e.seq.0 >= self.sent_end);
         let all = unsent.chain(self.held.iter().map(|held| &held.entry));
         self.expiry_min = all.filter_map(|e| e.expiry).min();
+        Ok(())
     }
 
     /// Takes what changed since the last call: rows to write, rows to delete.
@@ -283,11 +305,10 @@ impl Queue {
         self.unstored.seq = self.next;
         self.unstored.held = self.next_held;
         let mut put = Vec::new();
-        for place in since.changed {
-            if let QueuePlace::Sequenced(seq) = place
-                && let Some(at) = self.position(seq)
-            {
-                put.push((place, row_of(&self.entries[at], None)));
+        for seq in since.changed {
+            if let Some(at) = self.position(seq) {
+                let row = row_of(&self.entries[at], None);
+                put.push((QueuePlace::Sequenced(seq), row));
             }
         }
         let first = self
@@ -366,6 +387,26 @@ impl Queue {
         }
         false
     }
+}
+
+/// Whether sorted numbers are each there once, and below the next one.
+fn check(
+    client: &ClientId,
+    places: impl Iterator<Item = (u64, QueuePlace)>,
+    next: u64,
+) -> Result<(), RestoreError> {
+    let mut last = None;
+    for (number, place) in places {
+        let key = || RowKey::Queued(client.clone(), place);
+        if last.replace(number) == Some(number) {
+            return Err(RestoreError::Twice(key()));
+        }
+        if number >= next {
+            let key = key();
+            return Err(RestoreError::NotGiven { key, number, next });
+        }
+    }
+    Ok(())
 }
 
 fn row_of(entry: &Entry, held_topic: Option<Topic>) -> QueuedRow {

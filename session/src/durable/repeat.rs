@@ -7,46 +7,47 @@ use super::{Durable, granted};
 use crate::{Answer, Command, Epoch, Open, Retained, Subscribed, Subscription, Unsubscribed};
 
 impl Durable {
-    /// What a command is answered that was applied before: what the rows remember of it. Changes
-    /// nothing (SEMANTICS, Publishing: "a repeat changes nothing and is answered as the first
-    /// was").
+    /// What a command is answered that was applied before: what the rows remember of it, else
+    /// what lets the connection go on. Changes nothing (SEMANTICS, Publishing: "a repeat changes
+    /// nothing and is answered as the first was").
+    ///
+    /// Commands of a connection that owns the session no longer answer [`Answer::WrongEpoch`],
+    /// also when the first came before that: nothing is acknowledged under an old epoch.
     pub fn answer_repeat(&self, command: &Command) -> Answer {
         match command {
             Command::Open(open) => self.repeat_open(open),
-            Command::Subs(subs) => match self.state_of(&subs.client, subs.epoch) {
-                Ok(state) => {
-                    let each = subs.filters.iter();
-                    let each = each.map(|(filter, wanted)| self.repeat_sub(state, filter, wanted));
-                    Answer::Subscribed(each.collect())
-                }
-                Err(answer) => answer,
-            },
-            Command::Unsubs(unsubs) => {
+            Command::Subs(subs) => self.repeat(&subs.client, subs.epoch, |state| {
+                let each = subs.filters.iter();
+                let each = each.map(|(filter, wanted)| self.repeat_sub(state, filter, wanted));
+                Answer::Subscribed(each.collect())
+            }),
+            Command::Unsubs(unsubs) => self.repeat(&unsubs.client, unsubs.epoch, |_| {
                 let of = |filter| Unsubscribed {
                     reason: ReasonCode::Success,
                     version: self.outbox.version(filter),
                 };
                 Answer::Unsubscribed(unsubs.filters.iter().map(of).collect())
-            }
+            }),
             Command::Q2In {
                 client,
                 epoch,
                 packet_id,
-            } => match self.state_of(client, *epoch) {
-                Ok(state) => match state.q2.number(*packet_id) {
-                    Some((n, floor)) => Answer::Q2In { n, floor },
-                    // The first was refused: an exchange ends only after its answer was heard.
-                    None => Answer::Refused(ReasonCode::ReceiveMaximumExceeded),
-                },
-                Err(answer) => answer,
-            },
+            } => self.repeat(client, *epoch, |state| match state.q2.number(*packet_id) {
+                Some((n, floor)) => Answer::Q2In { n, floor },
+                // The first was refused: an exchange ends only after its answer was heard.
+                None => Answer::Refused(ReasonCode::ReceiveMaximumExceeded),
+            }),
+            Command::Q2Out { client, epoch, .. } => {
+                self.repeat(client, *epoch, |_| Answer::Q2Out { found: true })
+            }
+            Command::Rec { client, epoch, .. } => {
+                self.repeat(client, *epoch, |_| Answer::Rec { found: true })
+            }
             Command::Enqueue(_) => Answer::Enqueued {
                 taken: 0,
                 dropped: 0,
                 repeat: true,
             },
-            Command::Q2Out { .. } => Answer::Q2Out { found: true },
-            Command::Rec { .. } => Answer::Rec { found: true },
             Command::Retain(_) => Answer::Retained(Retained::Stored),
             _ => Answer::Done,
         }
@@ -84,16 +85,20 @@ impl Durable {
         }
     }
 
-    fn state_of(&self, client: &ClientId, epoch: Epoch) -> Result<&State, Answer> {
-        match self.sessions.get(client) {
-            Some(session) if session.epoch == epoch => {
-                session.state.as_deref().ok_or(Answer::WrongEpoch {
-                    current: Some(epoch),
-                })
-            }
-            session => Err(Answer::WrongEpoch {
+    /// The answer to a command of the connection that owns a persistent session.
+    fn repeat(
+        &self,
+        client: &ClientId,
+        epoch: Epoch,
+        answer: impl FnOnce(&State) -> Answer,
+    ) -> Answer {
+        let session = self.sessions.get(client);
+        let owned = session.filter(|session| session.epoch == epoch);
+        match owned.and_then(|session| session.state.as_deref()) {
+            Some(state) => answer(state),
+            None => Answer::WrongEpoch {
                 current: session.map(|session| session.epoch),
-            }),
+            },
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mqtt::{Filter, Topic, TopicTree};
 
+use super::changed::Changed;
 use super::{Limits, RetainedRow, RowKey, rows as stored};
 use crate::{Message, Retain, Retained, Stamp, WallMs};
 
@@ -21,7 +22,7 @@ pub(super) struct RetainedMessages {
     expiries: BTreeSet<(WallMs, Topic)>,
     tombstones: BTreeSet<(WallMs, Topic)>,
     /// Rows that changed since they were taken last.
-    changed: BTreeSet<Topic>,
+    changed: Changed<Topic>,
 }
 
 #[derive(Debug)]
@@ -110,30 +111,32 @@ impl RetainedMessages {
 
     /// Takes the rows that changed since the last call.
     pub(super) fn take_changes(&mut self) -> Vec<(RowKey, Option<stored::Row>)> {
-        let of = |topic: Topic| {
-            let row = self.rows.get(&topic).map(|row| {
-                let content = match &row.content {
-                    Content::Message(message) => Ok(Arc::clone(message)),
-                    Content::Deleted(at) => Err(*at),
-                };
-                let stamp = row.stamp.clone();
-                stored::Row::Retained(topic.clone(), RetainedRow { content, stamp })
-            });
-            (RowKey::Retained(topic), row)
-        };
-        std::mem::take(&mut self.changed)
-            .into_iter()
-            .map(of)
-            .collect()
+        let rows = &self.rows;
+        let changes = self.changed.take(|topic| {
+            let row = rows.get(topic)?;
+            let content = match &row.content {
+                Content::Message(message) => Ok(Arc::clone(message)),
+                Content::Deleted(at) => Err(*at),
+            };
+            let stamp = row.stamp.clone();
+            let row = RetainedRow { content, stamp };
+            Some(stored::Row::Retained(topic.clone(), row))
+        });
+        let keyed = |(topic, row)| (RowKey::Retained(topic), row);
+        changes.into_iter().map(keyed).collect()
     }
 
-    /// Takes a stored row back.
-    pub(super) fn restore(&mut self, topic: Topic, row: RetainedRow) {
+    /// Takes a stored row back; false, and nothing is changed, if the topic has one already.
+    pub(super) fn restore(&mut self, topic: Topic, row: RetainedRow) -> bool {
+        if self.rows.get(&topic).is_some() {
+            return false;
+        }
         let content = match row.content {
             Ok(message) => Content::Message(message),
             Err(at) => Content::Deleted(at),
         };
         self.put(topic, content, row.stamp);
+        true
     }
 
     fn insert(&mut self, retain: &Retain, time: WallMs) {
@@ -142,7 +145,7 @@ impl RetainedMessages {
             Some(message) => Content::Message(Arc::clone(message)),
             None => Content::Deleted(time),
         };
-        self.changed.insert(topic.clone());
+        self.changed.mark(topic.clone(), false);
         self.put(topic, content, retain.stamp.clone());
     }
 
@@ -163,10 +166,10 @@ impl RetainedMessages {
     }
 
     fn remove(&mut self, topic: &Topic) {
-        self.changed.insert(topic.clone());
         let Some(row) = self.rows.remove(topic) else {
             return;
         };
+        self.changed.mark(topic.clone(), true);
         match row.content {
             Content::Message(message) => {
                 self.messages -= 1;

@@ -24,7 +24,7 @@ pub enum QueuePlace {
     Held(u64),
 }
 
-/// Names a row. In this order [`super::Durable::restore`] wants them.
+/// Names a row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RowKey {
     /// The one [`HeadRow`].
@@ -187,9 +187,15 @@ pub struct RouteState {
     pub pending: bool,
 }
 
-/// Why rows are no state of a shard.
+/// Why rows are no state of a shard. Nothing of them was kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
+    /// There are rows, and none of the head.
+    #[error("no head row is there")]
+    NoHead,
+    /// A row is there twice, or two pending routes have one version.
+    #[error("row {0:?} is there twice")]
+    Twice(RowKey),
     /// A queued message belongs to no persistent session.
     #[error("queued message {place:?} belongs to session {client:?}, which there is not")]
     NoSession {
@@ -198,7 +204,26 @@ pub enum RestoreError {
         /// The place of the message in its queue.
         place: QueuePlace,
     },
-    /// Two sessions' messages or rows contradict each other.
-    #[error("{0}")]
-    Contradiction(String),
+    /// A row has a number that was not given yet.
+    #[error("row {key:?} has the number {number}, and the next one is {next}")]
+    NotGiven {
+        /// The row.
+        key: RowKey,
+        /// A sequence, message id, route version, will id or log index.
+        number: u64,
+        /// What the row says that counts them.
+        next: u64,
+    },
+    /// A queued message is held with no topic, or not held with one, or has a state that its QoS
+    /// does not know.
+    #[error("queued message {place:?} of {client:?} is of no kind that is queued")]
+    Queued {
+        /// The session.
+        client: ClientId,
+        /// The place of the message in its queue.
+        place: QueuePlace,
+    },
+    /// The route row of a filter and the subscriptions disagree on whether it is wanted.
+    #[error("the route row of {0:?} disagrees with the subscriptions")]
+    Route(Filter),
 }
