@@ -1,6 +1,7 @@
 //! Sessions through both machines and the real codec, in virtual time.
 
 mod client;
+mod commands;
 mod conformance_connect;
 mod conformance_publish;
 mod conformance_subscribe;

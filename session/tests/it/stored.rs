@@ -1,23 +1,17 @@
 //! A shard that is stored row by row, crashes and is restored is the one that never crashed.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use mqtt::{ClientId, Filter, PacketId, QoS, Topic, Will};
 use rand::rngs::SmallRng;
-use rand::seq::IndexedRandom as _;
+use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use tidewire_session::{
-    Acks, Answer, Close, Command, ConnectionId, Delivery, DeliveryStep, Durable, DurableEffect,
-    Enqueue, Epoch, Identity, Limits, Message, NodeEpoch, Open, Origin, OriginKind, Replay, Retain,
-    Row, RowKey, Seq, Stamp, Subs, Subscription, Unsubs, WallMs, WillFate, WillId,
+    Answer, Command, Counters, DeliveryStep, Durable, DurableEffect, Limits, MessageId, NodeEpoch,
+    QueuePlace, Row, RowKey, WallMs,
 };
 
-const CLIENTS: [&str; 5] = ["a", "b", "c", "d", "e"];
-const TOPICS: [&str; 4] = ["t/1", "t/2", "u/1", "v"];
-const FILTERS: [&str; 5] = ["t/#", "t/1", "+/1", "#", "v"];
+use crate::commands::Generator;
 
 fn limits(payload_cache_bytes: usize) -> Limits {
     Limits {
@@ -39,38 +33,65 @@ fn limits(payload_cache_bytes: usize) -> Limits {
 struct Stored {
     durable: Durable,
     file: BTreeMap<RowKey, Row>,
-    log: Vec<(u64, WallMs, Command)>,
+    /// What was applied since the file was written.
+    log: Vec<Entry>,
+    /// File and log before the write that is not known to be durable.
+    before: Option<(BTreeMap<RowKey, Row>, Vec<Entry>)>,
+    random: SmallRng,
+    loads: usize,
 }
 
+type Entry = (u64, WallMs, Command);
+
 impl Stored {
-    fn new() -> Self {
+    fn new(seed: u64) -> Self {
         Self {
             durable: Durable::new(limits(0)),
             file: BTreeMap::new(),
             log: Vec::new(),
+            before: None,
+            random: SmallRng::seed_from_u64(!seed),
+            loads: 0,
         }
     }
 
-    fn write(&mut self) {
-        for (key, row) in self.durable.take_rows() {
-            match row {
-                Some(row) => self.file.insert(key, row),
-                None => self.file.remove(&key),
-            };
-        }
+    fn apply(&mut self, entry: Entry) -> Answer {
+        let answer = self.durable.apply(entry.0, entry.1, &entry.2);
+        self.log.push(entry);
+        answer
     }
 
-    fn flush(&mut self) {
-        self.write();
-        self.durable.handle_flushed();
-        self.log.clear();
+    fn begin_flush(&mut self) {
+        if self.before.is_some() {
+            return;
+        }
+        let rows = self.durable.take_rows();
+        assert!(rows.is_sorted_by(|a, b| a.0 < b.0), "in order, each once");
+        self.before = Some((self.file.clone(), std::mem::take(&mut self.log)));
+        store(&mut self.file, rows);
+    }
+
+    fn end_flush(&mut self) {
+        if self.before.take().is_some() {
+            self.durable.handle_flushed();
+            assert!(self.durable.unflushed_bytes() == 0 || !self.log.is_empty());
+        }
     }
 
     fn crash(&mut self) {
+        if let Some((file, mut log)) = self.before.take()
+            && self.random.random_bool(0.5)
+        {
+            // Nothing of the write reached the disk.
+            self.file = file;
+            log.append(&mut self.log);
+            self.log = log;
+        }
         let rows = self.file.iter();
         // A start does not read the payloads.
         let rows = rows.filter(|(key, _)| !matches!(key, RowKey::Message(_)));
-        let rows = rows.map(|(_, row)| row.clone());
+        let mut rows: Vec<Row> = rows.map(|(_, row)| row.clone()).collect();
+        rows.shuffle(&mut self.random);
         self.durable = Durable::restore(limits(0), rows).expect("the rows agree");
         for (index, time, command) in &self.log {
             self.durable.apply(*index, *time, command);
@@ -78,316 +99,263 @@ impl Stored {
         self.effects();
     }
 
-    /// All effects; what they need is read from the file.
+    /// All effects; what they need is read from the file, which answers in any order.
     fn effects(&mut self) -> Vec<DurableEffect> {
         let mut effects = Vec::new();
-        while let Some(effect) = self.durable.poll_effect() {
-            match effect {
-                DurableEffect::Load { message } => {
-                    let row = self.file.get(&RowKey::Message(message));
-                    let Some(Row::Message(_, content)) = row else {
-                        panic!("message {message} is neither in memory nor in the file");
-                    };
-                    self.durable.handle_loaded(message, Arc::clone(content));
+        let mut asked: Vec<MessageId> = Vec::new();
+        loop {
+            match self.durable.poll_effect() {
+                Some(DurableEffect::Load { message }) => {
+                    assert!(!asked.contains(&message), "asked for once");
+                    asked.push(message);
+                    self.loads += 1;
                 }
-                other => effects.push(other),
+                Some(other) => effects.push(other),
+                None if asked.is_empty() => return effects,
+                None => {}
             }
-        }
-        effects
-    }
-}
-
-struct Generator {
-    random: SmallRng,
-    index: u64,
-    time: u64,
-    connections: u64,
-    node_epoch: u64,
-    /// Sequences that were delivered, by client.
-    delivered: BTreeMap<ClientId, Vec<Seq>>,
-    /// The last route row and will that were to be carried out.
-    route: u64,
-    will: WillId,
-}
-
-impl Generator {
-    fn client(&mut self) -> ClientId {
-        let name = CLIENTS.choose(&mut self.random).expect("there are some");
-        (*name).try_into().expect("a client id")
-    }
-
-    fn filter(&mut self) -> Filter {
-        let text = FILTERS.choose(&mut self.random).expect("there are some");
-        (*text).try_into().expect("a filter")
-    }
-
-    fn topic(&mut self) -> Topic {
-        let text = TOPICS.choose(&mut self.random).expect("there are some");
-        (*text).try_into().expect("a topic")
-    }
-
-    fn message(&mut self) -> Arc<Message> {
-        let bytes = self.random.random_range(0..300);
-        let expires = self.random.random_bool(0.2);
-        let qos = [QoS::AtLeastOnce, QoS::ExactlyOnce];
-        Arc::new(Message {
-            topic: self.topic(),
-            payload: Bytes::from(vec![self.index as u8; bytes]),
-            qos: *qos.choose(&mut self.random).expect("two"),
-            retain: self.random.random_bool(0.2),
-            properties: None,
-            publisher: self.random.random_bool(0.5).then(|| self.client()),
-            received: WallMs(self.time),
-            expiry: expires.then(|| WallMs(self.time + 3_000)),
-        })
-    }
-
-    fn open(&mut self, client: ClientId, expected_epoch: Option<Epoch>) -> Command {
-        self.connections += 1;
-        let will = self.random.random_bool(0.4).then(|| {
-            Box::new(Will {
-                topic: self.topic(),
-                payload: Bytes::from_static(b"will"),
-                qos: QoS::AtLeastOnce,
-                retain: false,
-                delay_s: self.random.random_bool(0.5).then_some(2),
-                properties: None,
-            })
-        });
-        Command::Open(Box::new(Open {
-            identity: Identity(client.text().clone()),
-            client,
-            expected_epoch,
-            node_epoch: NodeEpoch(self.node_epoch),
-            connection: ConnectionId(self.connections),
-            clean_start: self.random.random_bool(0.15),
-            persistent: self.random.random_bool(0.9),
-            expiry_s: *[2, 60].choose(&mut self.random).expect("two"),
-            receive_maximum: self.random.random_range(1..4),
-            will,
-        }))
-    }
-
-    /// Something for the shard to do; `durable` says which ownerships there are.
-    fn command(&mut self, durable: &Durable) -> Command {
-        let client = self.client();
-        let Some(epoch) = durable.epoch(&client) else {
-            return self.open(client, None);
-        };
-        let packet_id = PacketId::new(self.random.random_range(1..6)).expect("not zero");
-        match self.random.random_range(0..20) {
-            0 | 1 => self.open(client, Some(epoch)),
-            2 => Command::Close(Close {
-                client,
-                epoch,
-                will: if self.random.random_bool(0.5) {
-                    WillFate::Keep
-                } else {
-                    WillFate::Discard
-                },
-                expiry_s: None,
-            }),
-            3 | 4 => {
-                let subscription = Subscription {
-                    id: NonZeroU32::new(self.random.random_range(0..3)),
-                    ..Subscription::default()
-                };
-                let mut subscription = subscription;
-                subscription.options.qos = QoS::ExactlyOnce;
-                let filters = vec![(self.filter(), subscription)];
-                Command::Subs(Box::new(Subs {
-                    client,
-                    epoch,
-                    filters,
-                }))
-            }
-            5 => Command::Unsubs(Box::new(Unsubs {
-                client,
-                epoch,
-                filters: vec![self.filter()],
-            })),
-            6..=9 => {
-                let message = self.message();
-                let origin = (message.qos == QoS::ExactlyOnce).then(|| {
-                    Box::new(Origin {
-                        client: client.clone(),
-                        kind: OriginKind::Session,
-                        incarnation: Epoch(1 + self.time / 50_000),
-                        n: self.random.random_range(0..20),
-                        floor: self.random.random_range(0..3),
-                    })
-                });
-                Command::Enqueue(Enqueue { message, origin })
-            }
-            10 => Command::Q2In {
-                client,
-                epoch,
-                packet_id,
-            },
-            11 => Command::Q2Out {
-                client,
-                epoch,
-                packet_id,
-            },
-            12 => Command::Rec {
-                seq: self.some_seq(&client),
-                client,
-                epoch,
-            },
-            13 | 14 => {
-                let seqs = vec![self.some_seq(&client), self.some_seq(&client)];
-                Command::Ack(vec![Acks {
-                    client,
-                    epoch,
-                    seqs,
-                }])
-            }
-            15 => {
-                let message = self.message();
-                let stamp = Stamp {
-                    publisher: Some(client),
-                    epoch,
-                    seq: self.random.random_range(0..50),
-                };
-                let mut retain = Retain::of(&message, stamp);
-                if self.random.random_bool(0.3) {
-                    retain.message = None;
-                }
-                Command::Retain(retain)
-            }
-            16 => Command::Replay(Box::new(Replay {
-                client,
-                epoch,
-                filter: self.filter(),
-                rows: vec![self.message()],
-            })),
-            17 => Command::RoutesDone {
-                version: self.route,
-            },
-            18 => Command::WillDone { id: self.will },
-            _ => {
-                self.time += 4_000;
-                let due = durable.due(WallMs(self.time), 1);
-                due.into_iter().next().unwrap_or(Command::ExpireRetained)
-            }
-        }
-    }
-
-    fn some_seq(&mut self, client: &ClientId) -> Seq {
-        let seqs = self.delivered.get(client).map_or(&[][..], |all| all);
-        let seq = seqs.choose(&mut self.random).copied();
-        seq.unwrap_or(Seq(self.random.random_range(0..4)))
-    }
-
-    fn note(&mut self, effects: &[DurableEffect]) {
-        for effect in effects {
-            match effect {
-                DurableEffect::Deliver(Delivery { client, seq, .. }) => {
-                    let seqs = self.delivered.entry(client.clone()).or_default();
-                    seqs.push(*seq);
-                    if seqs.len() > 8 {
-                        seqs.remove(0);
+            if !asked.is_empty() && self.random.random_bool(0.5) {
+                let at = self.random.random_range(0..asked.len());
+                let message = asked.swap_remove(at);
+                match self.file.get(&RowKey::Message(message)) {
+                    Some(Row::Message(_, content)) => {
+                        self.durable.handle_loaded(message, Arc::clone(content));
                     }
+                    _ => self.durable.handle_not_found(message),
                 }
-                DurableEffect::Route(row) => self.route = row.version,
-                DurableEffect::WillDue(row) => self.will = row.id,
-                _ => {}
+            }
+        }
+    }
+}
+
+fn store(file: &mut BTreeMap<RowKey, Row>, rows: Vec<(RowKey, Option<Row>)>) {
+    for (key, row) in rows {
+        match row {
+            Some(row) => {
+                file.insert(key, row);
+            }
+            None => {
+                let deleted = file.remove(&key);
+                assert!(deleted.is_some(), "{key:?} is deleted and was never stored");
             }
         }
     }
 }
 
 /// Effects in an order that does not depend on which session's turn it is.
-fn by_session(effects: &[DurableEffect]) -> Vec<String> {
-    let mut texts: Vec<(Option<ClientId>, String)> = effects
-        .iter()
-        .map(|effect| match effect {
-            DurableEffect::Deliver(delivery) => (Some(delivery.client.clone()), describe(delivery)),
-            other => (None, format!("{other:?}")),
-        })
-        .collect();
-    texts.sort_by(|a, b| a.0.cmp(&b.0));
-    texts.into_iter().map(|(_, text)| text).collect()
+fn by_session(mut effects: Vec<DurableEffect>) -> Vec<DurableEffect> {
+    effects.sort_by_key(|effect| match effect {
+        DurableEffect::Deliver(delivery) => Some(delivery.client.clone()),
+        _ => None,
+    });
+    effects
 }
 
-fn describe(delivery: &Delivery) -> String {
-    match &delivery.step {
-        DeliveryStep::Publish { message, dup, .. } => format!(
-            "{:?} {} {:?} dup {dup}",
-            delivery.client, delivery.seq, message.payload
-        ),
-        DeliveryStep::Release => format!("{:?} {} release", delivery.client, delivery.seq),
+fn effects(durable: &mut Durable) -> Vec<DurableEffect> {
+    std::iter::from_fn(|| durable.poll_effect()).collect()
+}
+
+/// What the runs met.
+#[derive(Default)]
+struct Met {
+    counters: Counters,
+    loads: usize,
+    dups: usize,
+    releases: usize,
+    held_rows: usize,
+    idle_expiries: usize,
+}
+
+impl Met {
+    fn effects(&mut self, effects: &[DurableEffect]) {
+        for effect in effects {
+            let DurableEffect::Deliver(delivery) = effect else {
+                continue;
+            };
+            match delivery.step {
+                DeliveryStep::Publish { dup, .. } => self.dups += usize::from(dup),
+                DeliveryStep::Release => self.releases += 1,
+            }
+        }
+    }
+
+    fn file(&mut self, file: &BTreeMap<RowKey, Row>) {
+        let held = |key: &&RowKey| matches!(key, RowKey::Queued(_, QueuePlace::Held(_)));
+        self.held_rows += file.keys().filter(held).count();
     }
 }
 
-fn run(seed: u64, steps: usize) {
-    let mut kept = Durable::new(limits(usize::MAX));
-    let mut stored = Stored::new();
-    let mut generator = Generator {
-        random: SmallRng::seed_from_u64(seed),
-        index: 0,
-        time: 1_000,
-        connections: 0,
-        node_epoch: 1,
-        delivered: BTreeMap::new(),
-        route: 0,
-        will: WillId(0),
-    };
-    for step in 0..steps {
-        let mut commands = vec![generator.command(&kept)];
-        let what = generator.random.random_range(0..40);
-        match what {
-            0 | 1 => stored.flush(),
-            // Written out, and then the process died before it was known to be durable.
-            2 => stored.write(),
+struct Run {
+    seed: u64,
+    kept: Durable,
+    stored: Stored,
+    generator: Generator,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            kept: Durable::new(limits(usize::MAX)),
+            stored: Stored::new(seed),
+            generator: Generator::new(seed),
+        }
+    }
+
+    /// Applies a command to both, and compares what it answers and what follows.
+    fn apply(&mut self, command: Command, met: &mut Met) {
+        let seed = self.seed;
+        self.generator.index += 1;
+        self.generator.time += self.generator.random.random_range(0..500);
+        let (index, time) = (self.generator.index, WallMs(self.generator.time));
+        let first = self.kept.apply(index, time, &command);
+        let repeat = self.kept.answer_repeat(&command);
+        assert_eq!(repeat, self.kept.answer_repeat(&command));
+        let second = self.stored.apply((index, time, command.clone()));
+        assert_eq!(first, second, "seed {seed}, entry {index}: {command:?}");
+        let second = self.stored.durable.answer_repeat(&command);
+        assert_eq!(repeat, second, "seed {seed}, entry {index}: {command:?}");
+
+        let first = by_session(effects(&mut self.kept));
+        let second = by_session(self.stored.effects());
+        assert_eq!(first, second, "seed {seed}, entry {index}: {command:?}");
+        self.generator.note(&first);
+        met.effects(&first);
+        assert_eq!(self.kept.counters(), self.stored.durable.counters());
+        assert!(
+            self.kept
+                .node_epochs()
+                .eq(self.stored.durable.node_epochs())
+        );
+    }
+
+    fn crash(&mut self, met: &mut Met) {
+        self.stored.crash();
+        self.kept.resume_outbox();
+        self.stored.durable.resume_outbox();
+        // Whoever opens a session now gets everything anew; the sessions that stay connected are
+        // told by the end of their node.
+        let node_epoch = NodeEpoch(self.generator.node_epoch);
+        self.generator.node_epoch += 1;
+        self.apply(Command::NodeGone { node_epoch }, met);
+    }
+
+    /// Compares what time makes due, and applies it.
+    fn due(&mut self, met: &mut Met) {
+        self.generator.time += 4_000;
+        let now = WallMs(self.generator.time);
+        let due = self.kept.due(now, usize::MAX);
+        let after = self.stored.durable.due(now, usize::MAX);
+        assert!(after.iter().all(|command| due.contains(command)));
+        for command in due {
+            let idle = !after.contains(&command);
+            let before = self.kept.counters();
+            self.apply(command.clone(), met);
+            if idle {
+                // A queue remembers a bound of its expiries; a restored one knows them.
+                assert!(matches!(command, Command::ExpireMessages { .. }));
+                assert_eq!(self.kept.counters(), before, "it found nothing");
+                met.idle_expiries += 1;
+            }
+        }
+    }
+
+    fn end(mut self, met: &mut Met) {
+        met.counters = met.counters + self.kept.counters();
+        met.loads += self.stored.loads;
+        self.stored.end_flush();
+        self.stored.begin_flush();
+        let mut whole = BTreeMap::new();
+        store(&mut whole, self.kept.take_rows());
+        assert_eq!(whole, self.stored.file, "seed {}", self.seed);
+    }
+}
+
+fn run(seed: u64, met: &mut Met) {
+    let mut run = Run::new(seed);
+    for _ in 0..20 + seed % 280 {
+        match run.generator.random.random_range(0..40) {
+            0..=3 => run.stored.begin_flush(),
+            4..=6 => run.stored.end_flush(),
+            7 | 8 => run.crash(met),
+            9 => run.due(met),
             _ => {}
         }
-        let crashes = what == 3 || what == 2;
-        if what == 2 {
-            // As if the write had succeeded: the log before it is gone.
-            stored.log.clear();
-        }
-        if crashes {
-            stored.crash();
-            // Who leads now hands everything to the connections that are opened under it.
-            let node_epoch = NodeEpoch(generator.node_epoch);
-            commands.insert(0, Command::NodeGone { node_epoch });
-            generator.node_epoch += 1;
-            kept.resume_outbox();
-            stored.durable.resume_outbox();
-        }
-        for command in commands {
-            generator.index += 1;
-            generator.time += generator.random.random_range(0..500);
-            let (index, time) = (generator.index, WallMs(generator.time));
-            let first: Answer = kept.apply(index, time, &command);
-            let second = stored.durable.apply(index, time, &command);
-            assert_eq!(first, second, "seed {seed}, step {step}: {command:?}");
-            stored.log.push((index, time, command));
-        }
-        let first: Vec<DurableEffect> = std::iter::from_fn(|| kept.poll_effect()).collect();
-        let second = stored.effects();
-        assert_eq!(
-            by_session(&first),
-            by_session(&second),
-            "seed {seed}, step {step}"
-        );
-        generator.note(&first);
-        assert_eq!(kept.counters(), stored.durable.counters(), "seed {seed}");
-        assert!(kept.node_epochs().eq(stored.durable.node_epochs()));
+        met.file(&run.stored.file);
+        let command = run.generator.command(&run.kept);
+        run.apply(command, met);
     }
-    stored.flush();
-    let whole: BTreeMap<RowKey, Row> = kept
-        .take_rows()
-        .into_iter()
-        .filter_map(|(key, row)| Some((key, row?)))
-        .collect();
-    assert_eq!(whole, stored.file, "seed {seed}");
+    run.end(met);
 }
 
 #[test]
 fn a_shard_that_crashed_goes_on_as_if_it_had_not() {
-    for seed in 0..200 {
-        run(seed, 300);
+    let mut met = Met::default();
+    for seed in 0..400 {
+        run(seed, &mut met);
     }
+    let Counters {
+        queued,
+        dropped_full,
+        dropped_expired,
+        dropped_session_end,
+        repeats,
+        retained_full,
+        replays_missed,
+        ..
+    } = met.counters;
+    let met = [
+        ("queued", queued),
+        ("dropped full", dropped_full),
+        ("dropped expired", dropped_expired),
+        ("dropped with the session", dropped_session_end),
+        ("repeats", repeats),
+        ("retained full", retained_full),
+        ("replays missed", replays_missed),
+        ("loads", met.loads as u64),
+        ("dup", met.dups as u64),
+        ("releases", met.releases as u64),
+        ("held rows", met.held_rows as u64),
+        ("idle expiries", met.idle_expiries as u64),
+    ];
+    assert!(met.iter().all(|(_, n)| *n >= 10), "too rare: {met:?}");
+}
+
+#[test]
+fn what_is_in_memory_decides_nothing() {
+    let mut loads = [0; 3];
+    for seed in 0..100 {
+        let mut generator = Generator::new(seed);
+        let caches = [0, 1_000, usize::MAX];
+        let mut all = caches.map(|bytes| Stored {
+            durable: Durable::new(limits(bytes)),
+            ..Stored::new(seed + bytes as u64 % 7)
+        });
+        for _ in 0..200 {
+            let is_flush = generator.random.random_bool(0.1);
+            let command = generator.command(&all[0].durable);
+            generator.index += 1;
+            generator.time += generator.random.random_range(0..500);
+            let time = WallMs(generator.time);
+            let seen = all.each_mut().map(|one| {
+                if is_flush {
+                    one.begin_flush();
+                    one.end_flush();
+                }
+                let answer = one.apply((generator.index, time, command.clone()));
+                let due = one.durable.due(WallMs(generator.time + 2_000), usize::MAX);
+                (answer, due, by_session(one.effects()))
+            });
+            assert_eq!(seen[0], seen[1], "seed {seed}: {command:?}");
+            assert_eq!(seen[0], seen[2], "seed {seed}: {command:?}");
+            assert_eq!(all[0].file, all[1].file, "seed {seed}");
+            assert_eq!(all[0].file, all[2].file, "seed {seed}");
+            generator.note(&seen[0].2);
+        }
+        loads
+            .iter_mut()
+            .zip(&all)
+            .for_each(|(n, one)| *n += one.loads);
+    }
+    assert!(loads[0] > loads[1] && loads[1] > loads[2], "{loads:?}");
 }
