@@ -9,25 +9,25 @@ use crate::{
     WillFate,
 };
 
-struct Shard {
-    durable: Durable,
+pub(super) struct Shard {
+    pub(super) durable: Durable,
     time: WallMs,
 }
 
 impl Shard {
-    fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
             durable: Durable::new(limits),
             time: WallMs(1_000_000),
         }
     }
 
-    fn apply(&mut self, command: &Command) -> Answer {
+    pub(super) fn apply(&mut self, command: &Command) -> Answer {
         let index = self.durable.index() + 1;
         self.durable.apply(index, self.time, command)
     }
 
-    fn open(&mut self, name: &str, connection: u64) -> Epoch {
+    pub(super) fn open(&mut self, name: &str, connection: u64) -> Epoch {
         let open = open(name, connection, self.durable.epoch(&client(name)));
         match self.apply(&Command::Open(Box::new(open))) {
             Answer::Opened { epoch, .. } => epoch,
@@ -35,7 +35,7 @@ impl Shard {
         }
     }
 
-    fn subscribe(&mut self, name: &str, epoch: Epoch, filters: &[&str]) -> Answer {
+    pub(super) fn subscribe(&mut self, name: &str, epoch: Epoch, filters: &[&str]) -> Answer {
         let options = SubscribeOptions {
             qos: QoS::ExactlyOnce,
             ..SubscribeOptions::default()
@@ -57,14 +57,14 @@ impl Shard {
         answer
     }
 
-    fn enqueue(&mut self, topic: &str, qos: QoS, origin: Option<Origin>) -> Answer {
+    pub(super) fn enqueue(&mut self, topic: &str, qos: QoS, origin: Option<Origin>) -> Answer {
         self.apply(&Command::Enqueue(Enqueue {
             message: message(topic, qos),
             origin: origin.map(Box::new),
         }))
     }
 
-    fn effects(&mut self) -> Vec<DurableEffect> {
+    pub(super) fn effects(&mut self) -> Vec<DurableEffect> {
         std::iter::from_fn(|| self.durable.poll_effect()).collect()
     }
 
@@ -82,15 +82,15 @@ impl Shard {
     }
 }
 
-fn client(name: &str) -> ClientId {
+pub(super) fn client(name: &str) -> ClientId {
     name.try_into().expect("a client id")
 }
 
-fn filter(text: &str) -> Filter {
+pub(super) fn filter(text: &str) -> Filter {
     text.try_into().expect("a filter")
 }
 
-fn message(topic: &str, qos: QoS) -> Arc<Message> {
+pub(super) fn message(topic: &str, qos: QoS) -> Arc<Message> {
     Arc::new(Message {
         topic: topic.try_into().expect("a topic"),
         payload: "m".into(),
@@ -103,7 +103,7 @@ fn message(topic: &str, qos: QoS) -> Arc<Message> {
     })
 }
 
-fn open(name: &str, connection: u64, expected_epoch: Option<Epoch>) -> Open {
+pub(super) fn open(name: &str, connection: u64, expected_epoch: Option<Epoch>) -> Open {
     Open {
         client: client(name),
         identity: Identity(name.try_into().expect("text")),
@@ -118,7 +118,7 @@ fn open(name: &str, connection: u64, expected_epoch: Option<Epoch>) -> Open {
     }
 }
 
-fn origin(incarnation: u64, n: u64, floor: u64) -> Option<Origin> {
+pub(super) fn origin(incarnation: u64, n: u64, floor: u64) -> Option<Origin> {
     Some(Origin {
         client: client("p"),
         kind: OriginKind::Session,

@@ -11,6 +11,9 @@ use crate::{Acks, Answer, Enqueue, Epoch, Message, MessageId, Seq};
 /// Messages of one session that are read ahead.
 const LOADS_AHEAD: usize = 32;
 
+/// Messages for which [`Durable::let_go`] keeps room.
+const LEFT_ROOM: usize = 1_024;
+
 impl Durable {
     /// Queues a message for every session that matches it with QoS > 0 `[MQTT-4.5.0-1]`.
     pub(super) fn enqueue(&mut self, enqueue: &Enqueue) -> Answer {
@@ -25,6 +28,7 @@ impl Durable {
         let matches = self.matches(&message.topic, message.publisher.as_ref());
         // Held once, if anybody takes it.
         let mut held = None;
+        let mut left = std::mem::take(&mut self.left);
         for (client, matched) in matches {
             let qos = matched.qos(message.qos);
             if qos == QoS::AtMostOnce {
@@ -34,26 +38,20 @@ impl Durable {
             let Some(state) = session.and_then(|s| s.state.as_mut()) else {
                 continue;
             };
-            let id = *held.get_or_insert_with(|| self.payloads.add(message));
+            let id = *held.get_or_insert_with(|| self.payloads.take_id());
             let entry = Entry {
                 seq: Seq(0),
                 message: id,
                 bytes: u32::try_from(message.bytes()).unwrap_or(u32::MAX),
-                expiry: message.expiry,
+                expiry: message.expiry.into(),
                 qos,
                 retain: matched.retain(message.retain),
-                ids: matched.into_ids(),
+                ids: matched.into_ids().into(),
                 released: false,
             };
             let before = (state.queue.len(), state.queue.bytes());
             let hold = state.is_held(&message.topic).then_some(&message.topic);
-            let pushed = state.queue.push(entry, hold, &self.limits);
-            if pushed.taken {
-                self.payloads.keep(id);
-            }
-            for left in state.queue.take_left() {
-                self.payloads.release(left);
-            }
+            let pushed = state.queue.push(entry, hold, &self.limits, &mut left);
             let after = (state.queue.len(), state.queue.bytes());
             answer.0 += u32::from(pushed.taken);
             answer.1 += pushed.dropped;
@@ -61,8 +59,9 @@ impl Durable {
             self.touch(&client);
         }
         if let Some(id) = held {
-            self.payloads.drop_unneeded(id);
+            self.payloads.hold(id, message, answer.0);
         }
+        self.let_go(left);
         self.counters.queued += u64::from(answer.0);
         self.counters.dropped_full += u64::from(answer.1);
         enqueued(answer, false)
@@ -106,15 +105,16 @@ impl Durable {
 
     pub(super) fn ack(&mut self, batch: &[Acks]) -> Answer {
         for acks in batch {
+            let mut left = std::mem::take(&mut self.left);
             let Ok(state) = self.owned_state(&acks.client, acks.epoch) else {
+                self.left = left;
                 continue;
             };
             let before = (state.queue.len(), state.queue.bytes());
             for seq in &acks.seqs {
-                state.queue.ack(*seq);
+                state.queue.ack(*seq, &mut left);
             }
             let after = (state.queue.len(), state.queue.bytes());
-            let left = state.queue.take_left();
             self.account(before, after);
             self.let_go(left);
             self.touch(&acks.client);
@@ -130,9 +130,9 @@ impl Durable {
             return Answer::Done;
         };
         let before = (state.queue.len(), state.queue.bytes());
-        self.counters.dropped_expired += state.queue.expire(time) as u64;
+        let mut left = Vec::new();
+        self.counters.dropped_expired += state.queue.expire(time, &mut left) as u64;
         let after = (state.queue.len(), state.queue.bytes());
-        let left = state.queue.take_left();
         self.account(before, after);
         self.let_go(left);
         self.touch(client);
@@ -234,10 +234,13 @@ impl Durable {
         }
     }
 
-    /// Lets go of messages that queue entries had named.
-    pub(super) fn let_go(&mut self, left: Vec<MessageId>) {
-        for id in left {
+    /// Lets go of messages that queue entries had named; keeps the room of the list.
+    pub(super) fn let_go(&mut self, mut left: Vec<MessageId>) {
+        for id in left.drain(..) {
             self.payloads.release(id);
+        }
+        if left.capacity() <= LEFT_ROOM {
+            self.left = left;
         }
     }
 
@@ -265,7 +268,7 @@ fn step(entry: &Entry, message: Option<&Arc<Message>>, dup_end: u64) -> Delivery
         message: Arc::clone(message),
         qos: entry.qos,
         retain: entry.retain,
-        subscription_ids: entry.ids.clone(),
+        subscription_ids: entry.ids.to_subscription_ids(),
         dup: entry.seq.0 < dup_end,
     }
 }

@@ -22,6 +22,8 @@ mod restore;
 mod retained;
 mod rows;
 mod session;
+#[cfg(test)]
+mod stored_test;
 mod subscriptions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -46,7 +48,9 @@ pub use rows::{
 use session::{Session, State};
 pub(crate) use subscriptions::granted;
 
-use crate::{Answer, Command, Epoch, Match, Message, NodeEpoch, Retained, Subscription, WallMs};
+use crate::{
+    Answer, Command, Epoch, Match, Message, MessageId, NodeEpoch, Retained, Subscription, WallMs,
+};
 
 /// Ended node epochs that are remembered; epochs rise, so the lowest go first.
 const GONE_NODES: usize = 4_096;
@@ -75,6 +79,8 @@ pub struct Durable {
     takeovers: VecDeque<DurableEffect>,
     owners: Owners,
     payloads: Payloads,
+    /// Room for the messages that leave queues during an entry; empty between two.
+    left: Vec<MessageId>,
     /// Not replicated.
     loads: Loads,
     changes: Changes,
@@ -106,6 +112,7 @@ impl Durable {
             ready: VecDeque::new(),
             takeovers: VecDeque::new(),
             owners: Owners::default(),
+            left: Vec::new(),
             changes: Changes::default(),
         }
     }

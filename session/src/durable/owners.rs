@@ -14,11 +14,11 @@ impl Owners {
     }
 
     pub(super) fn remove(&mut self, node_epoch: NodeEpoch) {
-        if let Some(sessions) = self.0.get_mut(&node_epoch) {
-            *sessions -= 1;
-            if *sessions == 0 {
-                self.0.remove(&node_epoch);
-            }
+        let sessions = self.0.get_mut(&node_epoch);
+        let sessions = sessions.expect("a connected session was counted");
+        *sessions -= 1;
+        if *sessions == 0 {
+            self.0.remove(&node_epoch);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The queued messages of a shard, each once for all its recipients; on disk they may leave memory.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -65,18 +66,25 @@ impl Payloads {
         self.held.last_key_value().map(|(id, _)| *id)
     }
 
-    /// Holds a message that no queue entry names yet.
-    pub(super) fn add(&mut self, message: &Arc<Message>) -> MessageId {
+    /// The id of a message that is about to be queued; then [`Self::hold`].
+    pub(super) fn take_id(&mut self) -> MessageId {
         let id = MessageId(self.next);
         self.next += 1;
+        id
+    }
+
+    /// Holds a new message that so many queue entries name, if any does.
+    pub(super) fn hold(&mut self, id: MessageId, message: &Arc<Message>, entries: u32) {
+        if entries == 0 {
+            return;
+        }
         self.unflushed_bytes += message.bytes();
         let held = Held {
             message: Some(Arc::clone(message)),
-            entries: 0,
+            entries,
             is_needed: false,
         };
         self.held.insert(id, held);
-        id
     }
 
     /// Knows of a durable message that is not in memory, by one of its queue entries.
@@ -89,26 +97,16 @@ impl Payloads {
         held.entries += 1;
     }
 
-    /// One more queue entry names it.
-    pub(super) fn keep(&mut self, id: MessageId) {
-        let held = self.held.get_mut(&id);
-        held.expect("it was just added").entries += 1;
-    }
-
-    /// One queue entry less names it.
+    /// One queue entry less names it; the last one lets it go.
     pub(super) fn release(&mut self, id: MessageId) {
-        let held = self.held.get_mut(&id);
-        let held = held.expect("a message is held as long as entries name it");
-        held.entries -= 1;
-        self.drop_unneeded(id);
-    }
-
-    /// Lets go of a message that no queue entry names.
-    pub(super) fn drop_unneeded(&mut self, id: MessageId) {
-        if self.held.get(&id).is_none_or(|held| held.entries > 0) {
+        let Entry::Occupied(mut entry) = self.held.entry(id) else {
+            panic!("message {id} is not held although an entry names it");
+        };
+        entry.get_mut().entries -= 1;
+        if entry.get().entries > 0 {
             return;
         }
-        let held = self.held.remove(&id).expect("looked at just before");
+        let held = entry.remove();
         let bytes = held.message.as_ref().map_or(0, |message| message.bytes());
         if id.0 >= self.given_from {
             self.unflushed_bytes -= bytes;
@@ -235,8 +233,8 @@ mod tests {
     }
 
     fn held(payloads: &mut Payloads) -> MessageId {
-        let id = payloads.add(&message(b"payload"));
-        payloads.keep(id);
+        let id = payloads.take_id();
+        payloads.hold(id, &message(b"payload"), 1);
         id
     }
 

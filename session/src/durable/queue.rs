@@ -1,6 +1,7 @@
 //! The queue of a persistent session.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 
 use mqtt::{ClientId, QoS, SubscriptionIds, Topic};
 
@@ -10,6 +11,55 @@ use crate::{MessageId, Seq, WallMs};
 /// Nothing is handed out this far past the oldest unacknowledged message: packet ids repeat there.
 const SEQ_SPAN: u64 = 32_767;
 
+/// Entries for which room is made at least.
+const ROOM_MIN: usize = 4;
+
+/// When a message expires, if ever, in the room of one number: a million queued messages have one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expiry(WallMs);
+
+impl Expiry {
+    const NEVER: WallMs = WallMs(u64::MAX);
+
+    fn time(self) -> Option<WallMs> {
+        (self.0 != Self::NEVER).then_some(self.0)
+    }
+}
+
+impl From<Option<WallMs>> for Expiry {
+    fn from(time: Option<WallMs>) -> Self {
+        Self(time.unwrap_or(Self::NEVER))
+    }
+}
+
+/// Identifiers of the matching subscriptions; most entries have one or none.
+#[derive(Clone, Debug)]
+pub(super) enum Ids {
+    None,
+    One(NonZeroU32),
+    More(Box<SubscriptionIds>),
+}
+
+impl Ids {
+    pub(super) fn to_subscription_ids(&self) -> SubscriptionIds {
+        match self {
+            Self::None => SubscriptionIds::new(),
+            Self::One(id) => [*id].into(),
+            Self::More(ids) => (**ids).clone(),
+        }
+    }
+}
+
+impl From<SubscriptionIds> for Ids {
+    fn from(ids: SubscriptionIds) -> Self {
+        match ids.as_slice() {
+            [] => Self::None,
+            [id] => Self::One(*id),
+            _ => Self::More(Box::new(ids)),
+        }
+    }
+}
+
 /// A QoS 1 or 2 message for one session; its payload may be away.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -17,10 +67,10 @@ pub(super) struct Entry {
     pub(super) message: MessageId,
     /// What it is accounted with.
     pub(super) bytes: u32,
-    pub(super) expiry: Option<WallMs>,
+    pub(super) expiry: Expiry,
     pub(super) qos: QoS,
     pub(super) retain: bool,
-    pub(super) ids: SubscriptionIds,
+    pub(super) ids: Ids,
     /// PUBREC is recorded: only PUBREL is still to be sent.
     pub(super) released: bool,
 }
@@ -59,8 +109,6 @@ pub(super) struct Queue {
     /// No entry that may expire does so before this.
     expiry_min: Option<WallMs>,
     unstored: Unstored,
-    /// Messages that entries which have left had named; the caller lets go of them.
-    left: Vec<MessageId>,
 }
 
 /// What became of a message offered to a queue.
@@ -85,11 +133,13 @@ impl Queue {
     }
 
     /// Appends a message, or holds it with its topic, after making room by the full-queue policy.
+    /// As in the other functions, `left` gets the messages of entries that leave the queue.
     pub(super) fn push(
         &mut self,
         mut entry: Entry,
         hold: Option<&Topic>,
         limits: &Limits,
+        left: &mut Vec<MessageId>,
     ) -> Pushed {
         let bytes = entry.bytes as usize;
         let mut pushed = Pushed::default();
@@ -99,12 +149,12 @@ impl Queue {
         }
         while self.len() + 1 > limits.queue_messages || self.bytes + bytes > limits.queue_bytes {
             pushed.dropped += 1;
-            if !self.drop_oldest_unsent() {
+            if !self.drop_oldest_unsent(left) {
                 return pushed;
             }
         }
         self.bytes += bytes;
-        if let Some(at) = entry.expiry {
+        if let Some(at) = entry.expiry.time() {
             self.expiry_min = Some(self.expiry_min.map_or(at, |min| min.min(at)));
         }
         pushed.taken = true;
@@ -115,7 +165,7 @@ impl Queue {
             self.held.push_back(Held { at, topic, entry });
         } else {
             entry.seq = self.take_seq();
-            self.entries.push_back(entry);
+            self.append(entry);
         }
         pushed
     }
@@ -128,7 +178,7 @@ impl Queue {
             } else {
                 self.forget_row(QueuePlace::Held(held.at));
                 held.entry.seq = self.take_seq();
-                self.entries.push_back(held.entry);
+                self.append(held.entry);
             }
         }
     }
@@ -171,11 +221,11 @@ impl Queue {
     }
 
     /// Removes an acknowledged message; says whether it was there.
-    pub(super) fn ack(&mut self, seq: Seq) -> bool {
+    pub(super) fn ack(&mut self, seq: Seq, left: &mut Vec<MessageId>) -> bool {
         let Some(at) = self.position(seq) else {
             return false;
         };
-        self.remove(at);
+        self.remove(at, left);
         true
     }
 
@@ -197,36 +247,31 @@ impl Queue {
 
     /// Removes what expired and was never sent `[MQTT-3.3.2-5]`, `[MQTT-4.3.3-7]`; returns how
     /// many.
-    pub(super) fn expire(&mut self, now: WallMs) -> usize {
+    pub(super) fn expire(&mut self, now: WallMs, left: &mut Vec<MessageId>) -> usize {
         let before = self.len();
-        let is_over = |entry: &Entry| entry.expiry.is_some_and(|at| at <= now);
+        let is_over = |entry: &Entry| entry.expiry.time().is_some_and(|at| at <= now);
         let first_unsent = self
             .entries
             .partition_point(|entry| entry.seq.0 < self.sent_end);
         let unsent = self.entries.split_off(first_unsent);
         for entry in unsent {
             if is_over(&entry) {
-                self.leave(QueuePlace::Sequenced(entry.seq), &entry);
+                self.leave(QueuePlace::Sequenced(entry.seq), &entry, left);
             } else {
                 self.entries.push_back(entry);
             }
         }
         for held in std::mem::take(&mut self.held) {
             if is_over(&held.entry) {
-                self.leave(QueuePlace::Held(held.at), &held.entry);
+                self.leave(QueuePlace::Held(held.at), &held.entry, left);
             } else {
                 self.held.push_back(held);
             }
         }
         let unsent = self.entries.range(first_unsent..);
         let all = unsent.chain(self.held.iter().map(|held| &held.entry));
-        self.expiry_min = all.filter_map(|e| e.expiry).min();
+        self.expiry_min = all.filter_map(|e| e.expiry.time()).min();
         before - self.len()
-    }
-
-    /// Takes the messages that entries which have left had named.
-    pub(super) fn take_left(&mut self) -> Vec<MessageId> {
-        std::mem::take(&mut self.left)
     }
 
     /// All messages that entries name.
@@ -255,10 +300,10 @@ impl Queue {
             seq: Seq(0),
             message: row.message,
             bytes: row.bytes,
-            expiry: row.expiry,
+            expiry: row.expiry.into(),
             qos: row.qos,
             retain: row.retain,
-            ids: row.ids,
+            ids: row.ids.into(),
             released: row.released,
         };
         self.bytes += entry.bytes as usize;
@@ -295,7 +340,7 @@ impl Queue {
         )?;
         let unsent = self.entries.iter().filter(|e| e.seq.0 >= self.sent_end);
         let all = unsent.chain(self.held.iter().map(|held| &held.entry));
-        self.expiry_min = all.filter_map(|e| e.expiry).min();
+        self.expiry_min = all.filter_map(|e| e.expiry.time()).min();
         Ok(())
     }
 
@@ -336,6 +381,16 @@ impl Queue {
         places
     }
 
+    /// Appends with room for a quarter more, not for as many again: most queues stay short, and
+    /// there are many.
+    fn append(&mut self, entry: Entry) {
+        if self.entries.len() == self.entries.capacity() {
+            let more = (self.entries.len() / 4).max(ROOM_MIN);
+            self.entries.reserve_exact(more);
+        }
+        self.entries.push_back(entry);
+    }
+
     fn take_seq(&mut self) -> Seq {
         let seq = self.next;
         self.next += 1;
@@ -346,15 +401,18 @@ impl Queue {
         self.entries.binary_search_by_key(&seq, |e| e.seq).ok()
     }
 
-    fn remove(&mut self, at: usize) {
+    fn remove(&mut self, at: usize, left: &mut Vec<MessageId>) {
         let entry = self.entries.remove(at).expect("the caller found it");
-        self.leave(QueuePlace::Sequenced(entry.seq), &entry);
+        if self.entries.len() + ROOM_MIN < self.entries.capacity() / 4 {
+            self.entries.shrink_to(2 * self.entries.len() + ROOM_MIN);
+        }
+        self.leave(QueuePlace::Sequenced(entry.seq), &entry, left);
     }
 
     /// An entry was taken out.
-    fn leave(&mut self, place: QueuePlace, entry: &Entry) {
+    fn leave(&mut self, place: QueuePlace, entry: &Entry, left: &mut Vec<MessageId>) {
         self.bytes -= entry.bytes as usize;
-        self.left.push(entry.message);
+        left.push(entry.message);
         self.forget_row(place);
     }
 
@@ -369,19 +427,19 @@ impl Queue {
     }
 
     /// The oldest beyond `sent_upto`, QoS 1 before QoS 2; false if there is none.
-    fn drop_oldest_unsent(&mut self) -> bool {
+    fn drop_oldest_unsent(&mut self, left: &mut Vec<MessageId>) -> bool {
         let unsent = self
             .entries
             .partition_point(|entry| entry.seq.0 < self.sent_end);
         for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
             let queued = self.entries.range(unsent..).position(|e| e.qos == qos);
             if let Some(at) = queued {
-                self.remove(unsent + at);
+                self.remove(unsent + at, left);
                 return true;
             }
             if let Some(at) = self.held.iter().position(|held| held.entry.qos == qos) {
                 let held = self.held.remove(at).expect("found just before");
-                self.leave(QueuePlace::Held(held.at), &held.entry);
+                self.leave(QueuePlace::Held(held.at), &held.entry, left);
                 return true;
             }
         }
@@ -413,10 +471,10 @@ fn row_of(entry: &Entry, held_topic: Option<Topic>) -> QueuedRow {
     QueuedRow {
         message: entry.message,
         bytes: entry.bytes,
-        expiry: entry.expiry,
+        expiry: entry.expiry.time(),
         qos: entry.qos,
         retain: entry.retain,
-        ids: entry.ids.clone(),
+        ids: entry.ids.to_subscription_ids(),
         released: entry.released,
         held_topic,
     }

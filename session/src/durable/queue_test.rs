@@ -1,6 +1,6 @@
 use mqtt::{QoS, Topic};
 
-use super::queue::{Entry, Pushed, Queue};
+use super::queue::{Entry, Ids, Pushed, Queue};
 use super::{Limits, QueuePlace};
 use crate::{MESSAGE_OVERHEAD_BYTES, MessageId, Seq, WallMs};
 
@@ -12,10 +12,10 @@ fn entry(payload: &str, qos: QoS) -> Entry {
         seq: Seq(0),
         message: MessageId(u64::from_le_bytes(name)),
         bytes: (MESSAGE_OVERHEAD_BYTES + 1 + payload.len()) as u32,
-        expiry: None,
+        expiry: None.into(),
         qos,
         retain: false,
-        ids: mqtt::SubscriptionIds::new(),
+        ids: Ids::None,
         released: false,
     }
 }
@@ -43,13 +43,38 @@ fn drained(queue: &mut Queue) -> Vec<String> {
 fn a_full_queue_drops_the_oldest_unsent_qos_1_before_qos_2() {
     let mut queue = Queue::default();
     let limits = limits(3);
-    queue.push(entry("sent", QoS::AtLeastOnce), None, &limits);
+    queue.push(
+        entry("sent", QoS::AtLeastOnce),
+        None,
+        &limits,
+        &mut Vec::new(),
+    );
     queue.advance_sent(1);
-    queue.push(entry("two", QoS::ExactlyOnce), None, &limits);
-    queue.push(entry("one", QoS::AtLeastOnce), None, &limits);
+    queue.push(
+        entry("two", QoS::ExactlyOnce),
+        None,
+        &limits,
+        &mut Vec::new(),
+    );
+    queue.push(
+        entry("one", QoS::AtLeastOnce),
+        None,
+        &limits,
+        &mut Vec::new(),
+    );
 
-    let first = queue.push(entry("new", QoS::ExactlyOnce), None, &limits);
-    let second = queue.push(entry("newer", QoS::AtLeastOnce), None, &limits);
+    let first = queue.push(
+        entry("new", QoS::ExactlyOnce),
+        None,
+        &limits,
+        &mut Vec::new(),
+    );
+    let second = queue.push(
+        entry("newer", QoS::AtLeastOnce),
+        None,
+        &limits,
+        &mut Vec::new(),
+    );
 
     let taken = Pushed {
         taken: true,
@@ -63,11 +88,11 @@ fn a_full_queue_drops_the_oldest_unsent_qos_1_before_qos_2() {
 fn a_queue_of_sent_messages_drops_the_new_one() {
     let mut queue = Queue::default();
     let limits = limits(2);
-    queue.push(entry("a", QoS::AtLeastOnce), None, &limits);
-    queue.push(entry("b", QoS::AtLeastOnce), None, &limits);
+    queue.push(entry("a", QoS::AtLeastOnce), None, &limits, &mut Vec::new());
+    queue.push(entry("b", QoS::AtLeastOnce), None, &limits, &mut Vec::new());
     queue.advance_sent(10);
 
-    let pushed = queue.push(entry("c", QoS::ExactlyOnce), None, &limits);
+    let pushed = queue.push(entry("c", QoS::ExactlyOnce), None, &limits, &mut Vec::new());
 
     let dropped = Pushed {
         taken: false,
@@ -85,13 +110,18 @@ fn bytes_bound_the_queue_and_return_to_zero() {
         ..Limits::default()
     };
     for payload in ["a", "b", "c"] {
-        queue.push(entry(payload, QoS::AtLeastOnce), None, &limits);
+        queue.push(
+            entry(payload, QoS::AtLeastOnce),
+            None,
+            &limits,
+            &mut Vec::new(),
+        );
     }
     assert_eq!(queue.len(), 2);
     assert_eq!(queue.bytes(), limits.queue_bytes);
 
-    assert!(queue.ack(Seq(1)));
-    assert!(queue.ack(Seq(2)));
+    assert!(queue.ack(Seq(1), &mut Vec::new()));
+    assert!(queue.ack(Seq(2), &mut Vec::new()));
 
     assert_eq!((queue.len(), queue.bytes()), (0, 0));
 }
@@ -103,9 +133,19 @@ fn a_message_above_the_byte_limit_costs_no_other() {
         queue_bytes: MESSAGE_OVERHEAD_BYTES + 3,
         ..Limits::default()
     };
-    queue.push(entry("ab", QoS::AtLeastOnce), None, &limits);
+    queue.push(
+        entry("ab", QoS::AtLeastOnce),
+        None,
+        &limits,
+        &mut Vec::new(),
+    );
 
-    let pushed = queue.push(entry("abc", QoS::AtLeastOnce), None, &limits);
+    let pushed = queue.push(
+        entry("abc", QoS::AtLeastOnce),
+        None,
+        &limits,
+        &mut Vec::new(),
+    );
 
     assert!(!pushed.taken);
     assert_eq!(drained(&mut queue), ["ab"]);
@@ -119,11 +159,11 @@ fn sent_upto_never_goes_back_and_never_reaches_a_packet_id_in_use() {
         ..limits(40_000)
     };
     for _ in 0..32_768 {
-        queue.push(entry("m", QoS::AtLeastOnce), None, &limits);
+        queue.push(entry("m", QoS::AtLeastOnce), None, &limits, &mut Vec::new());
     }
 
     let held_back = drained(&mut queue).len();
-    assert!(queue.ack(Seq(0)));
+    assert!(queue.ack(Seq(0), &mut Vec::new()));
     let after = drained(&mut queue).len();
 
     // Sequence 32 767 would take the packet id of sequence 0.
@@ -136,8 +176,18 @@ fn held_messages_get_their_sequence_when_they_leave() {
     let mut queue = Queue::default();
     let limits = limits(10);
     let topic: Topic = "t".try_into().expect("a topic");
-    queue.push(entry("held", QoS::AtLeastOnce), Some(&topic), &limits);
-    queue.push(entry("row", QoS::AtLeastOnce), None, &limits);
+    queue.push(
+        entry("held", QoS::AtLeastOnce),
+        Some(&topic),
+        &limits,
+        &mut Vec::new(),
+    );
+    queue.push(
+        entry("row", QoS::AtLeastOnce),
+        None,
+        &limits,
+        &mut Vec::new(),
+    );
     assert_eq!(drained(&mut queue), ["row"]);
 
     queue.unhold(|_| false);
@@ -151,13 +201,13 @@ fn expiry_spares_what_was_sent() {
     let limits = limits(10);
     for payload in ["sent", "unsent"] {
         let mut entry = entry(payload, QoS::ExactlyOnce);
-        entry.expiry = Some(WallMs(5));
-        queue.push(entry, None, &limits);
+        entry.expiry = Some(WallMs(5)).into();
+        queue.push(entry, None, &limits, &mut Vec::new());
         queue.advance_sent(1);
     }
 
-    assert_eq!(queue.expire(WallMs(4)), 0);
-    assert_eq!(queue.expire(WallMs(5)), 1);
+    assert_eq!(queue.expire(WallMs(4), &mut Vec::new()), 0);
+    assert_eq!(queue.expire(WallMs(5), &mut Vec::new()), 1);
 
     assert_eq!(queue.expiry_min(), None);
     assert_eq!(drained(&mut queue), ["sent"]);
@@ -168,21 +218,27 @@ fn only_what_changed_since_the_last_rows_is_written_again() {
     let mut queue = Queue::default();
     let limits = limits(10);
     for payload in ["a", "b"] {
-        queue.push(entry(payload, QoS::ExactlyOnce), None, &limits);
+        queue.push(
+            entry(payload, QoS::ExactlyOnce),
+            None,
+            &limits,
+            &mut Vec::new(),
+        );
     }
     queue.advance_sent(10);
     assert_eq!(queue.take_changes().0.len(), 2);
 
-    queue.push(entry("c", QoS::AtLeastOnce), None, &limits);
-    queue.push(entry("d", QoS::AtLeastOnce), None, &limits);
-    queue.ack(Seq(0));
-    queue.ack(Seq(3));
+    queue.push(entry("c", QoS::AtLeastOnce), None, &limits, &mut Vec::new());
+    queue.push(entry("d", QoS::AtLeastOnce), None, &limits, &mut Vec::new());
+    let mut left = Vec::new();
+    queue.ack(Seq(0), &mut left);
+    queue.ack(Seq(3), &mut left);
     queue.release(Seq(1));
 
     let (put, deleted) = queue.take_changes();
     let put: Vec<QueuePlace> = put.into_iter().map(|(place, _)| place).collect();
     let at = |seq| QueuePlace::Sequenced(Seq(seq));
     assert_eq!((put, deleted), (vec![at(1), at(2)], vec![at(0)]));
-    let left: Vec<String> = queue.take_left().into_iter().map(payload).collect();
+    let left: Vec<String> = left.into_iter().map(payload).collect();
     assert_eq!(left, ["a", "d"]);
 }

@@ -3,7 +3,7 @@
 use mqtt::{ClientId, Filter, QoS, ReasonCode, RetainHandling};
 
 use super::Durable;
-use super::queue::Entry;
+use super::queue::{Entry, Ids};
 use super::session::PendingReplay;
 use crate::{Answer, Epoch, Replay, Seq, Subs, Subscribed, Subscription, Unsubs, Unsubscribed};
 
@@ -46,6 +46,7 @@ impl Durable {
         };
         let before = (state.queue.len(), state.queue.bytes());
         let (mut queued, mut dropped) = (0, 0);
+        let mut left = Vec::new();
         let session = self.sessions.get_mut(&replay.client);
         let state = session.and_then(|s| s.state.as_mut());
         let state = state.expect("found just before");
@@ -56,28 +57,24 @@ impl Durable {
             if qos == QoS::AtMostOnce || !wanted || message.is_expired(time) {
                 continue;
             }
-            let id = self.payloads.add(message);
+            let id = self.payloads.take_id();
             let entry = Entry {
                 seq: Seq(0),
                 message: id,
                 bytes: u32::try_from(message.bytes()).unwrap_or(u32::MAX),
-                expiry: message.expiry,
+                expiry: message.expiry.into(),
                 qos,
                 retain: true,
-                ids: subscription.id.into_iter().collect(),
+                ids: subscription.id.map_or(Ids::None, Ids::One),
                 released: false,
             };
-            let pushed = state.queue.push(entry, None, &limits);
-            if pushed.taken {
-                self.payloads.keep(id);
-            }
-            self.payloads.drop_unneeded(id);
+            let pushed = state.queue.push(entry, None, &limits, &mut left);
+            self.payloads.hold(id, message, u32::from(pushed.taken));
             queued += u64::from(pushed.taken);
             dropped += u64::from(pushed.dropped);
         }
         state.unhold();
         let after = (state.queue.len(), state.queue.bytes());
-        let left = state.queue.take_left();
         self.counters.queued += queued;
         self.counters.dropped_full += dropped;
         self.account(before, after);

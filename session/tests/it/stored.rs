@@ -231,6 +231,11 @@ impl Run {
 
     fn crash(&mut self, met: &mut Met) {
         self.stored.crash();
+        let (kept, crashed) = (&self.kept, &self.stored.durable);
+        assert_eq!(kept.counters(), crashed.counters());
+        assert!(kept.node_epochs().eq(crashed.node_epochs()));
+        let state = |d: &Durable| (d.index(), d.time(), d.sessions());
+        assert_eq!(state(kept), state(crashed));
         self.kept.resume_outbox();
         self.stored.durable.resume_outbox();
         // Whoever opens a session now gets everything anew; the sessions that stay connected are
