@@ -29,7 +29,10 @@
 //!                          TakenOver ─► Live::handle_kick(SessionTakenOver)
 //!                          Route ─► routes ─► Command::RoutesDone
 //!                          WillDue ─► router ─► Command::WillDone
+//!                          Load ─► the message's row ─► Durable::handle_loaded
 //!  Durable::due(now) ─► Expire, WillDelayEnd, ReplayEnd, … for the leader to propose
+//!  Durable::take_rows ─► one write of the shard's file ─► Durable::handle_flushed
+//!  the rows of the file ─► Durable::restore
 //! ```
 //!
 //! A message for a *persistent* session with QoS > 0 goes only through its shard's queue; QoS 0

@@ -381,11 +381,10 @@ impl Queue {
         places
     }
 
-    /// Appends with room for a quarter more, not for as many again: most queues stay short, and
-    /// there are many.
+    /// Appends, with room for half as many more, not for as many again: there are many queues.
     fn append(&mut self, entry: Entry) {
         if self.entries.len() == self.entries.capacity() {
-            let more = (self.entries.len() / 4).max(ROOM_MIN);
+            let more = (self.entries.len() / 2).max(ROOM_MIN);
             self.entries.reserve_exact(more);
         }
         self.entries.push_back(entry);

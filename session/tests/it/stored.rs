@@ -203,17 +203,17 @@ impl Run {
     }
 
     /// Applies a command to both, and compares what it answers and what follows.
-    fn apply(&mut self, command: Command, met: &mut Met) {
+    fn apply(&mut self, command: &Command, met: &mut Met) {
         let seed = self.seed;
         self.generator.index += 1;
         self.generator.time += self.generator.random.random_range(0..500);
         let (index, time) = (self.generator.index, WallMs(self.generator.time));
-        let first = self.kept.apply(index, time, &command);
-        let repeat = self.kept.answer_repeat(&command);
-        assert_eq!(repeat, self.kept.answer_repeat(&command));
+        let first = self.kept.apply(index, time, command);
+        let repeat = self.kept.answer_repeat(command);
+        assert_eq!(repeat, self.kept.answer_repeat(command));
         let second = self.stored.apply((index, time, command.clone()));
         assert_eq!(first, second, "seed {seed}, entry {index}: {command:?}");
-        let second = self.stored.durable.answer_repeat(&command);
+        let second = self.stored.durable.answer_repeat(command);
         assert_eq!(repeat, second, "seed {seed}, entry {index}: {command:?}");
 
         let first = by_session(effects(&mut self.kept));
@@ -242,7 +242,7 @@ impl Run {
         // told by the end of their node.
         let node_epoch = NodeEpoch(self.generator.node_epoch);
         self.generator.node_epoch += 1;
-        self.apply(Command::NodeGone { node_epoch }, met);
+        self.apply(&Command::NodeGone { node_epoch }, met);
     }
 
     /// Compares what time makes due, and applies it.
@@ -255,7 +255,7 @@ impl Run {
         for command in due {
             let idle = !after.contains(&command);
             let before = self.kept.counters();
-            self.apply(command.clone(), met);
+            self.apply(&command, met);
             if idle {
                 // A queue remembers a bound of its expiries; a restored one knows them.
                 assert!(matches!(command, Command::ExpireMessages { .. }));
@@ -288,7 +288,7 @@ fn run(seed: u64, met: &mut Met) {
         }
         met.file(&run.stored.file);
         let command = run.generator.command(&run.kept);
-        run.apply(command, met);
+        run.apply(&command, met);
     }
     run.end(met);
 }
