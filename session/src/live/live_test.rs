@@ -364,7 +364,34 @@ fn an_id_of_clean_sessions_acknowledges_nothing_of_a_persistent_one() {
     assert_eq!(effects(&mut live), [Effect::Acked(Seq(0))]);
 }
 
+#[test]
+fn a_client_may_acknowledge_its_whole_window_before_the_shard_has_recorded_any_of_it() {
+    const WINDOW: u16 = 10_000;
+    let mut live = connected(60);
+    for seq in 0..u64::from(WINDOW) {
+        live.handle_delivery(delivery_with(QoS::ExactlyOnce, seq), NOW);
+    }
+    effects(&mut live);
+
+    for packet_id in 1..=WINDOW {
+        live.handle_packet(Packet::PubRec(ack(packet_id)), NOW);
+    }
+
+    let proposed = effects(&mut live);
+    let is_rec = |effect: &Effect| match effect {
+        Effect::Propose { command, .. } => matches!(**command, Command::Rec { .. }),
+        _ => false,
+    };
+    assert!(!live.is_closed());
+    assert_eq!(proposed.len(), usize::from(WINDOW));
+    assert!(proposed.iter().all(is_rec));
+}
+
 fn delivery(seq: u64) -> Delivery {
+    delivery_with(QoS::AtLeastOnce, seq)
+}
+
+fn delivery_with(qos: QoS, seq: u64) -> Delivery {
     Delivery {
         client: "c".try_into().expect("a client id"),
         epoch: Epoch(9),
@@ -373,7 +400,7 @@ fn delivery(seq: u64) -> Delivery {
         seq: Seq(seq),
         step: DeliveryStep::Publish {
             message: message("m"),
-            qos: QoS::AtLeastOnce,
+            qos,
             retain: false,
             subscription_ids: mqtt::SubscriptionIds::new(),
             dup: false,

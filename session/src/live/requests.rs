@@ -8,8 +8,8 @@ use super::effect::Effect;
 use super::{Live, position_of};
 use crate::{Answer, Command, MonoMs, Now, Seq, Subscription, Token};
 
-/// Most requests in flight, those of acknowledgements included; their number is bounded by the
-/// windows unless the client invents packet ids.
+/// Most requests in flight, those of inbound acknowledgements included: a client gets there by
+/// packet ids that it invents. `Rec` does not count: the client's own window bounds it.
 const REQUESTS: usize = 4_096;
 
 /// Milliseconds that retained messages are waited for.
@@ -57,6 +57,8 @@ pub(super) struct Asked {
 pub(super) struct Requests {
     /// Tokens ascending.
     pending: VecDeque<(Token, MonoMs, Request)>,
+    /// How many of them are `Rec`: at most one for each message of the client's window.
+    recording: usize,
     /// Filters whose retained messages are awaited: what they match is held.
     pub(super) replays: Vec<Filter>,
 }
@@ -85,7 +87,9 @@ impl Requests {
 
     fn take(&mut self, token: Token) -> Option<Request> {
         let at = position_of(&self.pending, token, |(token, ..)| *token)?;
-        self.pending.remove(at).map(|(.., request)| request)
+        let (.., request) = self.pending.remove(at)?;
+        self.recording -= usize::from(matches!(request, Request::Rec(_)));
+        Some(request)
     }
 }
 
@@ -123,7 +127,9 @@ impl Live {
     /// Notes a request; false when there are too many, which closes the connection.
     pub(super) fn expect_answer(&mut self, token: Token, request: Request, now: Now) -> bool {
         let requests = self.requests.get_or_insert_default();
-        if requests.pending.len() >= REQUESTS {
+        if matches!(request, Request::Rec(_)) {
+            requests.recording += 1;
+        } else if requests.pending.len() - requests.recording >= REQUESTS {
             self.close_server(ReasonCode::MessageRateTooHigh);
             return false;
         }
