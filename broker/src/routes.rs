@@ -287,12 +287,20 @@ impl Routes {
         self.snapshot.store(Arc::new(routing.trie.clone()));
     }
 
-    async fn settle(&self, routing: &mut Routing) {
+    fn tell_visible(&self, routing: &mut Routing) {
         while let Some((source, version)) = routing.visible.poll_visible() {
             if let Source::Shard(ShardId(shard)) = source {
                 self.shards
                     .tell(shard, ShardMessage::RoutesVisible(version));
             }
+        }
+    }
+
+    async fn settle(&self, routing: &mut Routing) {
+        // The outbox of a shard that starts early gets here before the last shard has started; the
+        // next tick tells them then.
+        if self.shards.are_started() {
+            self.tell_visible(routing);
         }
         let seen = routing.visible.version(Source::Node(self.epoch));
         let mut by_thread: Vec<Vec<Owed>> = vec![Vec::new(); self.threads.len()];

@@ -121,6 +121,11 @@ impl Shards {
         self.seats.len() as u16
     }
 
+    /// Whether every shard has its host; before that, [`Shards::tell`] is for those that have.
+    pub(crate) fn are_started(&self) -> bool {
+        self.seats.iter().all(|seat| seat.host.get().is_some())
+    }
+
     /// Hands a message to a shard's host. Once the host has ended the node is stopping: what was
     /// owed stays owed, and nothing of it is acknowledged.
     pub(crate) fn tell(&self, shard: u16, message: ShardMessage) {
