@@ -252,3 +252,14 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) timestamp_ms: i64,
     pub(crate) headers: OwnedHeaders,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_without_an_offset_confirms_nothing() {
+        assert_eq!(confirmation_of(0), Ok(0));
+        assert_eq!(confirmation_of(-1001), Err(Failure::Passing));
+    }
+}

@@ -103,6 +103,14 @@ impl World {
         self.appending = None;
     }
 
+    /// Lets Kafka take a record, so that others may follow each other.
+    fn know(&mut self, lane: u16) -> u64 {
+        let n = self.send(lane);
+        self.take(lane, 1);
+        self.run();
+        n
+    }
+
     fn send(&mut self, lane: u16) -> u64 {
         self.sent += 1;
         let n = self.sent;
@@ -392,8 +400,29 @@ fn a_lost_producer_loses_and_reorders_nothing() {
 }
 
 #[test]
+fn until_a_producer_is_known_in_a_partition_one_record_is_on_its_way() {
+    let mut world = good(LOG);
+    let sent: Vec<u64> = (0..3).map(|_| world.send(0)).collect();
+    assert_eq!(world.client[0].len(), 1);
+    world.take(0, 1);
+    world.run();
+    assert_eq!(world.client[0].len(), 2);
+
+    // Kafka knows nothing of the next producer.
+    world.client[0].clear();
+    world.delivery.handle_producer_lost(world.now_ms);
+    world.delivery.handle_producer();
+    world.run();
+    assert_eq!(world.client[0].len(), 1);
+    world.heal();
+    assert_eq!(world.kafka[0], sent);
+}
+
+#[test]
 fn a_full_client_sends_the_fullest_lane_away() {
     let mut world = good(LOG);
+    world.know(0);
+    world.know(1);
     world.client_records_max = 3;
     world.send(1);
     world.send(0);
@@ -404,7 +433,7 @@ fn a_full_client_sends_the_fullest_lane_away() {
     assert_eq!(world.delivery.state(0).lanes_away, 1);
     world.heal();
     world.check();
-    assert_eq!(world.settled.len(), 4);
+    assert_eq!(world.settled.len(), 6);
 }
 
 #[test]
@@ -450,6 +479,7 @@ fn no_mark_passes_a_spooled_record_that_kafka_refused_before_it_is_kept() {
 #[test]
 fn of_a_refused_group_only_the_culprit_leaves_the_lane() {
     let mut world = good(LOG);
+    let before = world.know(0);
     let sent: Vec<u64> = (0..4).map(|_| world.send(0)).collect();
     while let Some(id) = world.client[0].pop_front() {
         let failure = Failure::Suspect("too large".to_owned());
@@ -465,7 +495,7 @@ fn of_a_refused_group_only_the_culprit_leaves_the_lane() {
     let poisoned = world.delivery.take_poisoned();
     assert_eq!(poisoned[0].record.packet_seq, sent[1]);
     world.heal();
-    assert_eq!(world.kafka[0], [sent[0], sent[2], sent[3]]);
+    assert_eq!(world.kafka[0], [before, sent[0], sent[2], sent[3]]);
 }
 
 #[test]

@@ -32,12 +32,23 @@ pub(super) struct Lane {
     pub(super) inflight_bytes: u64,
     /// Records to be sent one at a time, because Kafka refused one of them and did not say which.
     pub(super) probing: usize,
+    /// Whether this producer has had a record of the partition confirmed. Before, one record is with
+    /// Kafka's client at a time: Kafka takes the first batch of a producer that it does not know
+    /// at any sequence, so of two requests on their way the second could be taken alone
+    /// (`docs/adr/005`).
+    pub(super) is_known: bool,
     /// Whether new records go to the spool, behind what is there.
     pub(super) away: bool,
     pub(super) spool: Cursor,
 }
 
 impl Lane {
+    /// Whether the next record may join those that are with Kafka's client.
+    pub(super) fn may_hand_over(&self) -> bool {
+        let is_alone = self.probing > 0 || !self.is_known;
+        !is_alone || self.inflight.is_empty()
+    }
+
     /// Whether the spool holds records that Kafka has not confirmed.
     pub(super) fn has_backlog(&self) -> bool {
         self.spool.delivered < self.spool.end

@@ -244,7 +244,7 @@ impl Delivery {
             return;
         }
         let is_full = self.producer_bytes + self.slots.bytes(id) > self.limits.producer_bytes;
-        let is_free = at.waiting.is_empty() && at.probing == 0;
+        let is_free = at.waiting.is_empty() && at.probing == 0 && at.may_hand_over();
         if can_produce && is_free && (!is_full || self.producer_bytes == 0) {
             self.hand_over(topic, lane, id);
             return;
@@ -380,9 +380,12 @@ impl Delivery {
 
     /// Kafka confirmed a record.
     pub(crate) fn handle_confirmed(&mut self, id: SlotId, now_ms: u64) {
-        self.slots.get_mut(id).fate = Fate::Confirmed;
-        let topic = self.slots.get(id).topic;
-        self.topics[usize::from(topic)].counts.delivered += 1;
+        let slot = self.slots.get_mut(id);
+        slot.fate = Fate::Confirmed;
+        let (topic, lane) = (slot.topic, usize::from(slot.record.partition));
+        let of = &mut self.topics[usize::from(topic)];
+        of.counts.delivered += 1;
+        of.lanes[lane].is_known = true;
         self.settle(id, Outcome::Durable);
         self.free_room(id);
         self.advance(id, now_ms);
@@ -508,6 +511,7 @@ impl Delivery {
             for lane in 0..self.topics[usize::from(topic)].lanes.len() as u16 {
                 self.pop_confirmed(topic, lane, now_ms);
                 self.give_back(topic, lane);
+                self.topics[usize::from(topic)].lanes[usize::from(lane)].is_known = false;
             }
         }
     }
@@ -594,7 +598,7 @@ impl Delivery {
                 self.blocked.remove(&(topic, lane));
                 return true;
             };
-            if at.probing > 0 && !at.inflight.is_empty() {
+            if !at.may_hand_over() {
                 return true;
             }
             let bytes = self.slots.bytes(id);

@@ -109,7 +109,7 @@ impl Delivery {
     fn fits(&self, topic: u16, lane: u16, bytes: u64) -> bool {
         let at = &self.topics[usize::from(topic)].lanes[usize::from(lane)];
         let is_full = self.producer_bytes + bytes > self.limits.producer_bytes;
-        let is_free = at.waiting.is_empty() && at.probing == 0;
+        let is_free = at.waiting.is_empty() && at.probing == 0 && at.may_hand_over();
         is_free && (!is_full || self.producer_bytes == 0)
     }
 
