@@ -186,6 +186,8 @@ fn session_metrics(shards: &Shards, out: &mut String) {
         );
     };
     gauge(out, "sessions", "Sessions held.", sessions as u64);
+    let connected = "Sessions that a connection owns.";
+    gauge(out, "sessions_connected", connected, counters.connected);
     gauge(
         out,
         "queue_messages",

@@ -63,7 +63,10 @@ async fn a_delayed_will_waits_and_is_forgotten_when_the_client_comes_back() {
         let (lost, _) = node.connect(dial).await;
         drop(lost);
     }
-    node.until("tidewire_broker_connections_open", |open| open == 1)
+    // Their ends are in the log before the clock goes on; the watcher's session is the third.
+    node.until("tidewire_session_sessions", |sessions| sessions == 3)
+        .await;
+    node.until("tidewire_session_sessions_connected", |owned| owned == 1)
         .await;
     clock.advance_ms(59_000);
     let (back, present) = node.connect(Dial::v5("back").persistent()).await;

@@ -309,6 +309,7 @@ impl Stored for Counters {
             retained_messages: _,
             outbox_routes: _,
             outbox_wills: _,
+            connected: _,
         } = self;
         queued.put(out);
         dropped_full.put(out);

@@ -29,6 +29,8 @@ pub struct Counters {
     pub outbox_routes: u64,
     /// Wills in the outbox now.
     pub outbox_wills: u64,
+    /// Sessions that a connection owns now.
+    pub connected: u64,
 }
 
 impl std::ops::Add for Counters {
@@ -50,6 +52,7 @@ impl std::ops::Add for Counters {
             retained_messages: self.retained_messages + other.retained_messages,
             outbox_routes: self.outbox_routes + other.outbox_routes,
             outbox_wills: self.outbox_wills + other.outbox_wills,
+            connected: self.connected + other.connected,
         }
     }
 }

@@ -272,6 +272,7 @@ impl Durable {
             retained_messages: self.retained.len() as u64,
             outbox_routes: self.outbox.routes_len() as u64,
             outbox_wills: self.outbox.wills_len() as u64,
+            connected: self.owners.sessions() as u64,
             ..self.counters
         }
     }

@@ -22,6 +22,11 @@ impl Owners {
         }
     }
 
+    /// Connected sessions.
+    pub(super) fn sessions(&self) -> usize {
+        self.0.values().sum()
+    }
+
     pub(super) fn node_epochs(&self) -> impl Iterator<Item = NodeEpoch> {
         self.0.keys().copied()
     }
