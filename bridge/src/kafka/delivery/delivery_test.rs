@@ -419,6 +419,31 @@ fn until_a_producer_is_known_in_a_partition_one_record_is_on_its_way() {
 }
 
 #[test]
+fn a_lane_whose_first_record_has_no_report_does_not_hold_up_the_drain_of_others() {
+    let mut world = World::new(LOG, 1 << 20);
+    let sent: Vec<u64> = [0, 0, 1, 1].map(|lane| world.send(lane)).to_vec();
+    // One append holds the first record, the next one the others.
+    world.fsync();
+    world.run();
+    world.fsync();
+    world.delivery.handle_contact(0, Contact::Good);
+    world.run();
+    assert_eq!((world.client[0].len(), world.client[1].len()), (1, 1));
+
+    // Nothing is heard of the first lane.
+    for _ in 0..4 {
+        world.take(1, 1);
+        world.run();
+        world.send(1);
+        world.fsync();
+        world.run();
+    }
+    assert_eq!(world.kafka[1][..2], sent[2..]);
+    assert!(world.kafka[1].len() > 2, "{:?}", world.kafka[1]);
+    assert!(world.kafka[0].is_empty());
+}
+
+#[test]
 fn a_full_client_sends_the_fullest_lane_away() {
     let mut world = good(LOG);
     world.know(0);

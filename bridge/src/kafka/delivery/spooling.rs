@@ -186,11 +186,14 @@ impl Delivery {
         Some(SpoolWork::Read { from })
     }
 
-    /// Whether records wait for memory of Kafka's client.
+    /// Whether records wait for memory of Kafka's client. What waits for the report of another one
+    /// of its lane holds up that lane only.
     fn is_crowded(&self) -> bool {
-        self.blocked
-            .iter()
-            .any(|&(topic, _)| self.can_produce(topic))
+        let waits_for_memory = |&(topic, lane): &(u16, u16)| {
+            let at = &self.topics[usize::from(topic)].lanes[usize::from(lane)];
+            self.can_produce(topic) && at.may_hand_over()
+        };
+        self.blocked.iter().any(waits_for_memory)
     }
 
     /// Lanes whose spool was handed over to its end are live again, unless Kafka still owes them
