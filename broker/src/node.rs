@@ -17,6 +17,7 @@ use runtime::{
 use session::NodeEpoch;
 use storage::fs::RealFs;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 use crate::counters::Counters;
 use crate::data_folder::{DataFolder, FolderError};
@@ -175,8 +176,7 @@ impl Node {
         };
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         let snapshot = Arc::new(ArcSwap::from_pointee(RouteTrie::new()));
-        let shared_slot: Arc<OnceLock<Arc<Shared>>> = Arc::default();
-        let threads = start_threads(&counters, &shared_slot)?;
+        let (threads, begin) = start_threads(&counters)?;
         let handles = Threads::new(threads.iter().map(IoThread::handle).collect());
 
         let root = supervisor("root", Vec::new(), None).await?;
@@ -215,11 +215,10 @@ impl Node {
             assigned_salt: Random::from_os().next_u64(),
             clock: Arc::clone(&clock),
         });
-        if shared_slot.set(Arc::clone(&shared)).is_err() {
-            unreachable!("set once, here");
-        }
-        for thread in 0..handles.len() {
-            handles.send(thread, IoMessage::Begin).await;
+        for begin in begin {
+            if begin.send(Arc::clone(&shared)).is_err() {
+                unreachable!("an io thread waits for it");
+            }
         }
 
         let addresses = (address(&mqtt), address(&admin));
@@ -412,21 +411,24 @@ async fn open_telemetry(
     .await
 }
 
-fn start_threads(
-    counters: &[Arc<Counters>],
-    shared: &Arc<OnceLock<Arc<Shared>>>,
-) -> Result<Vec<IoThread<IoMessage>>, StartError> {
+/// The io threads, each with what lets it begin.
+type Started = (Vec<IoThread<IoMessage>>, Vec<oneshot::Sender<Arc<Shared>>>);
+
+fn start_threads(counters: &[Arc<Counters>]) -> Result<Started, StartError> {
     let start = |(index, counters): (usize, &Arc<Counters>)| {
-        let (shared, counters) = (Arc::clone(shared), Arc::clone(counters));
+        let counters = Arc::clone(counters);
+        let (begin, shared) = oneshot::channel();
         IoThread::start(index, INBOX_BATCHES_LIMIT, move |inbox| {
             serve(index, shared, counters, inbox)
         })
+        .map(|thread| (thread, begin))
         .map_err(|error| StartError::Spawn {
             what: "an io thread",
             error: error.to_string(),
         })
     };
-    counters.iter().enumerate().map(start).collect()
+    let started: Result<Vec<_>, _> = counters.iter().enumerate().map(start).collect();
+    Ok(started?.into_iter().unzip())
 }
 
 async fn supervisor(

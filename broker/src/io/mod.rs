@@ -26,8 +26,6 @@ pub(crate) const INBOX_BATCHES_LIMIT: usize = 4_096;
 /// A batch for an io thread.
 #[derive(Debug)]
 pub(crate) enum IoMessage {
-    /// Everything is wired: begin. The first message.
-    Begin,
     /// A socket that now belongs to this thread.
     Accepted(TcpStream, SocketAddr),
     /// Messages for connections of this thread, from a publisher on another.

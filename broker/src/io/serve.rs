@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bridge::{Ingest, Streams};
@@ -16,7 +16,7 @@ use ractor::ActorRef;
 use runtime::{Clock, Exit, Guarded, Mailbox, TimerKey, Wheel, ractor};
 use session::{Answer, MonoMs, NodeEpoch, Now, Opened, WallMs, WillId};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::connection::Connection;
 use super::outbound::Outbound;
@@ -170,7 +170,7 @@ impl Io {
 
     fn handle(&self, message: IoMessage) -> bool {
         match message {
-            IoMessage::Begin | IoMessage::Accepted(..) => unreachable!("taken before"),
+            IoMessage::Accepted(..) => unreachable!("taken before"),
             IoMessage::Messages(batch) => {
                 for cross in batch {
                     for (id, matched) in cross.targets {
@@ -290,17 +290,36 @@ fn opened_message(answer: session::Answer) -> ConnectionMessage {
     }
 }
 
-/// Runs an io thread until it is told to end.
+/// A panic outside a connection would leave a node that answers half of its clients.
+struct PanicEndsProcess {
+    thread: usize,
+}
+
+impl Drop for PanicEndsProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                thread = self.thread,
+                "an io thread panicked: the process ends"
+            );
+            std::process::abort();
+        }
+    }
+}
+
+/// Runs an io thread until it is told to end. It begins once `shared` comes; what comes into its
+/// inbox before waits there.
 pub(crate) async fn serve(
     thread: usize,
-    shared: Arc<OnceLock<Arc<Shared>>>,
+    shared: oneshot::Receiver<Arc<Shared>>,
     counters: Arc<Counters>,
     mut inbox: mpsc::Receiver<IoMessage>,
 ) {
-    let Some(IoMessage::Begin) = inbox.recv().await else {
+    let Ok(shared) = shared.await else {
+        // The node did not start.
         return;
     };
-    let shared = Arc::clone(shared.get().expect("set before the threads begin"));
+    let _guard = PanicEndsProcess { thread };
     let outbound = Outbound::new(
         thread,
         shared.threads.clone(),

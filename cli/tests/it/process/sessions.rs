@@ -15,6 +15,7 @@ use self::publisher::Publisher;
 use self::subscriber::Subscriber;
 use super::node::{Node, Place};
 use super::wait::pause_for;
+use super::wire::{V5, Wire};
 
 /// Kills of each test; the environment variable `TIDEWIRE_TEST_KILLS` sets another number.
 const KILLS: usize = 5;
@@ -52,6 +53,21 @@ fn sessions_survive_kill_9_at_random_moments_with_the_default_configuration() {
 #[test]
 fn sessions_survive_kill_9_between_flushes_and_purges() {
     kill_at_random_moments(FLUSHES);
+}
+
+#[test]
+fn wills_that_are_due_at_a_start_keep_no_io_thread_from_serving() {
+    let place = Place::new();
+    let node = place.start();
+    let wires = crowd::testators(place.mqtt, 64);
+    node.kill_9();
+    drop(wires);
+
+    let _node = place.start();
+    // Connections are dealt to all io threads in turn.
+    for client in 0..8 {
+        Wire::connect(place.mqtt, V5, &format!("client{client}")).expect("the node answers");
+    }
 }
 
 fn kill_at_random_moments(config: &str) {

@@ -69,20 +69,9 @@ impl Crowd {
             (Testament { topic, qos }, kind, expiry_s)
         });
         let wires = wills.each_ref().map(|(will, kind, expiry_s)| {
-            let connect = Connect {
-                id: &format!("testator-{kind}"),
-                expiry_s: *expiry_s,
-                receive_maximum: 10,
-                will: Some(Will {
-                    topic: &will.topic,
-                    qos: will.qos,
-                }),
-            };
-            let mut wire = Wire::open(address).expect("the node listens");
-            wire.send(&connect.encode()).expect("the node reads");
-            let connack = wire.read().expect("the node answers");
-            let kept = *expiry_s > 0 && round > 0;
-            assert_eq!(packet::session_present(&connack), kept, "{kind}");
+            let id = format!("testator-{kind}");
+            let (wire, present) = testator(address, &id, *expiry_s, will);
+            assert_eq!(present, *expiry_s > 0 && round > 0, "{kind}");
             wire
         });
         self.wills.push(wills.map(|(will, ..)| will).into());
@@ -245,4 +234,31 @@ impl Running {
 
 fn joined<T>(client: Client<T>) -> (T, io::Result<()>) {
     client.join().expect("what a client was told is right")
+}
+
+/// Connects so many clients that leave a will and nothing else.
+pub(super) fn testators(address: SocketAddr, count: usize) -> Vec<Wire> {
+    let will = Testament {
+        topic: "wills/all".to_owned(),
+        qos: 1,
+    };
+    let connect = |number| testator(address, &format!("testator-{number}"), 0, &will).0;
+    (0..count).map(connect).collect()
+}
+
+/// Connects a client with this will; and whether its session was present.
+fn testator(address: SocketAddr, id: &str, expiry_s: u32, will: &Testament) -> (Wire, bool) {
+    let connect = Connect {
+        id,
+        expiry_s,
+        receive_maximum: 10,
+        will: Some(Will {
+            topic: &will.topic,
+            qos: will.qos,
+        }),
+    };
+    let mut wire = Wire::open(address).expect("the node listens");
+    wire.send(&connect.encode()).expect("the node reads");
+    let connack = wire.read().expect("the node answers");
+    (wire, packet::session_present(&connack))
 }
