@@ -15,7 +15,6 @@ mod cluster;
 mod jars;
 pub(crate) mod laptop;
 mod node;
-mod ports;
 mod process;
 mod registered;
 mod wait;

@@ -11,6 +11,7 @@ mod test;
 mod tools;
 
 pub mod kafka;
+pub mod ports;
 pub mod skip;
 
 pub use skip::skip;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::Jars;
 use super::node::{self, Node, Started};
-use super::ports::{self, Port};
 use super::process::signal;
 use super::registered::registered;
 use super::wait;
 use super::watchdog::Watchdog;
+use crate::ports::{self, Port};
 
 /// Far beyond the seconds that a start takes, so that a busy machine fails no test.
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(120);

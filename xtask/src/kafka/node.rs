@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::Jars;
-use super::ports::random;
+use crate::ports::random;
 
 /// What a broker logs once its registration is accepted, it is no longer fenced, and its listeners are open.
 const STARTED: &str = "Kafka Server started";

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+
+use xtask::ports::{self, Port};
 
 use super::http;
 use super::wait::until;
@@ -27,17 +28,22 @@ pub(crate) struct Place {
     data: PathBuf,
     pub(crate) mqtt: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// No other test gets these, also while the node is down.
+    _ports: Vec<Port>,
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let data = folder.path().join("data");
+        let ports = ports::reserve(2).expect("ports for a node");
+        let address = |at: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, ports[at].number));
         Self {
             folder,
             data,
-            mqtt: free_address(),
-            admin: free_address(),
+            mqtt: address(0),
+            admin: address(1),
+            _ports: ports,
         }
     }
 
@@ -200,23 +206,6 @@ impl Drop for Node<'_> {
             eprintln!("--- the node's log:\n{}", self.log());
         }
     }
-}
-
-/// A loopback address that nobody listens on, and that no outgoing connection of this machine is given.
-pub(crate) fn free_address() -> SocketAddr {
-    /// Below the ports that the kernel hands to outgoing connections, which begin at 32768.
-    const PORTS: std::ops::Range<u16> = 20_000..32_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let spread = u16::try_from(std::process::id() % 10_000).expect("below 10 000");
-    for _ in PORTS {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = PORTS.start + (spread + step) % (PORTS.end - PORTS.start);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
-    panic!("no free port in {PORTS:?}");
 }
 
 /// Runs to the end and returns exit code, standard output and standard error.

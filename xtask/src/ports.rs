@@ -1,7 +1,7 @@
-//! Ports for brokers that are killed and come back.
+//! Ports for servers that are killed and come back: brokers of Kafka, nodes of Tidewire.
 //!
 //! They lie outside the range from which the system takes the ports of outgoing connections. Inside it a client that
-//! tries a dead broker's port again and again would one day be given that port for its own end, and the broker could
+//! tries a dead broker's port again and again would one day be given that port for its own end, and the server could
 //! not return.
 
 use std::collections::hash_map::RandomState;
@@ -16,14 +16,18 @@ const FIRST: u16 = 20_000;
 
 /// A port of 127.0.0.1 that nobody listened on, and that no other test takes while this value lives.
 #[derive(Debug)]
-pub(super) struct Port {
-    pub(super) number: u16,
+pub struct Port {
+    /// Its number.
+    pub number: u16,
     /// An abstract socket's name is a lock that the kernel gives back however its holder ends.
     _lock: UnixListener,
 }
 
 /// Reserves `count` ports.
-pub(super) fn reserve(count: usize) -> Result<Vec<Port>, String> {
+///
+/// # Errors
+/// When there are not so many.
+pub fn reserve(count: usize) -> Result<Vec<Port>, String> {
     let candidates = candidates(outgoing());
     let start = random() as usize % candidates.len().max(1);
     let turned = candidates[start..].iter().chain(&candidates[..start]);
@@ -39,7 +43,7 @@ pub(super) fn reserve(count: usize) -> Result<Vec<Port>, String> {
 }
 
 /// Randomness enough to keep two tests apart; secrets need more.
-pub(super) fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
