@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use cluster::raft::{Group, Unproposed};
 use cluster::{Outcome, ShardMachine};
@@ -14,7 +15,7 @@ use cluster_core::{
 use mqtt::Filter;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use runtime::{Clock, ractor};
-use session::{Answer, Command, ConnectionId, Message, MessageId, Open, Token, WillRow};
+use session::{Acks, Answer, Command, ConnectionId, Message, MessageId, Open, Token, WillRow};
 use tokio::sync::oneshot;
 
 use super::stream::{Item, Reply, Stream, Wired};
@@ -25,6 +26,10 @@ use crate::routes::RoutesMessage;
 
 /// Commands that one look at the clock may make due.
 const DUE_COMMANDS_MAX: usize = 1_000;
+
+/// How long acknowledged sequences may wait for something else to go into the log with (SEMANTICS,
+/// Sessions).
+const ACKS_WAIT: Duration = Duration::from_millis(50);
 
 /// The host of one shard.
 pub(crate) struct ShardHost {
@@ -53,6 +58,8 @@ pub(crate) struct Hosted {
     /// Answers to Subs and Unsubs that wait for a version. Bounded by the connections' requests.
     pub(super) waiting: VecDeque<(u64, ShardEventFor)>,
     pub(super) out: Vec<Vec<ShardEvent>>,
+    /// [`ShardMessage::AcksDue`] is on its way.
+    acks_are_timed: bool,
     /// Are told once nothing is under way.
     draining: Vec<oneshot::Sender<()>>,
 }
@@ -91,6 +98,7 @@ impl Actor for ShardHost {
             out: std::iter::repeat_with(Vec::new)
                 .take(self.threads.len())
                 .collect(),
+            acks_are_timed: false,
             draining: Vec::new(),
         };
         // The sessions of ended epochs are disconnected before anything of this one is applied.
@@ -124,7 +132,14 @@ impl Actor for ShardHost {
             ShardMessage::Loaded(messages) => self.loaded(messages),
             // What waited for room is proposed below.
             ShardMessage::Flushed => {}
-            ShardMessage::Drain(done) => hosted.draining.push(done),
+            ShardMessage::AcksDue => {
+                hosted.acks_are_timed = false;
+                hosted.stream.release_acks();
+            }
+            ShardMessage::Drain(done) => {
+                hosted.stream.release_acks();
+                hosted.draining.push(done);
+            }
             ShardMessage::Tick => self.tick(hosted),
         }
         self.carry_out(hosted);
@@ -176,9 +191,10 @@ impl ShardHost {
                 let open = self.expecting(*command);
                 (open, Reply::Opened(connection, client))
             }
-            ShardItem::Oblige { owed, command } => {
-                (*command, owed.map_or(Reply::Nobody, Reply::Owed))
-            }
+            ShardItem::Oblige { owed, command } => match *command {
+                Command::Ack(acks) if owed.is_none() => return acked(hosted, acks),
+                command => (command, owed.map_or(Reply::Nobody, Reply::Owed)),
+            },
             ShardItem::RetainQoS0 { retain, bytes } => {
                 self.give_qos0_room(bytes);
                 (Command::Retain(*retain), Reply::Nobody)
@@ -382,6 +398,15 @@ impl ShardHost {
                     .await;
             }
         }
+    }
+}
+
+/// Takes acknowledged sequences, and has them released in time.
+fn acked(hosted: &mut Hosted, acks: Vec<Acks>) {
+    if hosted.stream.push_acks(acks) && !hosted.acks_are_timed {
+        hosted.acks_are_timed = true;
+        // Its end is the timer's: nobody waits for it.
+        drop(hosted.me.send_after(ACKS_WAIT, || ShardMessage::AcksDue));
     }
 }
 

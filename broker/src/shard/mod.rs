@@ -83,6 +83,8 @@ pub(crate) enum ShardMessage {
     RoutesVisible(RouteVersion),
     /// Payloads came back from the disk; none where nobody needs it any more.
     Loaded(Vec<(MessageId, Option<Arc<Message>>)>),
+    /// Acknowledged sequences have waited long enough for company.
+    AcksDue,
     /// The shard's state was written out.
     Flushed,
     /// Answered once everything that came before is answered: the node stops.

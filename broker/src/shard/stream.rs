@@ -10,9 +10,13 @@ use cluster_core::{
     ProposerEffect, ProposerLimits, Sent, Share, ShareLimits, Unavailable,
 };
 use mqtt::ClientId;
-use session::{Command, ConnectionId, Token};
+use session::{Acks, Command, ConnectionId, Token};
 
 use crate::ids::Owed;
+
+/// Acknowledged sequences that wait for company (SEMANTICS, Sessions): losing them delivers again,
+/// under the same packet id. This many go at once.
+const ACKED_TOGETHER: usize = 256;
 
 /// Bytes that a command is accounted with beside the message in it.
 const COMMAND_BYTES: u64 = 256;
@@ -84,6 +88,9 @@ fn stored(epoch: NodeEpoch, item: &Wired) -> ShardItem {
 /// `held` is bounded by what may be owed: the windows of the node's connections.
 pub(super) struct Stream {
     held: VecDeque<Item>,
+    /// Acknowledged sequences, fewer than [`ACKED_TOGETHER`]: no entry is made for them alone until
+    /// they are due.
+    acked: Vec<Acks>,
     numbered: Numbered<Item>,
     proposer: Proposer<Wired>,
 }
@@ -103,6 +110,7 @@ impl Stream {
         };
         Self {
             held: VecDeque::new(),
+            acked: Vec::new(),
             numbered: Numbered::new(shares),
             proposer: Proposer::new(limits),
         }
@@ -110,7 +118,28 @@ impl Stream {
 
     /// Takes an item behind all that came before.
     pub(super) fn push(&mut self, item: Item) {
+        self.release_acks();
         self.held.push_back(item);
+    }
+
+    /// Takes acknowledged sequences. They go with the next item, or once [`Self::release_acks`] says
+    /// so; true when they wait for that.
+    pub(super) fn push_acks(&mut self, acks: Vec<Acks>) -> bool {
+        self.acked.extend(acks);
+        let acked: usize = self.acked.iter().map(|one| one.seqs.len()).sum();
+        if acked >= ACKED_TOGETHER || !self.held.is_empty() {
+            self.release_acks();
+        }
+        !self.acked.is_empty()
+    }
+
+    /// Lets acknowledged sequences wait for company no longer.
+    pub(super) fn release_acks(&mut self) {
+        if !self.acked.is_empty() {
+            let command = Arc::new(Command::Ack(std::mem::take(&mut self.acked)));
+            let reply = Reply::Nobody;
+            self.held.push_back(Item { command, reply });
+        }
     }
 
     /// Takes what only the leader asks for; nobody is told.
@@ -180,7 +209,10 @@ impl Stream {
 
     /// Whether everything is answered.
     pub(super) fn is_idle(&self) -> bool {
-        self.held.is_empty() && self.numbered.is_empty() && self.proposer.is_idle()
+        self.acked.is_empty()
+            && self.held.is_empty()
+            && self.numbered.is_empty()
+            && self.proposer.is_idle()
     }
 
     fn number(&mut self) {
@@ -269,6 +301,43 @@ mod tests {
 
         let (_, items) = stream.poll_batch(T0).expect("a batch");
         assert_eq!(numbers(&items), [1, 2]);
+    }
+
+    #[test]
+    fn acknowledged_sequences_go_with_the_next_item_or_once_they_are_many_or_due() {
+        let acks = |seqs: std::ops::Range<u64>| {
+            vec![Acks {
+                client: ClientId::try_from("c").expect("an id"),
+                epoch: session::Epoch(1),
+                seqs: seqs.map(session::Seq).collect(),
+            }]
+        };
+        let is_ack = |wired: &Wired| match wired {
+            Wired::Sent(sent) => match &sent.body {
+                Body::Item(item) => matches!(*item.command, Command::Ack(_)),
+                Body::Nop => false,
+            },
+            _ => false,
+        };
+        let mut stream = Stream::new();
+        assert!(stream.push_acks(acks(0..1)));
+        assert!(stream.push_acks(acks(1..2)));
+        assert!(stream.poll_batch(T0).is_none() && !stream.is_idle());
+
+        // Before the item: it may end the ownership that they name.
+        stream.push(item(1));
+        let (batch, items) = stream.poll_batch(T0).expect("a batch");
+        assert_eq!(items.iter().map(is_ack).collect::<Vec<_>>(), [true, false]);
+        stream.handle_committed(batch);
+
+        assert!(!stream.push_acks(acks(2..2 + ACKED_TOGETHER as u64)));
+        let (batch, items) = stream.poll_batch(T0).expect("a batch");
+        assert_eq!(items.len(), 1);
+        stream.handle_committed(batch);
+
+        assert!(stream.push_acks(acks(900..901)));
+        stream.release_acks();
+        assert!(stream.poll_batch(T0).is_some());
     }
 
     #[test]
