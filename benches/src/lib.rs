@@ -3,7 +3,7 @@
 //! Data meets the modules in this order: [`profile`] says what a device measures, [`fleet`] sends
 //! it over MQTT, [`ledger`] writes down what was sent and acknowledged, and [`demo`] runs the
 //! whole line and compares the ledger with the store. Beside it [`density`] measures encodings
-//! and [`pipeline`] the line under load, [`load`] loads any broker over MQTT, [`compare`] sets brokers beside each other, [`surge`] sends more than the store takes; [`machine`] says on what a
+//! and [`pipeline`] the line under load, [`load`] loads any broker over MQTT, [`compare`] sets brokers beside each other, [`surge`] sends more than the store takes, [`sessions`] measures durable sessions; [`machine`] says on what a
 //! figure was measured, [`chart`] draws it.
 
 #![forbid(unsafe_code)]
@@ -28,5 +28,7 @@ pub mod load;
 pub mod chart;
 
 pub mod compare;
+
+pub mod sessions;
 
 pub mod surge;

@@ -12,6 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use cluster::raft::RaftNode;
 use runtime::Clock;
 
 use crate::counters::{Counters, metric};
@@ -27,6 +28,7 @@ pub(crate) struct AdminState {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) shards: Shards,
+    pub(crate) raft: RaftNode,
     pub(crate) snapshot: Snapshot,
     pub(crate) telemetry: Option<Arc<Telemetry>>,
     pub(crate) node: admin::node::NodeInfo,
@@ -129,6 +131,7 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
     let help = "Rows of the routes: filters of clean sessions and of shards.";
     metric(&mut text, "tidewire_broker_routes", help, "gauge", routes);
     session_metrics(&state.shards, &mut text);
+    raft_metrics(&state.raft.log_counters(), &mut text);
     if let Some(telemetry) = &state.telemetry {
         telemetry_metrics(telemetry, &mut text);
     }
@@ -206,6 +209,25 @@ fn session_metrics(shards: &Shards, out: &mut String) {
         "Bytes of retained messages.",
         counters.retained_bytes,
     );
+}
+
+fn raft_metrics(log: &storage::raft::Counters, out: &mut String) {
+    let counter = |out: &mut String, name: &str, help: &str, value| {
+        let name = format!("tidewire_raft_log_{name}");
+        metric(out, &name, help, "counter", value);
+    };
+    let journal = &log.journal;
+    let help = "Records made durable in the log of the Raft groups.";
+    counter(out, "records_total", help, journal.entries);
+    let help = "Writes to the log of the Raft groups, each with one fsync.";
+    counter(out, "fsyncs_total", help, journal.groups);
+    let help = "Bytes written to the log of the Raft groups, after compression.";
+    counter(out, "written_bytes_total", help, journal.written_bytes);
+    let help = "Bytes of entries copied forward so that old segments could go.";
+    counter(out, "copied_bytes_total", help, log.copied_bytes);
+    let help = "Bytes of the log of the Raft groups on disk.";
+    let name = "tidewire_raft_log_disk_bytes";
+    metric(out, name, help, "gauge", log.disk_bytes);
 }
 
 fn telemetry_metrics(telemetry: &Telemetry, out: &mut String) {

@@ -227,6 +227,7 @@ impl Node {
             clock,
             counters: counters.clone(),
             shards: shards.clone(),
+            raft: groups.raft.clone(),
             snapshot,
             telemetry: telemetry.clone(),
             node: admin::node::NodeInfo {

@@ -4,6 +4,7 @@ mod compare;
 mod density;
 mod load;
 mod pipeline;
+mod sessions;
 mod surge;
 
 use clap::Subcommand;
@@ -38,6 +39,8 @@ pub(crate) enum Bench {
     Pipeline(pipeline::Pipeline),
     /// More into Kafka than the store is allowed to take: lag, memory, nobody disconnected.
     Surge(surge::Surge),
+    /// Durable sessions: queues, connects, fsyncs and bytes, restart, memory; the node on one core.
+    Sessions(sessions::Sessions),
     #[command(external_subcommand)]
     Other(Vec<String>),
 }
@@ -57,6 +60,7 @@ pub(crate) fn run(bench: &Bench) -> u8 {
         Bench::Density(density) => density::run(density),
         Bench::Pipeline(pipeline) => pipeline::run(pipeline),
         Bench::Surge(surge) => surge::run(surge),
+        Bench::Sessions(sessions) => sessions::run(sessions),
         Bench::Other(words) => not_built::refuse("bench", words),
     }
 }

@@ -13,7 +13,7 @@ use crate::load::{self, Load, LoadError};
 use crate::machine::Machine;
 
 use measure::{Measure, measures};
-use peers::Cores;
+pub(crate) use peers::{Cores, Running};
 
 pub use peers::Peer;
 pub use report::Report;

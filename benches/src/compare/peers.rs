@@ -43,9 +43,11 @@ pub struct Peer {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Start {
-    Tidewire(PathBuf),
+    /// With this configuration.
+    Tidewire(PathBuf, String),
     Sink(PathBuf),
-    Mosquitto(PathBuf),
+    /// With this configuration.
+    Mosquitto(PathBuf, String),
     /// A line for the shell with `{port}` in it.
     Shell(String),
 }
@@ -54,11 +56,16 @@ impl Peer {
     /// Is Tidewire as a plain broker.
     #[must_use]
     pub fn tidewire(program: &Path) -> Self {
+        Self::tidewire_with(program, TIDEWIRE_CONFIG)
+    }
+
+    /// Is Tidewire with this configuration.
+    pub(crate) fn tidewire_with(program: &Path, config: &str) -> Self {
         Self {
             name: "tidewire".into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            settings: one_line(TIDEWIRE_CONFIG),
-            start: Start::Tidewire(program.into()),
+            settings: one_line(config),
+            start: Start::Tidewire(program.into(), config.into()),
         }
     }
 
@@ -76,6 +83,11 @@ impl Peer {
     /// Is mosquitto as found on `PATH` or in `/usr/sbin`; `None` where it is not installed.
     #[must_use]
     pub fn mosquitto() -> Option<Self> {
+        Self::mosquitto_with(MOSQUITTO_CONFIG)
+    }
+
+    /// Is mosquitto with this configuration, `{port}` in it being its port.
+    pub(crate) fn mosquitto_with(config: &str) -> Option<Self> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let program = std::env::split_paths(&path)
             .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
@@ -91,8 +103,8 @@ impl Peer {
         Some(Self {
             name: "mosquitto".into(),
             version: version.into(),
-            settings: one_line(MOSQUITTO_CONFIG),
-            start: Start::Mosquitto(program),
+            settings: one_line(config),
+            start: Start::Mosquitto(program, config.into()),
         })
     }
 
@@ -115,12 +127,29 @@ impl Peer {
     }
 
     /// Starts the broker with an empty folder on a free port, and waits until it accepts.
-    pub(super) fn start(&self, cores: &Cores) -> Result<Running, CompareError> {
+    pub(crate) fn start(&self, cores: &Cores) -> Result<Running, CompareError> {
         let failed = |error: &dyn std::fmt::Display| {
             CompareError::Peer(self.name.clone(), error.to_string())
         };
         let folder = tempfile::tempdir().map_err(|error| failed(&error))?;
-        let (port, admin) = free_ports().map_err(|error| failed(&error))?;
+        let ports = free_ports().map_err(|error| failed(&error))?;
+        self.start_in(cores, folder, ports)
+    }
+
+    /// Starts the broker again where one was killed: in its folder, on its ports.
+    pub(crate) fn start_again(&self, cores: &Cores, killed: Killed) -> Result<Running, CompareError> {
+        self.start_in(cores, killed.folder, killed.ports)
+    }
+
+    fn start_in(
+        &self,
+        cores: &Cores,
+        folder: tempfile::TempDir,
+        (port, admin): (u16, u16),
+    ) -> Result<Running, CompareError> {
+        let failed = |error: &dyn std::fmt::Display| {
+            CompareError::Peer(self.name.clone(), error.to_string())
+        };
         let log = folder.path().join("log");
         let mut command = self
             .command(folder.path(), port, admin)
@@ -140,7 +169,8 @@ impl Peer {
         let mut running = Running {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
-            folder,
+            admin: SocketAddr::from(([127, 0, 0, 1], admin)),
+            folder: Some(folder),
         };
         match running.wait_until_ready() {
             Ok(()) => Ok(running),
@@ -159,8 +189,8 @@ impl Peer {
         let config = folder.join("config");
         let address = format!("127.0.0.1:{port}");
         Ok(match &self.start {
-            Start::Tidewire(program) => {
-                std::fs::write(&config, TIDEWIRE_CONFIG)?;
+            Start::Tidewire(program, text) => {
+                std::fs::write(&config, text)?;
                 let mut command = Command::new(program);
                 command.arg("serve").arg("--config").arg(config);
                 command.arg("--data").arg(folder.join("data"));
@@ -174,11 +204,8 @@ impl Peer {
                 command.args(["bench", "sink", "--addr", &address]);
                 command
             }
-            Start::Mosquitto(program) => {
-                std::fs::write(
-                    &config,
-                    MOSQUITTO_CONFIG.replace("{port}", &port.to_string()),
-                )?;
+            Start::Mosquitto(program, text) => {
+                std::fs::write(&config, text.replace("{port}", &port.to_string()))?;
                 let mut command = Command::new(program);
                 command.arg("-c").arg(config);
                 command
@@ -205,16 +232,56 @@ fn free_ports() -> std::io::Result<(u16, u16)> {
 }
 
 /// A broker that accepts connections. Dropped, it is killed.
-pub(super) struct Running {
+pub(crate) struct Running {
     child: Child,
-    pub(super) address: SocketAddr,
-    /// Removed once the process is gone.
+    pub(crate) address: SocketAddr,
+    /// Where Tidewire's admin API is.
+    pub(crate) admin: SocketAddr,
+    /// Removed once the process is gone; none once it was handed on.
+    folder: Option<tempfile::TempDir>,
+}
+
+/// What a broker that was killed leaves.
+pub(crate) struct Killed {
     folder: tempfile::TempDir,
+    ports: (u16, u16),
 }
 
 impl Running {
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends it with SIGKILL.
+    pub(crate) fn kill(mut self) -> std::io::Result<Killed> {
+        self.signal(Signal::KILL);
+        self.child.wait()?;
+        let folder = self.folder.take().expect("only a kill takes it");
+        Ok(Killed {
+            folder,
+            ports: (self.address.port(), self.admin.port()),
+        })
+    }
+
+    /// Stops it with SIGTERM; the bytes that it caused to be written to a disk until its end.
+    pub(crate) fn stop(self) -> std::io::Result<u64> {
+        let mut written = crate::cpu::written_bytes(self.pid())?;
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + 3 * STOP_DEADLINE;
+        // Until it is waited for, the kernel still says what it did.
+        while !self.has_exited() && Instant::now() < deadline {
+            std::thread::park_timeout(LOOK);
+        }
+        written = crate::cpu::written_bytes(self.pid()).unwrap_or(written);
+        Ok(written)
+    }
+
+    /// Whether it exited, without waiting for it.
+    fn has_exited(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        let stat = stat.unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, fields)| &fields[..1]);
+        state.is_none_or(|state| state == "Z")
     }
 
     fn wait_until_ready(&mut self) -> Result<(), String> {
@@ -253,7 +320,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if self.has_ended() {
-            tracing::warn!(folder = %self.folder.path().display(), "a broker ended by itself");
+            tracing::debug!(pid = self.pid(), "a broker has ended");
             return;
         }
         self.signal(Signal::TERM);
@@ -273,7 +340,7 @@ impl Drop for Running {
 
 /// One core for the broker, the others for the load generator. Dropped, the thread may run
 /// everywhere again.
-pub(super) struct Cores {
+pub(crate) struct Cores {
     all: CpuSet,
     broker: Option<usize>,
 }
@@ -281,7 +348,7 @@ pub(super) struct Cores {
 impl Cores {
     /// Leaves this thread, and what it starts, on the generator's cores. With a single core
     /// nothing is pinned.
-    pub(super) fn pin() -> std::io::Result<Self> {
+    pub(crate) fn pin() -> std::io::Result<Self> {
         let all = sched_getaffinity(None)?;
         if all.count() < 2 {
             return Ok(Self { all, broker: None });
@@ -313,7 +380,7 @@ impl Cores {
         Ok(started)
     }
 
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match self.broker {
             Some(core) => format!(
                 "the broker on core {core} alone, the generator on the other {}",

@@ -15,7 +15,7 @@ mod away;
 mod conn;
 mod flow;
 
-use away::{offline, storm};
+use away::{fill, offline, storm};
 use conn::conn;
 use flow::{Flow, PUBLISHERS, SUBSCRIBERS};
 
@@ -46,6 +46,8 @@ pub struct Load {
     pub duration: Duration,
     /// Workers; 0: as many as the connections need.
     pub workers: u32,
+    /// Sessions of subscribers and of idle connections outlive their connections.
+    pub persistent: bool,
     /// Source addresses 127.0.0.1 to this; 0: the system chooses.
     pub sources: u8,
     /// The broker's process, for CPU and memory; with its children.
@@ -66,6 +68,7 @@ impl Load {
             payload_bytes: 256,
             duration: Duration::from_secs(5),
             workers: 0,
+            persistent: false,
             sources: 0,
             pid: None,
             launch: Launch::Program(program, vec!["bench".into(), "worker".into()]),
@@ -123,6 +126,15 @@ pub enum Case {
         /// Messages each publisher may have unacknowledged.
         window: u32,
     },
+    /// Messages for sessions that are away, which stay there.
+    Fill {
+        /// Sessions, each with a publisher of its own.
+        sessions: u32,
+        /// Messages for each.
+        messages: u64,
+        /// Messages each publisher may have unacknowledged.
+        window: u32,
+    },
     /// All sessions reconnect at once, beside pairs that carry on.
     Storm {
         /// Sessions.
@@ -148,6 +160,7 @@ pub fn run(load: &Load, case: &Case) -> Result<Outcome, LoadError> {
         Case::Fanout { .. } => "fanout",
         Case::P2p { .. } => "p2p",
         Case::Offline { .. } => "offline",
+        Case::Fill { .. } => "fill",
         Case::Storm { .. } => "storm",
     });
     outcome.setting(
@@ -188,6 +201,11 @@ pub fn run(load: &Load, case: &Case) -> Result<Outcome, LoadError> {
             messages,
             window,
         } => offline(load, sessions, messages, window, &mut outcome)?,
+        Case::Fill {
+            sessions,
+            messages,
+            window,
+        } => fill(load, sessions, messages, window, &mut outcome)?,
         Case::Storm {
             sessions,
             jitter,
@@ -235,6 +253,9 @@ fn check(load: &Load, case: &Case) -> Result<(), LoadError> {
             rate_per_s,
         } => (window, rate_per_s, pairs),
         Case::Offline {
+            sessions, window, ..
+        }
+        | Case::Fill {
             sessions, window, ..
         } => (window, None, sessions),
         Case::Storm {
@@ -336,7 +357,7 @@ fn subscriber_group(
         prefix: format!("{prefix}s"),
         first,
         count,
-        persistent: false,
+        persistent: load.persistent,
         role: Role::Subscriber {
             filter: format!("{prefix}/{filter}"),
             qos: load.qos,

@@ -32,6 +32,9 @@ pub(crate) struct Target {
     /// Worker processes [default: one for each 18 000 connections].
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
+    /// Sessions of subscribers and of idle connections outlive their connections.
+    #[arg(long)]
+    persistent: bool,
     /// Connect from 127.0.0.1 to 127.0.0.N in turn [default: the system chooses].
     #[arg(long, value_name = "N")]
     sources: Option<u8>,
@@ -239,6 +242,7 @@ fn run(target: &Target, case: &Case) -> u8 {
         payload_bytes: target.payload,
         duration: target.duration,
         workers: target.workers.unwrap_or(0),
+        persistent: target.persistent,
         sources: target.sources.unwrap_or(0),
         pid: target.pid,
         ..Load::new(target.addr, program)

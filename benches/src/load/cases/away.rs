@@ -27,31 +27,40 @@ fn clean_up(crew: &mut Crew, load: &Load, workers: u32) -> Result<(), LoadError>
     Ok(())
 }
 
-pub(super) fn offline(
-    load: &Load,
-    sessions: u32,
-    messages: u64,
-    window: u32,
-    outcome: &mut Outcome,
-) -> Result<(), LoadError> {
+/// Pairs whose subscribers are sessions that are away, and the same sessions as clean ones.
+fn away_plans(load: &Load, sessions: u32, window: u32) -> Vec<Plan> {
     let workers = workers_for(load, sessions * 2);
     let prefix = run_prefix();
-    let plans: Vec<Plan> = (0..workers)
+    (0..workers)
         .map(|worker| {
             let mut groups = pair_groups(load, &prefix, share(sessions, workers, worker), window);
             groups[SUBSCRIBERS].persistent = true;
             groups.push(cleanup_group(&groups[SUBSCRIBERS]));
             plan(load, groups)
         })
-        .collect();
-    let mut crew = Crew::start(&load.launch, &plans)?;
-    let mut others = connect(&mut crew, load, workers, SUBSCRIBERS)?;
+        .collect()
+}
+
+/// What the broker used before, between and after the steps of [`queue`], and what they counted.
+struct Queued {
+    others: Tally,
+    enqueue: Tally,
+    at_first: Option<Usage>,
+    opened: Option<Usage>,
+    before: Option<Usage>,
+    after: Option<Usage>,
+}
+
+/// Opens the sessions, leaves them, and publishes for them.
+fn queue(crew: &mut Crew, load: &Load, workers: u32, messages: u64) -> Result<Queued, LoadError> {
+    let at_first = measured(load)?;
+    let mut others = connect(crew, load, workers, SUBSCRIBERS)?;
     crew.all(Command::Close {
         group: SUBSCRIBERS,
         abrupt: false,
     })?;
-    others.merge(&connect(&mut crew, load, workers, PUBLISHERS)?);
-
+    let opened = measured(load)?;
+    others.merge(&connect(crew, load, workers, PUBLISHERS)?);
     let before = measured(load)?;
     let mut enqueue = crew.all(Command::Publish {
         group: PUBLISHERS,
@@ -59,11 +68,72 @@ pub(super) fn offline(
         messages: Some(messages),
     })?;
     enqueue.merge(&crew.all(Command::Drain { quiet_ms: QUIET_MS })?);
-    let queued = measured(load)?;
+    let after = measured(load)?;
     crew.all(Command::Close {
         group: PUBLISHERS,
         abrupt: false,
     })?;
+    Ok(Queued {
+        others,
+        enqueue,
+        at_first,
+        opened,
+        before,
+        after,
+    })
+}
+
+pub(super) fn fill(
+    load: &Load,
+    sessions: u32,
+    messages: u64,
+    window: u32,
+    outcome: &mut Outcome,
+) -> Result<(), LoadError> {
+    let plans = away_plans(load, sessions, window);
+    let mut crew = Crew::start(&load.launch, &plans)?;
+    let queued = queue(&mut crew, load, plans.len() as u32, messages)?;
+    let enqueue = &queued.enqueue;
+    outcome.setting("sessions", sessions);
+    outcome.setting("messages_per_session", messages);
+    outcome.setting("window", window);
+    outcome.setting("payload_bytes", load.payload_bytes);
+    outcome.push("enqueued", enqueue.acked as f64);
+    outcome.push(
+        "enqueues_per_s",
+        per_second(enqueue.acked, enqueue.seconds()),
+    );
+    if let (Some(at_first), Some(opened)) = (queued.at_first, queued.opened) {
+        let grown = opened.rss_bytes as f64 - at_first.rss_bytes as f64;
+        outcome.push("rss_bytes_per_session", grown / f64::from(sessions));
+    }
+    outcome.latency(
+        ["ack_p50_us", "ack_p99_us", "ack_p999_us", "ack_max_us"],
+        &enqueue.ack,
+    );
+    outcome.acknowledged(enqueue);
+    outcome.check(&queued.others);
+    outcome.check(enqueue);
+    Ok(())
+}
+
+pub(super) fn offline(
+    load: &Load,
+    sessions: u32,
+    messages: u64,
+    window: u32,
+    outcome: &mut Outcome,
+) -> Result<(), LoadError> {
+    let plans = away_plans(load, sessions, window);
+    let workers = plans.len() as u32;
+    let mut crew = Crew::start(&load.launch, &plans)?;
+    let Queued {
+        mut others,
+        enqueue,
+        before,
+        after: queued,
+        ..
+    } = queue(&mut crew, load, workers, messages)?;
 
     let before_drain = measured(load)?;
     let mut drain = crew.all(Command::Connect {

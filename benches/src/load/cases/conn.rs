@@ -26,7 +26,7 @@ pub(super) fn conn(
                 prefix: format!("{prefix}c"),
                 first,
                 count,
-                persistent: false,
+                persistent: load.persistent,
                 role,
             };
             plan(load, vec![group])
@@ -48,6 +48,7 @@ pub(super) fn conn(
     outcome.setting("connections", connections);
     outcome.setting("in_flight", in_flight);
     outcome.setting("subscribe", subscribe);
+    outcome.setting("persistent", load.persistent);
     outcome.setting("workers", workers);
     outcome.push("connected", tally.connected as f64);
     let seconds = tally.last_connect_ns.saturating_sub(tally.first_ns) as f64 / 1e9;
