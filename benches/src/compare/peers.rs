@@ -137,7 +137,11 @@ impl Peer {
     }
 
     /// Starts the broker again where one was killed: in its folder, on its ports.
-    pub(crate) fn start_again(&self, cores: &Cores, killed: Killed) -> Result<Running, CompareError> {
+    pub(crate) fn start_again(
+        &self,
+        cores: &Cores,
+        killed: Killed,
+    ) -> Result<Running, CompareError> {
         self.start_in(cores, killed.folder, killed.ports)
     }
 

@@ -45,7 +45,7 @@ const READY_DEADLINE: Duration = Duration::from_secs(120);
 /// What is measured, and at which size.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// This program: Tidewire and the workers.
+    /// Tidewire and the workers: this program, or another build of it.
     pub program: PathBuf,
     /// Words of the cases; empty: all.
     pub only: Vec<String>,
@@ -136,7 +136,13 @@ pub fn run(options: &Options, progress: &mut impl Write) -> Result<Report, Sessi
         return Err(SessionsError::Setting(unknown.clone(), words.join(", ")));
     }
     let mut notes = Vec::new();
-    if cfg!(debug_assertions) {
+    let is_this = std::env::current_exe().is_ok_and(|this| this == options.program);
+    if !is_this {
+        let program = options.program.display();
+        notes.push(format!(
+            "node and generator are {program}; the machine's line names the program that asked"
+        ));
+    } else if cfg!(debug_assertions) {
         notes.push("a debug build: its speeds mean nothing".to_owned());
     }
     let program = options.program.clone();
@@ -304,7 +310,12 @@ fn p2p(run: &Run<'_>, broker: &Broker, out: &mut Vec<Figure>) -> Measured {
         };
         let mut push = |figure: &str, name| {
             let figure = format!("1000 pairs {how}: {figure}");
-            out.push(Figure::new("p2p", &figure, broker.name, outcome.figure(name)));
+            out.push(Figure::new(
+                "p2p",
+                &figure,
+                broker.name,
+                outcome.figure(name),
+            ));
         };
         push("messages per second", "messages_per_s");
         push("delivery p50, us", "delivery_p50_us");
@@ -339,7 +350,11 @@ fn bytes(run: &Run<'_>, broker: &Broker, out: &mut Vec<Figure>) -> Measured {
         let total = written.saturating_sub(written_before) as f64;
         let wrote = "bytes written to the disk per message of 256 B, with the stop";
         push(wrote, each(total), None);
-        push("messages per second", outcome.figure("enqueues_per_s"), None);
+        push(
+            "messages per second",
+            outcome.figure("enqueues_per_s"),
+            None,
+        );
         if let (Some(before), Some(after)) = (before, after) {
             let grown = |name| after.get(name) - before.get(name);
             let log = grown("tidewire_raft_log_written_bytes_total");
@@ -440,16 +455,32 @@ fn large(run: &Run<'_>, broker: &Broker, out: &mut Vec<Figure>) -> Measured {
     let running = peer.start_again(&run.cores, killed)?;
     until_ready(running.admin, READY_DEADLINE)?;
     let ready_s = restarted.elapsed().as_secs_f64();
-    push("seconds from SIGKILL until ready", Some(ready_s), Some(10.0));
+    push(
+        "seconds from SIGKILL until ready",
+        Some(ready_s),
+        Some(10.0),
+    );
     let peak = probe::peak_rss_bytes(running.pid()).map_err(failed())?;
-    push("resident bytes at most of the start", Some(peak as f64), limit);
+    push(
+        "resident bytes at most of the start",
+        Some(peak as f64),
+        limit,
+    );
     // The gauges follow the shards' clock.
     pause(Duration::from_secs(1));
     let metrics = Metrics::read(running.admin)?;
     let lost = |expected: u64, name| expected as f64 - metrics.get(name);
     let messages = lost(queued, "tidewire_session_queue_messages");
-    push("messages missing after the start", Some(messages), Some(0.0));
+    push(
+        "messages missing after the start",
+        Some(messages),
+        Some(0.0),
+    );
     let sessions = lost(u64::from(filled), "tidewire_session_sessions");
-    push("sessions missing after the start", Some(sessions), Some(0.0));
+    push(
+        "sessions missing after the start",
+        Some(sessions),
+        Some(0.0),
+    );
     Ok(())
 }

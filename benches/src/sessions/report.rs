@@ -76,7 +76,10 @@ impl Figure {
             broker,
             ..
         } = self;
-        format!("{case:<9} {broker:<10} {value:>14}  {figure} {}", self.bound())
+        format!(
+            "{case:<9} {broker:<10} {value:>14}  {figure} {}",
+            self.bound()
+        )
     }
 }
 
@@ -162,7 +165,8 @@ impl Report {
         ];
         for (name, text) in files {
             let path = folder.join(name);
-            let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, text));
+            let written =
+                std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, text));
             written.map_err(|error| SessionsError::Write(path, error))?;
         }
         Ok(())

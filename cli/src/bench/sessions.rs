@@ -12,6 +12,10 @@ pub(crate) struct Sessions {
     /// Only these cases: queue, connects, p2p, bytes, idle, large.
     #[arg(long, value_name = "CASE", value_delimiter = ',')]
     only: Vec<String>,
+    /// Program that is measured and generates the load: a release build of Tidewire [default: this
+    /// one].
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
     /// Sessions of the large case.
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     sessions: u32,
@@ -34,7 +38,11 @@ pub(crate) struct Sessions {
 
 /// Measures; the exit code.
 pub(super) fn run(arguments: &Sessions) -> u8 {
-    let program = match std::env::current_exe() {
+    let program = match arguments
+        .program
+        .clone()
+        .map_or_else(std::env::current_exe, Ok)
+    {
         Ok(program) => program,
         Err(error) => return fail(exit::FAILED, &error),
     };
