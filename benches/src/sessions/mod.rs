@@ -101,10 +101,13 @@ const CASES: [(&str, bool, Measure); 6] = [
     ("large", false, large),
 ];
 
+/// A broker with these lines at the top of its configuration and so many shards.
+type Configured = dyn Fn(&str, u16) -> Peer;
+
 /// A broker that is measured, and how it is called in the report.
 struct Broker {
     name: &'static str,
-    peer: Box<dyn Fn(&str, u16) -> Peer>,
+    peer: Box<Configured>,
 }
 
 impl Broker {
