@@ -61,13 +61,10 @@ impl Line {
 
     /// Waits until Kafka has taken everything and the store has read it, then compares all three with what was sent.
     fn check(&self, node: Node<'_>, fleet: &Fleet) {
-        until("the store to have read everything", || {
+        until("the store to have read and sealed everything", || {
             let status: Value = serde_json::from_str(&node.get("/v1/tsdb")).expect("JSON");
-            let lag = &status["pipeline"]["lag"];
-            lag.as_object()
-                .expect("by partition")
-                .is_empty()
-                .then_some(())
+            let lag = status["pipeline"]["lag"].as_object().expect("by partition");
+            (lag.is_empty() && status["store"]["head_rows"] == 0).then_some(())
         });
         for device in fleet.devices() {
             until("an answer that is whole", || {

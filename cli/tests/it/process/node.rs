@@ -197,6 +197,11 @@ impl Node<'_> {
 
 impl Drop for Node<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for path in ["/v1/bridge", "/v1/tsdb"] {
+                eprintln!("--- {path}: {:?}", http::get(self.place.admin, path));
+            }
+        }
         // A node that has ended already is what a test that stops it leaves behind.
         if let Ok(None) = self.child.try_wait() {
             self.child.kill().expect("the node runs");
