@@ -18,7 +18,7 @@ use super::node::{Node, Place};
 use super::rows;
 use super::store;
 use super::wait::{pause_for, until};
-use devices::Fleet;
+use devices::{Device, Fleet};
 use leaders::Leaders;
 
 const DEVICES: usize = 20;
@@ -29,6 +29,10 @@ const QUICK_SESSIONS: [(&str, &str); 2] = [
     ("broker.session.timeout.ms", "3000"),
     ("broker.heartbeat.interval.ms", "500"),
 ];
+
+/// A Kafka that starts again on a busy machine may be away for longer than a PUBACK waits by default; then the
+/// connection would be closed.
+const SETTLE_DEADLINE: &str = "300s";
 
 /// A Kafka and a place for a node that uses it.
 struct Line {
@@ -47,6 +51,7 @@ impl Line {
         let kafka = kafka.expect("Kafka starts");
         let config = format!(
             "[kafka]\nbootstrap = \"{}\"\n\n\
+             [mqtt]\nsettle_deadline = \"{SETTLE_DEADLINE}\"\n\n\
              [telemetry]\nhead_age_max = \"2s\"\nblock_rows = 16\n\n\
              [[telemetry.streams]]\nmode = \"{mode}\"\n",
             kafka.bootstrap()
@@ -75,7 +80,13 @@ impl Line {
         assert_eq!(node.metric("tidewire_telemetry_dead_letters_total"), 0.0);
         node.terminate();
         assert_eq!(node.ended().code(), Some(0));
-        let topic = topic::read(&self.jars, &self.kafka.bootstrap(), "tidewire.telemetry");
+        let sent = fleet.devices().map(Device::sent).sum();
+        let topic = topic::read(
+            &self.jars,
+            &self.kafka.bootstrap(),
+            "tidewire.telemetry",
+            sent,
+        );
         for device in fleet.devices() {
             device.assert_in_order(topic.get(device.id()).map_or(&[][..], Vec::as_slice));
         }

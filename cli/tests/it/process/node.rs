@@ -198,6 +198,7 @@ impl Node<'_> {
 impl Drop for Node<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            eprintln!("--- the node has ended with: {:?}", self.child.try_wait());
             for path in ["/v1/bridge", "/v1/tsdb"] {
                 eprintln!("--- {path}: {:?}", http::get(self.place.admin, path));
             }

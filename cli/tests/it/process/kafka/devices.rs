@@ -143,6 +143,11 @@ impl Device {
         &self.id
     }
 
+    /// Messages that it sent, each counted once.
+    pub(crate) fn sent(&self) -> usize {
+        self.state().next as usize
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nobody panics with it")
     }
