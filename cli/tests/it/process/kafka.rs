@@ -23,6 +23,9 @@ use leaders::Leaders;
 
 const DEVICES: usize = 20;
 
+/// Seconds of an outage.
+const OUTAGE: &str = "TIDEWIRE_TEST_OUTAGE_S";
+
 /// A broker that was killed is let in again only once Kafka takes its old process for dead: by default after 9 s, which
 /// would make every outage that much longer.
 const QUICK_SESSIONS: [(&str, &str); 2] = [
@@ -30,9 +33,14 @@ const QUICK_SESSIONS: [(&str, &str); 2] = [
     ("broker.heartbeat.interval.ms", "500"),
 ];
 
-/// A Kafka that starts again on a busy machine may be away for longer than a PUBACK waits by default; then the
-/// connection would be closed.
-const SETTLE_DEADLINE: &str = "300s";
+/// How long a PUBACK may wait. A Kafka that starts again on a busy machine may be away for longer than by default, and
+/// then connections would be closed; who sets the outage wants to see the default.
+fn settle_deadline() -> &'static str {
+    match std::env::var_os(OUTAGE) {
+        Some(_) => "30s",
+        None => "300s",
+    }
+}
 
 /// A Kafka and a place for a node that uses it.
 struct Line {
@@ -51,10 +59,11 @@ impl Line {
         let kafka = kafka.expect("Kafka starts");
         let config = format!(
             "[kafka]\nbootstrap = \"{}\"\n\n\
-             [mqtt]\nsettle_deadline = \"{SETTLE_DEADLINE}\"\n\n\
+             [mqtt]\nsettle_deadline = \"{}\"\n\n\
              [telemetry]\nhead_age_max = \"2s\"\nblock_rows = 16\n\n\
              [[telemetry.streams]]\nmode = \"{mode}\"\n",
-            kafka.bootstrap()
+            kafka.bootstrap(),
+            settle_deadline(),
         );
         Some(Self {
             jars,
@@ -99,7 +108,7 @@ fn now() -> String {
 }
 
 fn outage() -> Duration {
-    let seconds = std::env::var("TIDEWIRE_TEST_OUTAGE_S");
+    let seconds = std::env::var(OUTAGE);
     Duration::from_secs(seconds.map_or(8, |text| text.parse().expect("seconds")))
 }
 
