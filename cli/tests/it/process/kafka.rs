@@ -129,6 +129,7 @@ fn kafka_killed_for_a_while_holds_up_no_puback_of_mode_log_for_long() {
     let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
     fleet.wait_for_acks(2_000);
 
+    fleet.forget_waits();
     line.kafka.kill(1).expect("it runs");
     let killed = Instant::now();
     // Acknowledged by the spool: they come although Kafka is away.
@@ -159,6 +160,7 @@ fn kafka_killed_for_a_while_stops_every_puback_of_mode_kafka() {
     let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
     fleet.wait_for_acks(2_000);
 
+    fleet.forget_waits();
     line.kafka.kill(1).expect("it runs");
     // What Kafka had confirmed before may still be on its way to the devices.
     pause_for(Duration::from_secs(1));
@@ -184,6 +186,7 @@ fn kafka_dead_while_the_node_dies_loses_nothing_and_keeps_the_order() {
     let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
     fleet.wait_for_acks(2_000);
 
+    fleet.forget_waits();
     line.kafka.kill(1).expect("it runs");
     fleet.wait_for_acks(2_000);
     pause_for(outage() / 2);
@@ -336,6 +339,7 @@ fn one_of_three_brokers_killed_stops_mode_kafka_until_leaders_are_elected() {
     let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
     fleet.wait_for_acks(2_000);
 
+    fleet.forget_waits();
     let watch = Leaders::watch(&line.kafka.bootstrap(), "tidewire.telemetry");
     let tell = watch.map(Leaders::killed_now);
     line.kafka.kill(1).expect("it runs");

@@ -33,7 +33,7 @@ pub(crate) struct Report {
     pub(crate) sent: u64,
     pub(crate) acked: u64,
     pub(crate) disconnects: u64,
-    /// Longest time from a PUBLISH to its PUBACK on one connection.
+    /// Longest time from a PUBLISH to its PUBACK on one connection, since waits were forgotten.
     pub(crate) longest: Duration,
 }
 
@@ -83,6 +83,13 @@ impl Fleet {
         until("acknowledgements", || {
             (self.acked() >= from + count).then_some(())
         });
+    }
+
+    /// Forgets how long PUBACKs took so far: those of a Kafka that has just started take seconds.
+    pub(crate) fn forget_waits(&self) {
+        for device in self.devices() {
+            device.state().longest = Duration::ZERO;
+        }
     }
 
     /// Lets the devices stop sending and wait for what they are owed.
