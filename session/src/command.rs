@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use mqtt::{ClientId, Filter, PacketId, ReasonCode, Topic, Will};
 
-use crate::{ConnectionId, Epoch, Identity, Message, NodeEpoch, Origin, Seq, Subscription, WillId};
+use crate::{
+    ConnectionId, Epoch, GroupSeq, Identity, Message, NodeEpoch, Origin, Seq, Subscription, WillId,
+};
 
 /// An entry of a shard's log. Applied whole by [`crate::Durable::apply`].
 ///
@@ -17,12 +19,14 @@ pub enum Command {
     Open(Box<Open>),
     /// Ends an ownership. Answers [`Answer::Done`].
     Close(Close),
-    /// Subscribes a persistent session. Answers [`Answer::Subscribed`].
+    /// Subscribes a persistent session, or any session to shared filters. Answers
+    /// [`Answer::Subscribed`].
     Subs(Box<Subs>),
-    /// Unsubscribes a persistent session. Answers [`Answer::Unsubscribed`].
+    /// Unsubscribes a persistent session, or any session from shared filters. Answers
+    /// [`Answer::Unsubscribed`].
     Unsubs(Box<Unsubs>),
-    /// Queues a message (QoS > 0) for every matching persistent session of the shard. Answers
-    /// [`Answer::Enqueued`].
+    /// Queues a message (QoS > 0) for every matching persistent session and group of the shard.
+    /// Answers [`Answer::Enqueued`].
     Enqueue(Enqueue),
     /// Records a PUBLISH with QoS 2 from a persistent session. Answers [`Answer::Q2In`], or
     /// [`Answer::Refused`] when too many are open.
@@ -113,6 +117,26 @@ pub enum Command {
         /// The ended epoch.
         node_epoch: NodeEpoch,
     },
+    /// In the home shard of a group: a client is a member of it now, or is none any more. Answers
+    /// [`Answer::Membership`].
+    Membership(Box<Membership>),
+    /// Removes a row of a membership from the outbox: the group's home shard has it. Answers
+    /// [`Answer::Done`].
+    MembershipDone {
+        /// The version of the row; a newer one of the same membership stays.
+        version: u64,
+    },
+    /// Removes messages that members of groups acknowledged (PUBACK) from the groups' queues; who
+    /// acknowledges is not asked. Answers [`Answer::Done`].
+    GroupAck(Vec<GroupSeq>),
+    /// Removes messages of a group whose expiry interval passed and that were never sent. Answers
+    /// [`Answer::Done`].
+    ExpireGroup {
+        /// The shared filter that names the group.
+        filter: Filter,
+        /// The group's incarnation.
+        incarnation: Epoch,
+    },
 }
 
 /// See [`Command::Open`].
@@ -185,6 +209,49 @@ pub struct Unsubs {
     pub epoch: Epoch,
     /// Filters.
     pub filters: Vec<Filter>,
+}
+
+/// See [`Command::Membership`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Shard of the client's session.
+    pub source: u16,
+    /// Rises with each row of that shard; what is not newer than the last one of the shard is a
+    /// repeat.
+    pub version: u64,
+    /// The shared filter, which names the group.
+    pub filter: Filter,
+    /// The client.
+    pub client: ClientId,
+    /// What it is in the group; `None` when it has left.
+    pub member: Option<Member>,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The command that made it one. Another number is another membership: what waited for the
+    /// old one alone is gone with it.
+    pub joined: Epoch,
+    /// Its connection; `None` while it is away.
+    pub owner: Option<Owner>,
+    /// Options as granted, and the identifier.
+    pub subscription: Subscription,
+    /// Whether its session outlives its connection.
+    pub persistent: bool,
+}
+
+/// The connection that owns a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its node.
+    pub node_epoch: NodeEpoch,
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Its ownership.
+    pub epoch: Epoch,
+    /// Receive Maximum of the client.
+    pub receive_maximum: u16,
 }
 
 /// See [`Command::Enqueue`].
@@ -309,6 +376,12 @@ pub enum Answer {
     },
     /// What became of a retained message.
     Retained(Retained),
+    /// The group knows the membership.
+    Membership {
+        /// Version of the route row of the group's filter, 0 without one: who waits for the
+        /// membership waits until the routes have it.
+        version: u64,
+    },
 }
 
 /// Result of one filter of [`Command::Subs`].
@@ -320,6 +393,9 @@ pub struct Subscribed {
     pub version: u64,
     /// Whether a replay of retained messages is awaited.
     pub replay: bool,
+    /// Of a shared filter, version of the membership's row: SUBACK waits until the group's home
+    /// shard has it. Else 0.
+    pub membership: u64,
 }
 
 /// Result of one filter of [`Command::Unsubs`].
@@ -329,6 +405,8 @@ pub struct Unsubscribed {
     pub reason: ReasonCode,
     /// Version of the filter's route row, 0 if there never was one.
     pub version: u64,
+    /// Of a shared filter, version of the membership's row. Else 0.
+    pub membership: u64,
 }
 
 /// Result of [`Command::Retain`].

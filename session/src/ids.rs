@@ -27,7 +27,7 @@ number! {
 }
 number! {
     /// The log index of an `Open`: names an ownership of a session, and, for the `Open` that began
-    /// it, the session's incarnation. Never repeats.
+    /// it, the session's incarnation; likewise that of what began a group. Never repeats.
     Epoch
 }
 number! {
@@ -39,7 +39,7 @@ number! {
     ConnectionId
 }
 number! {
-    /// The sequence of a queued QoS 1 or 2 message in its session, from 0.
+    /// The sequence of a queued QoS 1 or 2 message in its session or group, from 0.
     Seq
 }
 number! {

@@ -17,6 +17,7 @@
 //!   Open ──────────► shell adds expected_epoch ─► Command::Open ───┤─► Answer ─► handle_opened
 //!   Propose{token} ► Command::{Subs, Q2In, Rec, …} ────────────────┤─► Answer ─► handle_answer
 //!   Acked(seq) ────► batch ─► Command::Ack ────────────────────────┤
+//!   SharedAcked ───► batch ─► Command::GroupAck of the home shard ─┤
 //!   Close(command) ► flush, close socket; batch ─► Command::Close ─┘
 //!   Publish{token} ► router ─► streams, clean sessions here (Live::handle_message),
 //!                       │       Durable::qos0_recipients (Live::handle_message),
@@ -29,6 +30,8 @@
 //!                          TakenOver ─► Live::handle_kick(SessionTakenOver)
 //!                          Route ─► routes ─► Command::RoutesDone
 //!                          WillDue ─► router ─► Command::WillDone
+//!                          Membership ─► the group's home shard ─► Command::MembershipDone
+//!                          DeliverShared ─► Live::handle_shared       (members of groups)
 //!                          Load ─► the message's row ─► Durable::handle_loaded
 //!  Durable::due(now) ─► Expire, WillDelayEnd, ReplayEnd, … for the leader to propose
 //!  Durable::take_rows ─► one write of the shard's file ─► Durable::handle_flushed
@@ -52,9 +55,10 @@ mod message;
 pub use command::*;
 pub use config::{Config, PersistentPolicy, PersistentRule};
 pub use durable::{
-    Counters, Delivery, DeliveryStep, Durable, DurableEffect, HeadRow, Limits, OriginRow, Origins,
-    PersistentRow, QoS0Recipient, QueuePlace, QueuedRow, RestoreError, RetainedRow, RouteRow,
-    RouteState, Row, RowKey, SessionRow, WillRow,
+    Counters, Delivery, DeliveryStep, Durable, DurableEffect, GroupDelivery, GroupRow, GroupsRow,
+    HeadRow, Limits, MembershipRow, MembershipState, OriginRow, Origins, PersistentRow,
+    QoS0Recipient, QueuePlace, QueuedRow, RestoreError, RetainedRow, RouteRow, RouteState, Row,
+    RowKey, SessionRow, Share, WillRow,
 };
 pub use ids::*;
 pub use live::{

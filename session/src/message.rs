@@ -2,11 +2,12 @@
 
 use bytes::{Bytes, BytesMut};
 use mqtt::{
-    ClientId, Publish, PublishProperties, QoS, SubscribeOptions, SubscriptionIds, Text, Topic,
+    ClientId, Filter, Publish, PublishProperties, QoS, SubscribeOptions, SubscriptionIds, Text,
+    Topic,
 };
 use std::num::NonZeroU32;
 
-use crate::{Epoch, WallMs};
+use crate::{Epoch, Seq, WallMs};
 
 /// Bytes accounted for a message beyond its texts and payload: the value itself, its reference
 /// counts and one queue entry.
@@ -135,6 +136,17 @@ pub enum OriginKind {
     Session,
     /// A will.
     Will,
+}
+
+/// Names a message in the queue of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSeq {
+    /// The shared filter that names the group.
+    pub filter: Filter,
+    /// The group's incarnation: a group that ended and began again counts anew.
+    pub incarnation: Epoch,
+    /// The message's sequence in the group.
+    pub seq: Seq,
 }
 
 /// A subscription: the options of one filter and its identifier.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use mqtt::{Decoder, Publish, ReasonCode};
 use runtime::{Exit, Mailbox};
-use session::{Answer, ConnectionId, Dropped, Live, MonoMs, Opened, Seq, Token};
+use session::{Answer, ConnectionId, Dropped, GroupSeq, Live, MonoMs, Opened, Seq, Token};
 use tokio::net::TcpStream;
 
 use super::serve::Io;
@@ -69,6 +69,8 @@ struct Extra {
     retained: Vec<Gathering>,
     /// Sequences that the subscriber acknowledged in this turn.
     acked: Vec<Seq>,
+    /// The same of groups.
+    shared_acked: Vec<GroupSeq>,
     /// Router rows of a clean session, to be dropped with it.
     filters: Vec<mqtt::Filter>,
     /// What `Live` had dropped when it was last counted.
@@ -82,6 +84,7 @@ impl Extra {
             && self.open.is_none()
             && self.retained.is_empty()
             && self.acked.is_empty()
+            && self.shared_acked.is_empty()
             && self.filters.is_empty()
             && self.dropped == Dropped::default()
     }
@@ -214,6 +217,7 @@ impl Connection {
             ConnectionMessage::Settled(token) => self.settled(token),
             ConnectionMessage::Unsettled => self.live.handle_kick(ReasonCode::ServerBusy, now),
             ConnectionMessage::Delivery(delivery) => self.live.handle_delivery(*delivery, now),
+            ConnectionMessage::Shared(delivery) => self.live.handle_shared(*delivery, now),
             ConnectionMessage::Message(message, matched) => {
                 self.live.handle_message(message, matched, now);
             }
@@ -253,6 +257,7 @@ impl Connection {
             Some(extra) => {
                 extra.obligations.shrink_to_fit();
                 extra.acked.shrink_to_fit();
+                extra.shared_acked.shrink_to_fit();
                 extra.retained.shrink_to_fit();
                 extra.filters.shrink_to_fit();
             }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use mqtt::ReasonCode;
 use runtime::{IoHandle, SendRefused};
-use session::{Answer, ConnectionId, Delivery, Match, Message, Token, WillRow};
+use session::{Answer, ConnectionId, Delivery, GroupDelivery, Match, Message, Token, WillRow};
 
 use crate::ids::Owed;
 
@@ -66,6 +66,7 @@ pub(crate) enum ShardEvent {
     },
     Settled(Owed),
     Delivery(Box<Delivery>),
+    Shared(Box<GroupDelivery>),
     Message {
         connection: ConnectionId,
         message: Arc<Message>,

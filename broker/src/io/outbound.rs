@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bridge::{Batch, Ingest, Outcome, OutletId, PortId, Refused};
 use ractor::ActorRef;
 use runtime::ractor;
-use session::{Acks, Command, Match, Message, Retain};
+use session::{Acks, Command, GroupSeq, Match, Message, Retain};
 
 use super::{CrossMessage, IoMessage, Threads};
 use crate::ids::{Owed, Place};
@@ -28,6 +28,7 @@ pub(crate) struct Outbound {
     to_threads: Vec<ToThread>,
     to_shards: Vec<Vec<ShardItem>>,
     acks: Vec<Vec<Acks>>,
+    shared_acks: Vec<Vec<GroupSeq>>,
     deltas: Vec<Delta>,
     waiting: Vec<Owed>,
     /// Bytes of telemetry that may wait behind a batch that the log refused.
@@ -112,6 +113,7 @@ impl Outbound {
             threads,
             to_shards: std::iter::repeat_with(Vec::new).take(count).collect(),
             acks: std::iter::repeat_with(Vec::new).take(count).collect(),
+            shared_acks: std::iter::repeat_with(Vec::new).take(count).collect(),
             shards,
             routes,
             deltas: Vec::new(),
@@ -136,12 +138,19 @@ impl Outbound {
 
     /// Puts an item on its way to a shard.
     pub(crate) fn push_to_shard(&mut self, shard: u16, item: ShardItem) {
+        self.touch(shard);
+        self.to_shards[usize::from(shard)].push(item);
+    }
+
+    fn touch(&mut self, shard: u16) {
         self.dirty = true;
-        let items = &mut self.to_shards[usize::from(shard)];
-        if items.is_empty() && self.acks[usize::from(shard)].is_empty() {
+        let at = usize::from(shard);
+        let is_untouched = self.to_shards[at].is_empty()
+            && self.acks[at].is_empty()
+            && self.shared_acks[at].is_empty();
+        if is_untouched {
             self.touched.push(shard);
         }
-        items.push(item);
     }
 
     /// Puts a QoS 0 message on its way to a shard; false when it was dropped.
@@ -172,12 +181,14 @@ impl Outbound {
 
     /// Adds acknowledged sequences to the shard's next batch of them.
     pub(crate) fn acked(&mut self, shard: u16, acks: Acks) {
-        self.dirty = true;
-        let waiting = &mut self.acks[usize::from(shard)];
-        if waiting.is_empty() && self.to_shards[usize::from(shard)].is_empty() {
-            self.touched.push(shard);
-        }
-        waiting.push(acks);
+        self.touch(shard);
+        self.acks[usize::from(shard)].push(acks);
+    }
+
+    /// Adds an acknowledged message of a group to its home shard's next batch of them.
+    pub(crate) fn shared_acked(&mut self, shard: u16, acked: GroupSeq) {
+        self.touch(shard);
+        self.shared_acks[usize::from(shard)].push(acked);
     }
 
     /// Puts a message on its way to connections of another thread; false when it was dropped.
@@ -238,6 +249,14 @@ impl Outbound {
             let acks = std::mem::take(&mut self.acks[usize::from(shard)]);
             if !acks.is_empty() {
                 let command = Box::new(Command::Ack(acks));
+                items.push(ShardItem::Oblige {
+                    owed: None,
+                    command,
+                });
+            }
+            let acks = std::mem::take(&mut self.shared_acks[usize::from(shard)]);
+            if !acks.is_empty() {
+                let command = Box::new(Command::GroupAck(acks));
                 items.push(ShardItem::Oblige {
                     owed: None,
                     command,

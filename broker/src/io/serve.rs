@@ -37,7 +37,7 @@ const WHEEL_TICKS: usize = 1_024;
 /// Size of the buffers that a thread's connections share for reading and writing, in bytes.
 pub(super) const BUFFER_BYTES: usize = 64 << 10;
 /// Control messages that may wait in a connection's mailbox: more than a receive window, the
-/// messages sent ahead and the requests of a connection together.
+/// messages sent ahead, the windows of the groups and the requests of a connection together.
 const CONTROL_LIMIT: usize = 1 << 17;
 
 /// What all io threads of a node share.
@@ -218,6 +218,9 @@ impl Io {
             ShardEvent::Settled(owed) => self.settle(owed),
             ShardEvent::Delivery(delivery) => {
                 self.tell(delivery.connection, ConnectionMessage::Delivery(delivery));
+            }
+            ShardEvent::Shared(delivery) => {
+                self.tell(delivery.connection, ConnectionMessage::Shared(delivery));
             }
             ShardEvent::Message {
                 connection,

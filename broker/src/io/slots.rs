@@ -1,7 +1,7 @@
 //! The connections of an io thread, by slot.
 
 use runtime::Mailbox;
-use session::{Answer, ConnectionId, Delivery, Match, Message, Opened, Token};
+use session::{Answer, ConnectionId, Delivery, GroupDelivery, Match, Message, Opened, Token};
 use std::sync::Arc;
 
 use mqtt::ReasonCode;
@@ -19,6 +19,7 @@ pub(crate) enum ConnectionMessage {
     /// What the token stands for will not be settled.
     Unsettled,
     Delivery(Box<Delivery>),
+    Shared(Box<GroupDelivery>),
     Message(Arc<Message>, Match),
     Retained(Token, Vec<Vec<Arc<Message>>>),
     Kick(ReasonCode),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use cluster::ShardMachine;
 use cluster::raft::Group;
 use cluster_core::{Deltas, DrainEffect, RouteDelta, RouteVersion, WillKey};
-use session::{Command, Delivery, DurableEffect, Message, MessageId, WillId, WillRow};
+use session::{
+    Command, Delivery, DurableEffect, GroupDelivery, Message, MessageId, WillId, WillRow,
+};
 
 use super::ShardMessage;
 use super::host::{Hosted, ShardHost};
@@ -22,8 +24,10 @@ impl ShardHost {
     pub(super) fn deliver_qos0(&self, hosted: &mut Hosted, message: &Arc<Message>) {
         let publisher = message.publisher.as_ref();
         let recipients = self.group.with(|machine| {
-            let durable = machine.durable();
-            durable.qos0_recipients(&message.topic, message.qos, publisher)
+            let durable = machine.durable_mut();
+            let mut all = durable.qos0_recipients(&message.topic, message.qos, publisher);
+            all.extend(durable.next_qos0_members(&message.topic, message.qos));
+            all
         });
         for recipient in recipients {
             if recipient.node_epoch.0 != self.epoch.0 {
@@ -54,6 +58,10 @@ impl ShardHost {
             for effect in effects {
                 match effect {
                     DurableEffect::Deliver(delivery) => self.deliver(hosted, delivery),
+                    DurableEffect::DeliverShared(delivery) => {
+                        self.deliver_shared(hosted, delivery);
+                    }
+                    DurableEffect::Membership(row) => hosted.memberships.handle_row(row),
                     DurableEffect::TakenOver {
                         connection,
                         node_epoch,
@@ -79,6 +87,14 @@ impl ShardHost {
         if !loads.is_empty() {
             self.load(hosted, loads);
         }
+    }
+
+    fn deliver_shared(&self, hosted: &mut Hosted, delivery: GroupDelivery) {
+        if delivery.node_epoch.0 != self.epoch.0 {
+            return;
+        }
+        let thread = Place::of(delivery.connection).thread;
+        hosted.out[thread].push(ShardEvent::Shared(Box::new(delivery)));
     }
 
     fn deliver(&self, hosted: &mut Hosted, delivery: Delivery) {

@@ -15,9 +15,10 @@ use cluster_core::{
 use mqtt::Filter;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use runtime::{Clock, ractor};
-use session::{Acks, Answer, Command, ConnectionId, Message, MessageId, Open, Token, WillRow};
+use session::{Answer, Command, ConnectionId, Message, MessageId, Open, Token, WillRow};
 use tokio::sync::oneshot;
 
+use super::memberships::Memberships;
 use super::stream::{Item, Reply, Stream, Wired};
 use super::{Seat, ShardItem, ShardMessage, Shards};
 use crate::ids::Place;
@@ -55,8 +56,10 @@ pub(crate) struct Hosted {
     pub(super) drain: Drain<WillRow>,
     /// Highest version that every reader of the routes sees.
     pub(super) routes_visible: RouteVersion,
-    /// Answers to Subs and Unsubs that wait for a version. Bounded by the connections' requests.
-    pub(super) waiting: VecDeque<(u64, ShardEventFor)>,
+    /// Answers that wait for the routes or for groups. Bounded by the connections' requests, and
+    /// by the outboxes of the members' shards.
+    waiting: VecDeque<Waiting>,
+    pub(super) memberships: Memberships,
     pub(super) out: Vec<Vec<ShardEvent>>,
     /// [`ShardMessage::AcksDue`] is on its way.
     acks_are_timed: bool,
@@ -64,7 +67,21 @@ pub(crate) struct Hosted {
     draining: Vec<oneshot::Sender<()>>,
 }
 
-type ShardEventFor = (usize, ShardEvent);
+/// An answer that waits.
+struct Waiting {
+    /// For this version of the routes.
+    route: u64,
+    /// For the memberships of these versions.
+    memberships: Vec<u64>,
+    told: Told,
+}
+
+/// Who is told an answer.
+enum Told {
+    Thread(usize, ShardEvent),
+    /// The shard of a member, about the row of this version.
+    Shard(u16, u64),
+}
 
 impl Actor for ShardHost {
     type Msg = ShardMessage;
@@ -95,6 +112,7 @@ impl Actor for ShardHost {
             drain: Drain::new(ShardId(self.shard)),
             routes_visible: RouteVersion(0),
             waiting: VecDeque::new(),
+            memberships: Memberships::default(),
             out: std::iter::repeat_with(Vec::new)
                 .take(self.threads.len())
                 .collect(),
@@ -128,7 +146,11 @@ impl Actor for ShardHost {
                 Some(answer) => hosted.drain.handle_routes_answer(answer, self.boot()),
                 None => hosted.drain.handle_routes_failed(self.boot()),
             },
-            ShardMessage::RoutesVisible(version) => routes_visible(hosted, version),
+            ShardMessage::RoutesVisible(version) => {
+                hosted.routes_visible = hosted.routes_visible.max(version);
+                self.let_go(hosted);
+            }
+            ShardMessage::Seated(version) => self.seated(hosted, version),
             ShardMessage::Loaded(messages) => self.loaded(messages),
             // What waited for room is proposed below.
             ShardMessage::Flushed => {}
@@ -144,6 +166,7 @@ impl Actor for ShardHost {
         }
         self.carry_out(hosted);
         self.drain(hosted);
+        self.send_memberships(hosted);
         self.propose(hosted);
         self.flush(hosted).await;
         if hosted.stream.is_idle() {
@@ -191,8 +214,17 @@ impl ShardHost {
                 let open = self.expecting(*command);
                 (open, Reply::Opened(connection, client))
             }
+            ShardItem::Member(membership) => {
+                let reply = Reply::Member(membership.source, membership.version);
+                (Command::Membership(membership), reply)
+            }
             ShardItem::Oblige { owed, command } => match *command {
-                Command::Ack(acks) if owed.is_none() => return acked(hosted, acks),
+                Command::Ack(acks) if owed.is_none() => {
+                    return released_in_time(hosted, |stream| stream.push_acks(acks));
+                }
+                Command::GroupAck(acks) if owed.is_none() => {
+                    return released_in_time(hosted, |stream| stream.push_group_acks(acks));
+                }
                 command => (command, owed.map_or(Reply::Nobody, Reply::Owed)),
             },
             ShardItem::RetainQoS0 { retain, bytes } => {
@@ -324,7 +356,10 @@ impl ShardHost {
                 let now = self.boot();
                 return hosted.stream.handle_unavailable(batch, items, why, now);
             }
-            Err(Unproposed::Lost) => return hosted.stream.handle_lost(batch),
+            Err(Unproposed::Lost) => {
+                hosted.stream.handle_lost(batch);
+                return self.repeat_memberships_done(hosted);
+            }
         };
         assert_eq!(outcomes.len(), items.len(), "an outcome for each item");
         hosted.stream.handle_committed(batch);
@@ -352,6 +387,9 @@ impl ShardHost {
             (Wired::Duty(Command::WillDone { id }), _) => {
                 hosted.drain.handle_will_done(WillKey(id.0));
             }
+            (Wired::Duty(Command::MembershipDone { version }), _) => {
+                hosted.memberships.handle_done(version);
+            }
             (Wired::Duty(_) | Wired::Epochs(_), _) => {}
         }
     }
@@ -374,19 +412,51 @@ impl ShardHost {
                 hosted.out[Place::of(connection).thread].push(event);
             }
             Reply::Answer(connection, token) => {
-                let version = awaited_version(&answer);
+                let route = awaited_version(&answer);
+                let memberships = awaited_memberships(&answer);
                 let event = ShardEvent::Answer {
                     connection,
                     token,
                     answer,
                 };
                 let thread = Place::of(connection).thread;
-                if version > hosted.routes_visible.0 {
-                    hosted.waiting.push_back((version, (thread, event)));
-                } else {
-                    hosted.out[thread].push(event);
-                }
+                self.tell(
+                    hosted,
+                    Waiting {
+                        route,
+                        memberships,
+                        told: Told::Thread(thread, event),
+                    },
+                );
             }
+            Reply::Member(shard, version) => self.tell(
+                hosted,
+                Waiting {
+                    route: awaited_version(&answer),
+                    memberships: Vec::new(),
+                    told: Told::Shard(shard, version),
+                },
+            ),
+        }
+    }
+
+    /// Tells an answer, now or once what it waits for has come.
+    fn tell(&self, hosted: &mut Hosted, answer: Waiting) {
+        let seated = |version: &u64| hosted.memberships.is_seated(*version);
+        if answer.route > hosted.routes_visible.0 || !answer.memberships.iter().all(seated) {
+            return hosted.waiting.push_back(answer);
+        }
+        match answer.told {
+            Told::Thread(thread, event) => hosted.out[thread].push(event),
+            Told::Shard(shard, version) => self.shards.tell(shard, ShardMessage::Seated(version)),
+        }
+    }
+
+    /// Tells the answers that need wait no longer.
+    pub(super) fn let_go(&self, hosted: &mut Hosted) {
+        // Versions of different filters do not arrive in order of the requests.
+        for answer in std::mem::take(&mut hosted.waiting) {
+            self.tell(hosted, answer);
         }
     }
 
@@ -401,25 +471,12 @@ impl ShardHost {
     }
 }
 
-/// Takes acknowledged sequences, and has them released in time.
-fn acked(hosted: &mut Hosted, acks: Vec<Acks>) {
-    if hosted.stream.push_acks(acks) && !hosted.acks_are_timed {
+/// Has acknowledgements that wait released in time.
+fn released_in_time(hosted: &mut Hosted, waits: impl FnOnce(&mut Stream) -> bool) {
+    if waits(&mut hosted.stream) && !hosted.acks_are_timed {
         hosted.acks_are_timed = true;
         // Its end is the timer's: nobody waits for it.
         drop(hosted.me.send_after(ACKS_WAIT, || ShardMessage::AcksDue));
-    }
-}
-
-/// Every reader sees the shard's rows up to here: lets the answers go that waited for it.
-fn routes_visible(hosted: &mut Hosted, version: RouteVersion) {
-    hosted.routes_visible = hosted.routes_visible.max(version);
-    // Versions of different filters do not arrive in order of the requests.
-    for (version, (thread, event)) in std::mem::take(&mut hosted.waiting) {
-        if version <= hosted.routes_visible.0 {
-            hosted.out[thread].push(event);
-        } else {
-            hosted.waiting.push_back((version, (thread, event)));
-        }
     }
 }
 
@@ -428,6 +485,17 @@ fn awaited_version(answer: &Answer) -> u64 {
     match answer {
         Answer::Subscribed(all) => all.iter().map(|one| one.version).max().unwrap_or(0),
         Answer::Unsubscribed(all) => all.iter().map(|one| one.version).max().unwrap_or(0),
+        Answer::Membership { version } => *version,
         _ => 0,
     }
+}
+
+/// The memberships that an answer waits for.
+fn awaited_memberships(answer: &Answer) -> Vec<u64> {
+    let all: Vec<u64> = match answer {
+        Answer::Subscribed(all) => all.iter().map(|one| one.membership).collect(),
+        Answer::Unsubscribed(all) => all.iter().map(|one| one.membership).collect(),
+        _ => return Vec::new(),
+    };
+    all.into_iter().filter(|version| *version > 0).collect()
 }

@@ -2,6 +2,7 @@
 
 mod effects;
 mod host;
+mod memberships;
 mod stream;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use cluster_core::{Batch, RouteVersion, RoutesAnswer};
 use mqtt::Filter;
 use ractor::ActorRef;
 use runtime::ractor;
-use session::{Command, ConnectionId, Counters, Message, MessageId, Token, WillId};
+use session::{Command, ConnectionId, Counters, Membership, Message, MessageId, Token, WillId};
 
 pub(crate) use host::ShardHost;
 use stream::Wired;
@@ -52,6 +53,8 @@ pub(crate) enum ShardItem {
     },
     /// Hand a QoS 0 message to connected subscribers, past the log.
     QoS0(Arc<Message>),
+    /// Apply a membership; tell the shard that it comes from.
+    Member(Box<Membership>),
     /// Every obligation of a will of the shard's outbox is settled.
     WillPublished(WillId),
     /// Read retained messages, `limit` a filter.
@@ -79,6 +82,8 @@ pub(crate) enum ShardMessage {
     },
     /// The routes group answered a batch of the shard's rows; none if it is not known.
     RoutesAnswered(Option<RoutesAnswer>),
+    /// The home shard of a group has the membership of this version, and so have the routes.
+    Seated(u64),
     /// Every reader of the routes sees the shard's rows up to here.
     RoutesVisible(RouteVersion),
     /// Payloads came back from the disk; none where nobody needs it any more.

@@ -10,7 +10,7 @@ use cluster_core::{
     ProposerEffect, ProposerLimits, Sent, Share, ShareLimits, Unavailable,
 };
 use mqtt::ClientId;
-use session::{Acks, Command, ConnectionId, Token};
+use session::{Acks, Command, ConnectionId, GroupSeq, Token};
 
 use crate::ids::Owed;
 
@@ -35,6 +35,8 @@ pub(super) enum Reply {
     Owed(Owed),
     Answer(ConnectionId, Token),
     Opened(ConnectionId, ClientId),
+    /// The shard of the member, which wrote the row of this version.
+    Member(u16, u64),
 }
 
 /// Something on its way into the shard's log.
@@ -91,6 +93,8 @@ pub(super) struct Stream {
     /// Acknowledged sequences, fewer than [`ACKED_TOGETHER`]: no entry is made for them alone until
     /// they are due.
     acked: Vec<Acks>,
+    /// The same of groups.
+    group_acked: Vec<GroupSeq>,
     numbered: Numbered<Item>,
     proposer: Proposer<Wired>,
 }
@@ -111,6 +115,7 @@ impl Stream {
         Self {
             held: VecDeque::new(),
             acked: Vec::new(),
+            group_acked: Vec::new(),
             numbered: Numbered::new(shares),
             proposer: Proposer::new(limits),
         }
@@ -126,19 +131,35 @@ impl Stream {
     /// so; true when they wait for that.
     pub(super) fn push_acks(&mut self, acks: Vec<Acks>) -> bool {
         self.acked.extend(acks);
+        self.acks_wait()
+    }
+
+    /// As [`Self::push_acks`], for messages of groups.
+    pub(super) fn push_group_acks(&mut self, acks: Vec<GroupSeq>) -> bool {
+        self.group_acked.extend(acks);
+        self.acks_wait()
+    }
+
+    fn acks_wait(&mut self) -> bool {
         let acked: usize = self.acked.iter().map(|one| one.seqs.len()).sum();
-        if acked >= ACKED_TOGETHER || !self.held.is_empty() {
-            self.release_acks();
+        if acked + self.group_acked.len() < ACKED_TOGETHER && self.held.is_empty() {
+            return true;
         }
-        !self.acked.is_empty()
+        self.release_acks();
+        false
     }
 
     /// Lets acknowledged sequences wait for company no longer.
     pub(super) fn release_acks(&mut self) {
-        if !self.acked.is_empty() {
-            let command = Arc::new(Command::Ack(std::mem::take(&mut self.acked)));
-            let reply = Reply::Nobody;
-            self.held.push_back(Item { command, reply });
+        let acked = std::mem::take(&mut self.acked);
+        let acked = (!acked.is_empty()).then_some(Command::Ack(acked));
+        let groups = std::mem::take(&mut self.group_acked);
+        let groups = (!groups.is_empty()).then_some(Command::GroupAck(groups));
+        for command in acked.into_iter().chain(groups) {
+            self.held.push_back(Item {
+                command: Arc::new(command),
+                reply: Reply::Nobody,
+            });
         }
     }
 
@@ -249,6 +270,7 @@ fn weight_of(command: &Command) -> (Share, u64) {
             let bytes = COMMAND_BYTES * acks.len() as u64 + 8 * seqs as u64;
             (Share::Ack, bytes)
         }
+        Command::GroupAck(acks) => (Share::Ack, COMMAND_BYTES * acks.len() as u64),
         Command::Enqueue(enqueue) => (Share::Enqueue, enqueue.message.bytes() as u64),
         Command::Retain(retain) => {
             let bytes = retain.message.as_ref().map_or(0, |one| one.bytes() as u64);

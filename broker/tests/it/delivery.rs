@@ -2,7 +2,7 @@
 
 use mqtt::{Packet, QoS, ReasonCode, SubscribeOptions};
 
-use crate::harness::{ALL_QOS, Client, Dial, TestNode, ack, config, options, start, subscribe};
+use crate::harness::{ALL_QOS, Client, Dial, TestNode, ack, config, options, start};
 
 /// Takes a delivery through its whole exchange.
 async fn take(client: &mut Client) -> (QoS, String) {
@@ -125,29 +125,6 @@ async fn no_local_spares_the_publisher_its_own_messages() {
         assert_eq!(take(&mut client).await.1, "theirs");
         client.leave(ReasonCode::Success).await;
     }
-    node.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shared_subscriptions_are_refused_with_the_code_of_the_version() {
-    let node = start(config()).await;
-    let (mut new, _) = node.connect(Dial::v5("new")).await;
-    let reasons = new
-        .subscribe_with("$share/g/t", options(QoS::AtLeastOnce))
-        .await;
-    assert_eq!(reasons, [ReasonCode::SharedSubscriptionsNotSupported]);
-    let (mut old, _) = node.connect(Dial::v311("old")).await;
-    let packet = subscribe(
-        old.take_id(),
-        &[
-            ("$share/g/t", options(QoS::AtLeastOnce)),
-            ("t", options(QoS::AtLeastOnce)),
-        ],
-    );
-    old.send(&packet).await;
-    // 0x80 and granted QoS 1.
-    let reasons: Vec<u8> = old.reasons().await.into_iter().map(|r| r as u8).collect();
-    assert_eq!(reasons, [0x80, 1]);
     node.stop().await;
 }
 

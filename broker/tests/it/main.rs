@@ -10,6 +10,7 @@ mod restart;
 mod retained;
 mod routes;
 mod sessions;
+mod shared;
 mod stop;
 mod streams;
 mod wills;

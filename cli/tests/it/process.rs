@@ -12,6 +12,7 @@ mod node;
 mod paho;
 mod rows;
 mod sessions;
+mod shared;
 mod stock_clients;
 mod stop;
 mod store;

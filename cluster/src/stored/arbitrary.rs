@@ -15,9 +15,10 @@ use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use session::{
-    Acks, Close, Command, ConnectionId, Counters, Enqueue, Epoch, HeadRow, Identity, Message,
-    MessageId, Open, Origin, OriginKind, OriginRow, PersistentRow, QueuePlace, QueuedRow, Replay,
-    Retain, RetainedRow, RouteState, Row, Seq, SessionRow, Stamp, Subs, Subscription, Unsubs,
+    Acks, Close, Command, ConnectionId, Counters, Enqueue, Epoch, GroupRow, GroupSeq, GroupsRow,
+    HeadRow, Identity, Member, Membership, MembershipState, Message, MessageId, Open, Origin,
+    OriginKind, OriginRow, Owner, PersistentRow, QueuePlace, QueuedRow, Replay, Retain,
+    RetainedRow, RouteState, Row, Seq, SessionRow, Share, Stamp, Subs, Subscription, Unsubs,
     WallMs, WillFate, WillId, WillRow,
 };
 
@@ -175,6 +176,68 @@ fn acks() -> impl Strategy<Value = Acks> {
     })
 }
 
+fn shared() -> impl Strategy<Value = Filter> {
+    "[$]share/g{1,2}/[a-c+]/([a-c]|[+]|#)".prop_map(|text| Filter::try_from(text.as_str()).unwrap())
+}
+
+prop_compose! {
+    fn owner()(
+        numbers in any::<[u64; 3]>(),
+        receive_maximum in any::<u16>(),
+    ) -> Owner {
+        Owner {
+            node_epoch: session::NodeEpoch(numbers[0]),
+            connection: ConnectionId(numbers[1]),
+            epoch: Epoch(numbers[2]),
+            receive_maximum,
+        }
+    }
+}
+
+prop_compose! {
+    fn member()(
+        joined in epoch(),
+        owner in option::of(owner()),
+        subscription in subscription(),
+        persistent in any::<bool>(),
+    ) -> Member {
+        Member { joined, owner, subscription, persistent }
+    }
+}
+
+/// Any command about a group.
+fn group_command() -> impl Strategy<Value = Command> {
+    let membership = (
+        any::<(u16, u64)>(),
+        filter(),
+        client(),
+        option::of(member()),
+    );
+    let group_seq =
+        (filter(), epoch(), any::<u64>()).prop_map(|(filter, incarnation, seq)| GroupSeq {
+            filter,
+            incarnation,
+            seq: Seq(seq),
+        });
+    prop_oneof![
+        membership.prop_map(|((source, version), filter, client, member)| {
+            Command::Membership(Box::new(Membership {
+                source,
+                version,
+                filter,
+                client,
+                member,
+            }))
+        }),
+        any::<u64>().prop_map(|version| Command::MembershipDone { version }),
+        vec(group_seq, 0..4).prop_map(Command::GroupAck),
+        (filter(), epoch()).prop_map(|(filter, incarnation)| Command::ExpireGroup {
+            filter,
+            incarnation,
+        }),
+    ]
+}
+
 /// Any command.
 pub(crate) fn command() -> impl Strategy<Value = Command> {
     let fate = prop_oneof![Just(WillFate::Keep), Just(WillFate::Discard)];
@@ -260,6 +323,7 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         any::<u64>().prop_map(|node| Command::NodeGone {
             node_epoch: session::NodeEpoch(node)
         }),
+        group_command().boxed(),
     ]
 }
 
@@ -494,6 +558,48 @@ prop_compose! {
     }
 }
 
+/// Any row about groups.
+fn group_row() -> impl Strategy<Value = Row> {
+    let applied = proptest::collection::btree_map(any::<u16>(), any::<u64>(), 0..3);
+    let share = option::of((subscription(), epoch()));
+    let place = any::<u64>().prop_map(|seq| QueuePlace::Sequenced(Seq(seq)));
+    prop_oneof![
+        (any::<u64>(), applied).prop_map(|(memberships, applied)| {
+            Row::Groups(GroupsRow {
+                memberships,
+                applied,
+            })
+        }),
+        (client(), shared(), share, any::<(u64, bool)>()).prop_map(
+            |(client, filter, share, (version, pending))| {
+                let share = share.map(|(subscription, joined)| Share {
+                    subscription,
+                    joined,
+                });
+                let state = MembershipState {
+                    share,
+                    version,
+                    pending,
+                };
+                Row::Membership(client, filter, state)
+            }
+        ),
+        (shared(), any::<[u64; 3]>()).prop_map(|(filter, [incarnation, next_seq, sent_end])| {
+            let row = GroupRow {
+                incarnation: Epoch(incarnation),
+                next_seq,
+                sent_end,
+            };
+            Row::Group(filter, row)
+        }),
+        (shared(), client(), member())
+            .prop_map(|(filter, client, member)| Row::Member(filter, client, member)),
+        (shared(), place, queued_row())
+            .prop_map(|(filter, place, row)| Row::GroupQueued(filter, place, row))
+            .boxed(),
+    ]
+}
+
 /// Any row of a shard's sessions.
 pub(crate) fn session_state_row() -> impl Strategy<Value = Row> {
     let place = prop_oneof![
@@ -532,6 +638,7 @@ pub(crate) fn session_state_row() -> impl Strategy<Value = Row> {
                 message,
             })
         }),
+        group_row().boxed(),
         (filter(), any::<(u64, bool, bool)>()).prop_map(|(filter, (version, wanted, pending))| {
             Row::Route(
                 filter,

@@ -1,8 +1,9 @@
 //! Stored forms of a shard's commands.
 
 use session::{
-    Acks, Close, Command, ConnectionId, Enqueue, Epoch, Identity, Message, NodeEpoch, Open, Origin,
-    OriginKind, Replay, Retain, Seq, Stamp, Subs, Subscription, Unsubs, WallMs, WillFate, WillId,
+    Acks, Close, Command, ConnectionId, Enqueue, Epoch, GroupSeq, Identity, Member, Membership,
+    Message, NodeEpoch, Open, Origin, OriginKind, Owner, Replay, Retain, Seq, Stamp, Subs,
+    Subscription, Unsubs, WallMs, WillFate, WillId,
 };
 
 use super::wire::{choice, record, wrapped};
@@ -29,6 +30,10 @@ choice!(Command, "command" {
     17 => WillDone { id },
     18 => RoutesDone { version },
     19 => NodeGone { node_epoch },
+    20 => Membership(membership),
+    21 => MembershipDone { version },
+    22 => GroupAck(acks),
+    23 => ExpireGroup { filter, incarnation },
 });
 
 record!(Open {
@@ -60,6 +65,30 @@ record!(Unsubs {
     client,
     epoch,
     filters,
+});
+record!(Membership {
+    source,
+    version,
+    filter,
+    client,
+    member,
+});
+record!(Member {
+    joined,
+    owner,
+    subscription,
+    persistent,
+});
+record!(Owner {
+    node_epoch,
+    connection,
+    epoch,
+    receive_maximum,
+});
+record!(GroupSeq {
+    filter,
+    incarnation,
+    seq,
 });
 record!(Enqueue { message, origin });
 record!(Message {

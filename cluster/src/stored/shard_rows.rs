@@ -7,8 +7,9 @@ use bytes::Bytes;
 use cluster_core::{EpochView, Next, NodeEpoch};
 use mqtt::{ClientId, Filter, Topic};
 use session::{
-    Counters, HeadRow, Message, MessageId, OriginKind, OriginRow, PersistentRow, QueuePlace,
-    QueuedRow, RetainedRow, RouteState, RowKey, Seq, SessionRow, WallMs, WillId, WillRow,
+    Counters, GroupRow, GroupsRow, HeadRow, MembershipState, Message, MessageId, OriginKind,
+    OriginRow, PersistentRow, QueuePlace, QueuedRow, RetainedRow, RouteState, RowKey, Seq,
+    SessionRow, Share, WallMs, WillId, WillRow,
 };
 use storage::state::{Changes, Row};
 
@@ -28,6 +29,12 @@ const RETAINED_KIND: u8 = 6;
 const ORIGIN_KIND: u8 = 7;
 const WILL_KIND: u8 = 8;
 const ROUTE_KIND: u8 = 9;
+/// See [`RowKey::Groups`]; its key is empty.
+const GROUPS_KIND: u8 = 10;
+const MEMBERSHIP_KIND: u8 = 11;
+const GROUP_KIND: u8 = 12;
+const MEMBER_KIND: u8 = 13;
+const GROUP_QUEUED_KIND: u8 = 14;
 
 /// Name of the state in errors.
 pub(crate) const NAME: &str = "a shard";
@@ -89,6 +96,11 @@ pub(crate) fn encode_row(row: &session::Row) -> Vec<u8> {
         session::Row::Origin(_, _, origin) => encode_value(origin),
         session::Row::Will(will) => encode_value(will),
         session::Row::Route(_, state) => encode_value(state),
+        session::Row::Groups(groups) => encode_value(groups),
+        session::Row::Membership(_, _, state) => encode_value(state),
+        session::Row::Group(_, group) => encode_value(group),
+        session::Row::Member(_, _, member) => encode_value(member),
+        session::Row::GroupQueued(_, _, queued) => encode_value(queued),
     }
 }
 
@@ -103,6 +115,13 @@ pub(crate) fn name(row: &session::Row) -> RowKey {
         session::Row::Origin(client, kind, _) => RowKey::Origin(client.clone(), *kind),
         session::Row::Will(will) => RowKey::Will(will.id),
         session::Row::Route(filter, _) => RowKey::Route(filter.clone()),
+        session::Row::Groups(_) => RowKey::Groups,
+        session::Row::Membership(client, filter, _) => {
+            RowKey::Membership(client.clone(), filter.clone())
+        }
+        session::Row::Group(filter, _) => RowKey::Group(filter.clone()),
+        session::Row::Member(filter, client, _) => RowKey::Member(filter.clone(), client.clone()),
+        session::Row::GroupQueued(filter, place, _) => RowKey::GroupQueued(filter.clone(), *place),
     }
 }
 
@@ -151,6 +170,32 @@ pub(crate) fn decode_row(row: &Row) -> Result<session::Row, Why> {
             let filter = whole_key(key, Filter::get_key)?;
             session::Row::Route(filter, decode_value(value)?)
         }
+        GROUPS_KIND => {
+            whole_key(key, |_| Ok(()))?;
+            session::Row::Groups(decode_value(value)?)
+        }
+        MEMBERSHIP_KIND => {
+            let (client, filter) = whole_key(key, |from| {
+                Ok((ClientId::get_key(from)?, Filter::get_key(from)?))
+            })?;
+            session::Row::Membership(client, shared(filter)?, decode_value(value)?)
+        }
+        GROUP_KIND => {
+            let filter = whole_key(key, Filter::get_key)?;
+            session::Row::Group(shared(filter)?, decode_value(value)?)
+        }
+        MEMBER_KIND => {
+            let (filter, client) = whole_key(key, |from| {
+                Ok((Filter::get_key(from)?, ClientId::get_key(from)?))
+            })?;
+            session::Row::Member(shared(filter)?, client, decode_value(value)?)
+        }
+        GROUP_QUEUED_KIND => {
+            let (filter, place) = whole_key(key, |from| {
+                Ok((Filter::get_key(from)?, QueuePlace::get_key(from)?))
+            })?;
+            session::Row::GroupQueued(shared(filter)?, place, decode_value(value)?)
+        }
         tag => {
             return Err(Why::Tag {
                 what: "kind of row",
@@ -158,6 +203,14 @@ pub(crate) fn decode_row(row: &Row) -> Result<session::Row, Why> {
             });
         }
     })
+}
+
+/// A group is named by a shared filter.
+fn shared(filter: Filter) -> Result<Filter, Why> {
+    match filter.shared() {
+        Some(_) => Ok(filter),
+        None => Err(Why::Text(format!("filter {filter} is not shared"))),
+    }
 }
 
 /// Kind and key of a row.
@@ -191,6 +244,26 @@ pub(crate) fn row_key(key: &RowKey) -> (u8, Vec<u8>) {
         RowKey::Route(filter) => {
             filter.put_key(&mut bytes);
             ROUTE_KIND
+        }
+        RowKey::Groups => GROUPS_KIND,
+        RowKey::Membership(client, filter) => {
+            client.put_key(&mut bytes);
+            filter.put_key(&mut bytes);
+            MEMBERSHIP_KIND
+        }
+        RowKey::Group(filter) => {
+            filter.put_key(&mut bytes);
+            GROUP_KIND
+        }
+        RowKey::Member(filter, client) => {
+            filter.put_key(&mut bytes);
+            client.put_key(&mut bytes);
+            MEMBER_KIND
+        }
+        RowKey::GroupQueued(filter, place) => {
+            filter.put_key(&mut bytes);
+            place.put_key(&mut bytes);
+            GROUP_QUEUED_KIND
         }
     };
     (kind, bytes)
@@ -279,6 +352,24 @@ record!(OriginRow {
     floor,
     seen,
     used,
+});
+record!(GroupsRow {
+    memberships,
+    applied,
+});
+record!(MembershipState {
+    share,
+    version,
+    pending,
+});
+record!(Share {
+    subscription,
+    joined,
+});
+record!(GroupRow {
+    incarnation,
+    next_seq,
+    sent_end,
 });
 record!(RouteState {
     version,

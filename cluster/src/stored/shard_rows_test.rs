@@ -5,9 +5,9 @@ use mqtt::{ClientId, QoS, Topic};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use session::{
-    ConnectionId, Counters, Epoch, HeadRow, Identity, Message, MessageId, NodeEpoch, OriginKind,
-    OriginRow, PersistentRow, QueuePlace, QueuedRow, RetainedRow, RouteState, Seq, SessionRow,
-    Stamp, WallMs, WillId, WillRow,
+    ConnectionId, Counters, Epoch, GroupRow, GroupsRow, HeadRow, Identity, Member, MembershipState,
+    Message, MessageId, NodeEpoch, OriginKind, OriginRow, PersistentRow, QueuePlace, QueuedRow,
+    RetainedRow, RouteState, Seq, SessionRow, Share, Stamp, WallMs, WillId, WillRow,
 };
 
 use super::arbitrary::{self, harmed};
@@ -46,7 +46,7 @@ proptest! {
 
     #[test]
     fn any_value_is_read_without_a_panic(
-        kind in 0..12_u8,
+        kind in 0..17_u8,
         mut value in vec(any::<u8>(), 0..60),
     ) {
         value.insert(0, 1);
@@ -248,6 +248,83 @@ fn the_rows_of_messages_beside_queues_have_these_bytes() {
         b"\0\0\0\0\0\0\x01\x02",
         &[b"\x02\x01\0\0\0\0\0\0\x01\0c\x03\0\0\0\0\0\0\0", MESSAGE],
     );
+}
+
+#[test]
+fn the_rows_of_groups_have_these_bytes() {
+    let filter = || mqtt::Filter::try_from("$share/g/a").unwrap();
+    let client = || ClientId::try_from("c").unwrap();
+    let groups = GroupsRow {
+        memberships: 1,
+        applied: [(2, 3)].into(),
+    };
+    golden(
+        session::Row::Groups(groups),
+        10,
+        b"",
+        &[b"\x01\0\0\0\0\0\0\0\x01\0\0\0\x02\0\x03\0\0\0\0\0\0\0"],
+    );
+    let state = MembershipState {
+        share: Some(Share {
+            subscription: session::Subscription::default(),
+            joined: Epoch(1),
+        }),
+        version: 2,
+        pending: true,
+    };
+    golden(
+        session::Row::Membership(client(), filter(), state),
+        11,
+        b"c\0$share/g/a\0",
+        &[b"\x01\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x01"],
+    );
+    golden(
+        session::Row::Group(filter(), group_row()),
+        12,
+        b"$share/g/a\0",
+        &[b"\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0"],
+    );
+    let member = Member {
+        joined: Epoch(1),
+        owner: None,
+        subscription: session::Subscription::default(),
+        persistent: true,
+    };
+    golden(
+        session::Row::Member(filter(), client(), member),
+        13,
+        b"$share/g/a\0c\0",
+        &[b"\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\x01"],
+    );
+    let queued = QueuedRow {
+        message: MessageId(1),
+        bytes: 2,
+        expiry: None,
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        ids: Default::default(),
+        released: false,
+        held_topic: None,
+    };
+    let place = QueuePlace::Sequenced(Seq(4));
+    golden(
+        session::Row::GroupQueued(filter(), place, queued),
+        14,
+        b"$share/g/a\0\x01\0\0\0\0\0\0\0\x04",
+        &[b"\x01\0\0\0\0\0\0\0\x02\0\0\0\0\x01\0\0\0\0\0\0\0"],
+    );
+    let mut stored = encoded(&session::Row::Group(filter(), group_row()));
+    stored.key = b"a\0"[..].into();
+    let why = decode_row(&stored).unwrap_err();
+    assert_eq!(why.to_string(), "filter a is not shared");
+}
+
+fn group_row() -> GroupRow {
+    GroupRow {
+        incarnation: Epoch(1),
+        next_seq: 2,
+        sent_end: 3,
+    }
 }
 
 #[test]

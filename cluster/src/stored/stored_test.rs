@@ -5,7 +5,10 @@ use cluster_core::{Attempt, Body, EpochView, LogTime, MetaCommand, NodeEpoch, No
 use mqtt::{ClientId, QoS, Topic};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use session::{Command, Enqueue, Epoch, Message};
+use session::{
+    Command, ConnectionId, Enqueue, Epoch, GroupSeq, Member, Membership, Message, Owner, Seq,
+    Subscription,
+};
 
 use super::arbitrary::{self, harmed};
 use super::*;
@@ -67,7 +70,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_without_a_panic(mut bytes in vec(any::<u8>(), 0..80), tag in 0..21_u8) {
+    fn any_bytes_are_read_without_a_panic(mut bytes in vec(any::<u8>(), 0..80), tag in 0..26_u8) {
         // The header of a shard's entry of one duty, then anything.
         let mut entry = b"\x01\x01\0\0\0\0\0\0\0\0\x01\0\0\0\x02".to_vec();
         entry.push(tag);
@@ -130,6 +133,58 @@ fn a_shards_entry_has_these_bytes() {
         b"\x01\x03\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\0",
         b"\x02\x06\x01\0c\x07\0\0\0\0\0\0\0\x09\0",
         b"\x03\x06\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x01\0\0\0\x03\0\0\0\0\0\0\0",
+    ]
+    .concat();
+
+    assert_eq!(entry.encode(), golden);
+    assert_eq!(ShardEntry::decode(&golden), Ok(entry));
+}
+
+#[test]
+fn commands_of_groups_have_these_bytes() {
+    let filter = || mqtt::Filter::try_from("$share/g/a").unwrap();
+    let membership = Membership {
+        source: 2,
+        version: 3,
+        filter: filter(),
+        client: ClientId::try_from("c").unwrap(),
+        member: Some(Member {
+            joined: Epoch(4),
+            owner: Some(Owner {
+                node_epoch: session::NodeEpoch(5),
+                connection: ConnectionId(6),
+                epoch: Epoch(7),
+                receive_maximum: 8,
+            }),
+            subscription: Subscription::default(),
+            persistent: true,
+        }),
+    };
+    let acked = GroupSeq {
+        filter: filter(),
+        incarnation: Epoch(9),
+        seq: Seq(10),
+    };
+    let entry = ShardEntry {
+        time: LogTime::default(),
+        items: vec![
+            ShardItem::Duty(Command::Membership(Box::new(membership))),
+            ShardItem::Duty(Command::MembershipDone { version: 3 }),
+            ShardItem::Duty(Command::GroupAck(vec![acked])),
+            ShardItem::Duty(Command::ExpireGroup {
+                filter: filter(),
+                incarnation: Epoch(9),
+            }),
+        ],
+    };
+    let golden = [
+        &b"\x01\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0"[..],
+        b"\x02\x14\x02\0\x03\0\0\0\0\0\0\0\x0a\0$share/g/a\x01\0c",
+        b"\x01\x04\0\0\0\0\0\0\0\x01\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0",
+        b"\x07\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\x01",
+        b"\x02\x15\x03\0\0\0\0\0\0\0",
+        b"\x02\x16\x01\0\0\0\x0a\0$share/g/a\x09\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0",
+        b"\x02\x17\x0a\0$share/g/a\x09\0\0\0\0\0\0\0",
     ]
     .concat();
 

@@ -82,6 +82,8 @@ impl Durable {
         rows.extend(self.retained.take_changes());
         rows.extend(self.origins.take_changes());
         rows.extend(self.outbox.take_changes());
+        rows.extend(self.groups.take_changes(self.shares.version()));
+        rows.extend(self.shares.take_changes());
         // What ended may have begun again under the same name: the later row holds.
         rows.sort_by(|a, b| a.0.cmp(&b.0));
         rows.dedup_by(|later, kept| {

@@ -9,7 +9,7 @@ pub struct Counters {
     pub dropped_full: u64,
     /// Messages whose expiry interval passed in a queue.
     pub dropped_expired: u64,
-    /// Messages lost with the end of their session.
+    /// Messages lost with the end of their session or group.
     pub dropped_session_end: u64,
     /// Repeats of QoS 2 messages and wills that were refused.
     pub repeats: u64,

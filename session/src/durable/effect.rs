@@ -5,7 +5,8 @@ use std::sync::Arc;
 use mqtt::{ClientId, Filter, QoS, SubscriptionIds};
 
 use crate::{
-    ConnectionId, Epoch, Message, MessageId, NodeEpoch, Origin, OriginKind, Seq, Stamp, WillId,
+    ConnectionId, Epoch, GroupSeq, Member, Membership, Message, MessageId, NodeEpoch, Origin,
+    OriginKind, Seq, Stamp, WillId,
 };
 
 /// Work for the shard's host.
@@ -14,6 +15,9 @@ pub enum DurableEffect {
     /// Hand to the owning connection: [`crate::Live::handle_delivery`]. One whose connection is
     /// gone is dropped; the successor gets it again.
     Deliver(Delivery),
+    /// Hand to a member of a group: [`crate::Live::handle_shared`]. One whose connection is gone
+    /// is dropped; another member gets it.
+    DeliverShared(GroupDelivery),
     /// Read the message's row; then [`crate::Durable::handle_loaded`].
     Load {
         /// The message.
@@ -35,6 +39,10 @@ pub enum DurableEffect {
     /// Publish a will; once every obligation of it is settled, commit
     /// [`crate::Command::WillDone`].
     WillDue(WillRow),
+    /// Commit [`crate::Command::Membership`] in the home shard of the group; once it is answered
+    /// and the routes have the version of the answer, commit
+    /// [`crate::Command::MembershipDone`].
+    Membership(MembershipRow),
 }
 
 /// A message (or its release) for the connection that owns a session.
@@ -72,6 +80,58 @@ pub enum DeliveryStep {
     },
     /// PUBREL: its PUBREC is recorded `[MQTT-4.4.0-1]`.
     Release,
+}
+
+/// A message of a group for one of its members.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupDelivery {
+    /// Node of the member's connection.
+    pub node_epoch: NodeEpoch,
+    /// The member's connection.
+    pub connection: ConnectionId,
+    /// Ownership it is for.
+    pub epoch: Epoch,
+    /// What acknowledges it.
+    pub group_seq: GroupSeq,
+    /// The message.
+    pub message: Arc<Message>,
+    /// QoS of the delivery, 0 or 1.
+    pub qos: QoS,
+    /// RETAIN flag of the delivery.
+    pub retain: bool,
+    /// Identifier of the member's subscription.
+    pub subscription_ids: SubscriptionIds,
+    /// Whether some member may have been sent it.
+    pub dup: bool,
+}
+
+/// A client joined a group or left it, came or went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MembershipRow {
+    /// Rises with each row of this shard.
+    pub version: u64,
+    /// The lowest version that this row stands for: rows of the membership that were replaced
+    /// before anybody had heard of them.
+    pub since: u64,
+    /// The shared filter, which names the group.
+    pub filter: Filter,
+    /// The client.
+    pub client: ClientId,
+    /// What it is in the group; `None` when it has left.
+    pub member: Option<Member>,
+}
+
+impl MembershipRow {
+    /// What tells the home shard, if the row is one of shard `source`.
+    pub fn to_command(self, source: u16) -> Membership {
+        Membership {
+            source,
+            version: self.version,
+            filter: self.filter,
+            client: self.client,
+            member: self.member,
+        }
+    }
 }
 
 /// A filter's first subscriber in the shard came, or its last one left.
@@ -120,7 +180,8 @@ impl WillRow {
     }
 }
 
-/// A connected persistent session that takes a message at QoS 0, past its queue.
+/// A connected persistent session, or a member of a group, that takes a message at QoS 0, past
+/// any queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QoS0Recipient {
     /// Node of the owner.

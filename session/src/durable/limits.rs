@@ -5,13 +5,13 @@
 pub struct Limits {
     /// Sessions in the shard; an `Open` beyond is refused with 0x97.
     pub sessions: usize,
-    /// Queued messages a session; full-queue policy beyond.
+    /// Queued messages a session or group; full-queue policy beyond.
     pub queue_messages: usize,
-    /// Bytes ([`crate::Message::bytes`]) a session's queue; full-queue policy beyond.
+    /// Bytes ([`crate::Message::bytes`]) of the queue of a session or group; full-queue policy beyond.
     pub queue_bytes: usize,
     /// Messages handed out beyond the client's Receive Maximum.
     pub sent_ahead: usize,
-    /// Subscriptions a session; a filter beyond is refused with 0x97.
+    /// Subscriptions a session, shared ones among them; a filter beyond is refused with 0x97.
     pub subscriptions: usize,
     /// Open inbound QoS 2 exchanges a session, counted as the span of their numbers; beyond it a
     /// PUBLISH is refused with 0x93.
@@ -29,6 +29,11 @@ pub struct Limits {
     pub outbox_routes: usize,
     /// Wills in the outbox; an `Open` with a will beyond is refused with 0x89.
     pub outbox_wills: usize,
+    /// Memberships of groups in the outbox; a shared filter beyond is refused with 0x97.
+    pub outbox_memberships: usize,
+    /// Messages that one member of a group has unacknowledged at most, if its Receive Maximum is
+    /// not lower.
+    pub group_window: usize,
     /// Seconds a replay of retained messages is waited for.
     pub replay_s: u64,
     /// Rows of QoS 2 sources; the longest unused goes first.
@@ -55,6 +60,8 @@ impl Default for Limits {
             tombstone_s: 3_600,
             outbox_routes: 100_000,
             outbox_wills: 100_000,
+            outbox_memberships: 100_000,
+            group_window: 64,
             replay_s: 5,
             origins: 1_000_000,
             origin_s: 7 * 24 * 3_600,

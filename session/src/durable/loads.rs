@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use mqtt::ClientId;
+use mqtt::{ClientId, Filter};
 
 use crate::MessageId;
 
@@ -16,15 +16,22 @@ pub(super) struct Loads {
     bytes: usize,
     asked: VecDeque<MessageId>,
     under_way: BTreeMap<MessageId, Load>,
-    /// Wait for room, each once: at most the sessions of the shard.
-    parked: VecDeque<ClientId>,
-    is_parked: BTreeSet<ClientId>,
+    /// Wait for room, each once: at most the sessions and groups of the shard.
+    parked: VecDeque<Waiter>,
+    is_parked: BTreeSet<Waiter>,
+}
+
+/// Who needs a message for a delivery.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Waiter {
+    Session(ClientId),
+    Group(Filter),
 }
 
 #[derive(Debug, Default)]
 struct Load {
     bytes: usize,
-    waiting: BTreeSet<ClientId>,
+    waiting: BTreeSet<Waiter>,
 }
 
 impl Loads {
@@ -50,12 +57,12 @@ impl Loads {
         true
     }
 
-    /// A session goes on once the message is there, or once there is room to ask for it.
-    pub(super) fn wait(&mut self, id: MessageId, client: ClientId) {
+    /// A session or group goes on once the message is there, or once there is room to ask for it.
+    pub(super) fn wait(&mut self, id: MessageId, waiter: Waiter) {
         if let Some(load) = self.under_way.get_mut(&id) {
-            load.waiting.insert(client);
-        } else if self.is_parked.insert(client.clone()) {
-            self.parked.push_back(client);
+            load.waiting.insert(waiter);
+        } else if self.is_parked.insert(waiter.clone()) {
+            self.parked.push_back(waiter);
         }
     }
 
@@ -64,18 +71,18 @@ impl Loads {
         self.asked.pop_front()
     }
 
-    /// The next session for which there is room.
-    pub(super) fn unpark(&mut self) -> Option<ClientId> {
+    /// The next one for which there is room.
+    pub(super) fn unpark(&mut self) -> Option<Waiter> {
         if !self.has_room() {
             return None;
         }
-        let client = self.parked.pop_front()?;
-        self.is_parked.remove(&client);
-        Some(client)
+        let waiter = self.parked.pop_front()?;
+        self.is_parked.remove(&waiter);
+        Some(waiter)
     }
 
     /// A message was read, or is nowhere: who is to go on. `None` if it was not asked for.
-    pub(super) fn answered(&mut self, id: MessageId) -> Option<BTreeSet<ClientId>> {
+    pub(super) fn answered(&mut self, id: MessageId) -> Option<BTreeSet<Waiter>> {
         let load = self.under_way.remove(&id)?;
         self.bytes -= load.bytes;
         Some(load.waiting)

@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use mqtt::{ClientId, PacketId, QoS, ReasonCode};
 
+use super::groups::NextShared;
+use super::loads::Waiter;
 use super::queue::Entry;
 use super::{Delivery, DeliveryStep, Durable, DurableEffect};
 use crate::{Acks, Answer, Enqueue, Epoch, Message, MessageId, Seq};
 
-/// Messages of one session that are read ahead.
-const LOADS_AHEAD: usize = 32;
+/// Messages of one session or group that are read ahead.
+pub(super) const LOADS_AHEAD: usize = 32;
 
 /// Messages for which [`Durable::let_go`] keeps room.
 const LEFT_ROOM: usize = 1_024;
 
 impl Durable {
-    /// Queues a message for every session that matches it with QoS > 0 `[MQTT-4.5.0-1]`.
+    /// Queues a message for every session and group that matches it with QoS > 0 `[MQTT-4.5.0-1]`.
     pub(super) fn enqueue(&mut self, enqueue: &Enqueue) -> Answer {
         let mut answer = (0, 0);
         if let Some(origin) = &enqueue.origin
@@ -57,6 +59,10 @@ impl Durable {
             answer.1 += pushed.dropped;
             self.account(before, after);
             self.touch(&client);
+        }
+        if !self.groups.is_empty() {
+            let (taken, dropped) = self.enqueue_shared(message, &mut held, &mut left);
+            answer = (answer.0 + taken, answer.1 + dropped);
         }
         if let Some(id) = held {
             self.payloads.hold(id, message, answer.0);
@@ -139,7 +145,7 @@ impl Durable {
         Answer::Done
     }
 
-    /// The next delivery of any session, session after session, or what has to be read for it.
+    /// The next delivery of any session, session after session, then of any group, or what has to be read for it.
     pub(super) fn next_delivery(&mut self) -> Option<DurableEffect> {
         if let Some(message) = self.loads.poll() {
             return Some(DurableEffect::Load { message });
@@ -150,7 +156,7 @@ impl Durable {
                     Next::Delivery(delivery) => return Some(DurableEffect::Deliver(delivery)),
                     Next::Waits(first) => {
                         self.leave_ready(&client);
-                        self.loads.wait(first, client);
+                        self.loads.wait(first, Waiter::Session(client));
                         if let Some(message) = self.loads.poll() {
                             return Some(DurableEffect::Load { message });
                         }
@@ -158,11 +164,24 @@ impl Durable {
                     Next::Nothing => self.leave_ready(&client),
                 }
             }
+            while let Some(filter) = self.groups.ready.front().cloned() {
+                match self.deliver_shared(&filter) {
+                    NextShared::Delivery(one) => return Some(DurableEffect::DeliverShared(one)),
+                    NextShared::Waits(first) => {
+                        self.leave_ready_group(&filter);
+                        self.loads.wait(first, Waiter::Group(filter));
+                        if let Some(message) = self.loads.poll() {
+                            return Some(DurableEffect::Load { message });
+                        }
+                    }
+                    NextShared::Nothing => self.leave_ready_group(&filter),
+                }
+            }
             // Ends: who finds no room parks again, and then none is unparked.
-            let Some(client) = self.loads.unpark() else {
+            let Some(waiter) = self.loads.unpark() else {
                 break;
             };
-            self.make_ready(&client);
+            self.go_on(&waiter);
         }
         self.payloads.evict();
         None
@@ -215,8 +234,8 @@ impl Durable {
     /// host answers each `Load` once, by this or by [`Self::handle_not_found`], in any order.
     pub fn handle_loaded(&mut self, id: MessageId, message: Arc<Message>) {
         self.payloads.loaded(id, message);
-        for client in self.loads.answered(id).into_iter().flatten() {
-            self.make_ready(&client);
+        for waiter in self.loads.answered(id).into_iter().flatten() {
+            self.go_on(&waiter);
         }
     }
 
@@ -229,8 +248,15 @@ impl Durable {
         let waiting = self.loads.answered(id);
         let is_lost = waiting.is_some() && self.payloads.is_away(id);
         assert!(!is_lost, "message {id} is queued and its row is gone");
-        for client in waiting.into_iter().flatten() {
-            self.make_ready(&client);
+        for waiter in waiting.into_iter().flatten() {
+            self.go_on(&waiter);
+        }
+    }
+
+    fn go_on(&mut self, waiter: &Waiter) {
+        match waiter {
+            Waiter::Session(client) => self.make_ready(client),
+            Waiter::Group(filter) => self.make_group_ready(filter),
         }
     }
 

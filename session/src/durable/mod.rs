@@ -6,6 +6,10 @@ mod counters;
 #[cfg(test)]
 mod durable_test;
 mod effect;
+mod group;
+mod groups;
+#[cfg(test)]
+mod groups_test;
 mod limits;
 mod loads;
 mod messages;
@@ -19,9 +23,11 @@ mod queue;
 mod queue_test;
 mod repeat;
 mod restore;
+mod restore_groups;
 mod retained;
 mod rows;
 mod session;
+mod shares;
 #[cfg(test)]
 mod stored_test;
 mod subscriptions;
@@ -33,7 +39,11 @@ use mqtt::{ClientId, Filter, QoS, Topic, Trie};
 
 use changes::Changes;
 pub use counters::Counters;
-pub use effect::{Delivery, DeliveryStep, DurableEffect, QoS0Recipient, RouteRow, WillRow};
+pub use effect::{
+    Delivery, DeliveryStep, DurableEffect, GroupDelivery, MembershipRow, QoS0Recipient, RouteRow,
+    WillRow,
+};
+use groups::Groups;
 pub use limits::Limits;
 use loads::Loads;
 use outbox::Outbox;
@@ -42,10 +52,11 @@ use payloads::Payloads;
 pub use qos2::Origins;
 use retained::RetainedMessages;
 pub use rows::{
-    HeadRow, OriginRow, PersistentRow, QueuePlace, QueuedRow, RestoreError, RetainedRow,
-    RouteState, Row, RowKey, SessionRow,
+    GroupRow, GroupsRow, HeadRow, MembershipState, OriginRow, PersistentRow, QueuePlace, QueuedRow,
+    RestoreError, RetainedRow, RouteState, Row, RowKey, SessionRow, Share,
 };
 use session::{Session, State};
+use shares::Shares;
 pub(crate) use subscriptions::granted;
 
 use crate::{
@@ -55,7 +66,7 @@ use crate::{
 /// Ended node epochs that are remembered; epochs rise, so the lowest go first.
 const GONE_NODES: usize = 4_096;
 
-/// The replicated state of one session shard: sessions, queues, retained messages, outbox.
+/// The replicated state of one session shard: sessions, groups, queues, retained messages, outbox.
 ///
 /// Equal logs give equal states. What is handed out by [`Self::poll_effect`] and how far is the
 /// only part that is not replicated.
@@ -67,6 +78,10 @@ pub struct Durable {
     sessions: BTreeMap<ClientId, Session>,
     /// Subscriptions of the persistent sessions.
     trie: Trie<ClientId, Subscription>,
+    /// Groups whose home it is.
+    groups: Groups,
+    /// Memberships of its sessions in groups of any shard.
+    shares: Shares,
     retained: RetainedMessages,
     origins: Origins,
     outbox: Outbox,
@@ -104,6 +119,8 @@ impl Durable {
             time: WallMs(0),
             sessions: BTreeMap::new(),
             trie: Trie::default(),
+            groups: Groups::default(),
+            shares: Shares::default(),
             retained: RetainedMessages::default(),
             outbox: Outbox::default(),
             deadlines: BTreeSet::new(),
@@ -175,6 +192,13 @@ impl Durable {
                 Answer::Done
             }
             Command::NodeGone { node_epoch } => self.node_gone(*node_epoch),
+            Command::Membership(membership) => self.membership(membership),
+            Command::MembershipDone { version } => self.membership_done(*version),
+            Command::GroupAck(acks) => self.group_ack(acks),
+            Command::ExpireGroup {
+                filter,
+                incarnation,
+            } => self.expire_group(filter, *incarnation),
         }
     }
 
@@ -188,6 +212,9 @@ impl Durable {
         }
         if let Some(row) = self.outbox.next_will() {
             return Some(DurableEffect::WillDue(row));
+        }
+        if let Some(row) = self.next_membership() {
+            return Some(DurableEffect::Membership(row));
         }
         self.next_delivery()
     }
@@ -236,7 +263,8 @@ impl Durable {
     /// When [`Self::due`] will next have something, by wall time.
     pub fn next_deadline(&self) -> Option<WallMs> {
         let session = self.deadlines.first().map(|(at, _)| *at);
-        [session, self.retained.next_expiry()]
+        let group = self.groups.deadlines.first().map(|(at, _)| *at);
+        [session, group, self.retained.next_expiry()]
             .into_iter()
             .flatten()
             .min()
@@ -257,12 +285,17 @@ impl Durable {
                 session_due(client, session, now, &mut commands);
             }
         }
+        self.groups_due(now, limit, &mut commands);
         commands
     }
 
-    /// Puts every outbox row (routes, wills) among the effects again: for a new leader.
+    /// Puts every outbox row (routes, wills, memberships) among the effects again, and what
+    /// members of groups have not acknowledged: for a new leader, who does not know what the
+    /// one before has handed out.
     pub fn resume_outbox(&mut self) {
         self.outbox.resume();
+        self.shares.resume();
+        self.groups.resume();
     }
 
     /// Totals and what is held now.

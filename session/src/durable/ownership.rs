@@ -33,6 +33,7 @@ impl Durable {
         };
         let answer = opened(session);
         self.touch(&open.client);
+        self.touch_shares(&open.client);
         answer
     }
 
@@ -87,6 +88,7 @@ impl Durable {
         for client in owned {
             self.disconnect(&client);
         }
+        self.groups_node_gone(node_epoch);
         Answer::Done
     }
 
@@ -159,6 +161,7 @@ impl Durable {
             self.publish_will(client);
         }
         self.touch(client);
+        self.touch_shares(client);
     }
 
     /// Removes a disconnected session; a will that waits is published `[MQTT-3.1.2-8]`.
@@ -173,6 +176,7 @@ impl Durable {
         if session.is_ready {
             self.ready.retain(|c| c != client);
         }
+        self.end_shares(client);
         self.changes.ended(client, &session);
         let Some(state) = session.state else { return };
         for (filter, _) in &state.subscriptions {

@@ -1,9 +1,9 @@
-//! The queue of a persistent session.
+//! The queue of a persistent session or of a group.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
-use mqtt::{ClientId, QoS, SubscriptionIds, Topic};
+use mqtt::{QoS, SubscriptionIds, Topic};
 
 use super::{Limits, QueuePlace, QueuedRow, RestoreError, RowKey};
 use crate::{MessageId, Seq, WallMs};
@@ -220,6 +220,11 @@ impl Queue {
         self.delivered_end = seq.0 + 1;
     }
 
+    /// The message with this sequence.
+    pub(super) fn get(&self, seq: Seq) -> Option<&Entry> {
+        self.position(seq).map(|at| &self.entries[at])
+    }
+
     /// Removes an acknowledged message; says whether it was there.
     pub(super) fn ack(&mut self, seq: Seq, left: &mut Vec<MessageId>) -> bool {
         let Some(at) = self.position(seq) else {
@@ -320,7 +325,10 @@ impl Queue {
     }
 
     /// Every message is restored: checks their numbers and derives what no row says.
-    pub(super) fn restored(&mut self, client: &ClientId) -> Result<(), RestoreError> {
+    pub(super) fn restored(
+        &mut self,
+        key: impl Fn(QueuePlace) -> RowKey,
+    ) -> Result<(), RestoreError> {
         self.entries
             .make_contiguous()
             .sort_by_key(|entry| entry.seq);
@@ -329,12 +337,12 @@ impl Queue {
         let sequenced = self.entries.iter().map(|entry| entry.seq);
         let held = self.held.iter().map(|held| held.at);
         check(
-            client,
+            &key,
             sequenced.map(|seq| (seq.0, QueuePlace::Sequenced(seq))),
             self.next,
         )?;
         check(
-            client,
+            &key,
             held.map(|at| (at, QueuePlace::Held(at))),
             self.next_held,
         )?;
@@ -448,18 +456,17 @@ impl Queue {
 
 /// Whether sorted numbers are each there once, and below the next one.
 fn check(
-    client: &ClientId,
+    key: &impl Fn(QueuePlace) -> RowKey,
     places: impl Iterator<Item = (u64, QueuePlace)>,
     next: u64,
 ) -> Result<(), RestoreError> {
     let mut last = None;
     for (number, place) in places {
-        let key = || RowKey::Queued(client.clone(), place);
         if last.replace(number) == Some(number) {
-            return Err(RestoreError::Twice(key()));
+            return Err(RestoreError::Twice(key(place)));
         }
         if number >= next {
-            let key = key();
+            let key = key(place);
             return Err(RestoreError::NotGiven { key, number, next });
         }
     }

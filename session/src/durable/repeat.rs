@@ -2,7 +2,7 @@
 
 use mqtt::{ClientId, Filter, ReasonCode};
 
-use super::session::State;
+use super::session::{Session, State};
 use super::{Durable, granted};
 use crate::{Answer, Command, Epoch, Open, Retained, Subscribed, Subscription, Unsubscribed};
 
@@ -16,18 +16,23 @@ impl Durable {
     pub fn answer_repeat(&self, command: &Command) -> Answer {
         match command {
             Command::Open(open) => self.repeat_open(open),
-            Command::Subs(subs) => self.repeat(&subs.client, subs.epoch, |state| {
+            Command::Subs(subs) => self.repeat_owned(&subs.client, subs.epoch, |session| {
                 let each = subs.filters.iter();
-                let each = each.map(|(filter, wanted)| self.repeat_sub(state, filter, wanted));
+                let each = each.map(|(filter, wanted)| match filter.shared() {
+                    Some(_) => self.repeat_share(&subs.client, filter),
+                    None => self.repeat_sub(session.state.as_deref(), filter, wanted),
+                });
                 Answer::Subscribed(each.collect())
             }),
-            Command::Unsubs(unsubs) => self.repeat(&unsubs.client, unsubs.epoch, |_| {
-                let of = |filter| Unsubscribed {
+            Command::Unsubs(unsubs) => self.repeat_owned(&unsubs.client, unsubs.epoch, |_| {
+                let of = |filter: &Filter| Unsubscribed {
                     reason: ReasonCode::Success,
                     version: self.outbox.version(filter),
+                    membership: self.shares.pending_version(&unsubs.client, filter),
                 };
                 Answer::Unsubscribed(unsubs.filters.iter().map(of).collect())
             }),
+            Command::Membership(membership) => self.answer_membership(&membership.filter),
             Command::Q2In {
                 client,
                 epoch,
@@ -68,8 +73,25 @@ impl Durable {
         }
     }
 
-    fn repeat_sub(&self, state: &State, filter: &Filter, wanted: &Subscription) -> Subscribed {
-        let is_there = state.subscription(filter).is_some();
+    fn repeat_share(&self, client: &ClientId, filter: &Filter) -> Subscribed {
+        let share = self.shares.get(client, filter);
+        Subscribed {
+            reason: share.map_or(ReasonCode::QuotaExceeded, |share| {
+                granted(share.subscription.options.qos)
+            }),
+            version: 0,
+            replay: false,
+            membership: self.shares.pending_version(client, filter),
+        }
+    }
+
+    fn repeat_sub(
+        &self,
+        state: Option<&State>,
+        filter: &Filter,
+        wanted: &Subscription,
+    ) -> Subscribed {
+        let is_there = state.is_some_and(|state| state.subscription(filter).is_some());
         Subscribed {
             reason: if is_there {
                 granted(wanted.options.qos)
@@ -81,7 +103,24 @@ impl Durable {
             } else {
                 0
             },
-            replay: state.replays.iter().any(|replay| replay.filter == *filter),
+            replay: state
+                .is_some_and(|state| state.replays.iter().any(|replay| replay.filter == *filter)),
+            membership: 0,
+        }
+    }
+
+    /// The answer to a command of the connection that owns a session.
+    fn repeat_owned(
+        &self,
+        client: &ClientId,
+        epoch: Epoch,
+        answer: impl FnOnce(&Session) -> Answer,
+    ) -> Answer {
+        match self.sessions.get(client) {
+            Some(session) if session.epoch == epoch => answer(session),
+            session => Answer::WrongEpoch {
+                current: session.map(|session| session.epoch),
+            },
         }
     }
 

@@ -25,13 +25,17 @@ impl Durable {
         rows: impl IntoIterator<Item = Row>,
     ) -> Result<Self, RestoreError> {
         let mut durable = Self::new(limits);
-        let (mut head, mut early) = (None, Early::new());
+        let (mut head, mut groups, mut early) = (None, None, Early::new());
         let mut any = false;
         for row in rows {
             any = true;
             if let Row::Head(row) = row {
                 if head.replace(row).is_some() {
                     return Err(RestoreError::Twice(RowKey::Head));
+                }
+            } else if let Row::Groups(row) = row {
+                if groups.replace(row).is_some() {
+                    return Err(RestoreError::Twice(RowKey::Groups));
                 }
             } else {
                 durable.restore_row(row, &mut early)?;
@@ -49,6 +53,7 @@ impl Durable {
             None if any => return Err(RestoreError::NoHead),
             None => {}
         }
+        durable.restore_groups(groups.unwrap_or_default())?;
         durable.restored()?;
         Ok(durable)
     }
@@ -61,7 +66,7 @@ impl Durable {
                 }
                 return Ok(());
             }
-            Row::Head(_) | Row::Message(..) => return Ok(()),
+            Row::Head(_) | Row::Groups(_) | Row::Message(..) => return Ok(()),
             Row::Session(client, row) => {
                 let key = RowKey::Session(client.clone());
                 (self.restore_session(client, *row), key)
@@ -81,6 +86,13 @@ impl Durable {
             Row::Route(filter, state) => {
                 let key = RowKey::Route(filter.clone());
                 (self.outbox.restore_route(filter, state), key)
+            }
+            Row::Membership(client, filter, state) => {
+                let is_first = self.shares.restore(&client, &filter, &state);
+                (is_first, RowKey::Membership(client, filter))
+            }
+            Row::Group(..) | Row::Member(..) | Row::GroupQueued(..) => {
+                return self.restore_group_row(row);
             }
         };
         if is_first {
@@ -165,7 +177,8 @@ impl Durable {
     fn restored(&mut self) -> Result<(), RestoreError> {
         for (client, session) in &mut self.sessions {
             if let Some(state) = &mut session.state {
-                state.queue.restored(client)?;
+                let key = |place| RowKey::Queued(client.clone(), place);
+                state.queue.restored(key)?;
                 self.counters.queue_messages += state.queue.len() as u64;
                 self.counters.queue_bytes += state.queue.bytes() as u64;
                 for (filter, _) in &state.subscriptions {
@@ -187,7 +200,7 @@ impl Durable {
             }
         }
         for (filter, _, is_wanted) in self.outbox.routes() {
-            if is_wanted && self.trie.filter_len(filter) == 0 {
+            if is_wanted && !self.is_subscribed(filter) {
                 return Err(RestoreError::Route(filter.clone()));
             }
         }
@@ -195,7 +208,7 @@ impl Durable {
     }
 }
 
-fn is_queued(place: QueuePlace, row: &QueuedRow) -> bool {
+pub(super) fn is_queued(place: QueuePlace, row: &QueuedRow) -> bool {
     let is_held = matches!(place, QueuePlace::Held(_));
     let may_be_released = row.qos == QoS::ExactlyOnce && !is_held;
     is_held == row.held_topic.is_some()

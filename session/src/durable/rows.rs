@@ -4,14 +4,14 @@
 //! derived (subscription trie, deadlines, sums) and what is not replicated (how far deliveries
 //! were handed out) is not in them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mqtt::{ClientId, Filter, PacketId, QoS, SubscriptionIds, Topic, Will};
 
 use super::{Counters, WillRow};
 use crate::{
-    ConnectionId, Epoch, Identity, Message, MessageId, NodeEpoch, OriginKind, Seq, Stamp,
+    ConnectionId, Epoch, Identity, Member, Message, MessageId, NodeEpoch, OriginKind, Seq, Stamp,
     Subscription, WallMs, WillId,
 };
 
@@ -43,6 +43,16 @@ pub enum RowKey {
     Will(WillId),
     /// A filter that the shard wants, or of which the routes do not know yet that it is unwanted.
     Route(Filter),
+    /// The one [`GroupsRow`], once there was a membership.
+    Groups,
+    /// A client's membership in a group of any shard.
+    Membership(ClientId, Filter),
+    /// A group whose home it is.
+    Group(Filter),
+    /// A member of such a group.
+    Member(Filter, ClientId),
+    /// A queued message of such a group, without its payload.
+    GroupQueued(Filter, QueuePlace),
 }
 
 /// A row.
@@ -64,6 +74,16 @@ pub enum Row {
     Will(WillRow),
     /// See [`RowKey::Route`].
     Route(Filter, RouteState),
+    /// See [`RowKey::Groups`].
+    Groups(GroupsRow),
+    /// See [`RowKey::Membership`].
+    Membership(ClientId, Filter, MembershipState),
+    /// See [`RowKey::Group`].
+    Group(Filter, GroupRow),
+    /// See [`RowKey::Member`].
+    Member(Filter, ClientId, Member),
+    /// See [`RowKey::GroupQueued`].
+    GroupQueued(Filter, QueuePlace, QueuedRow),
 }
 
 /// What the shard has once.
@@ -187,6 +207,46 @@ pub struct RouteState {
     pub pending: bool,
 }
 
+/// What the shard has once about groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupsRow {
+    /// The version of the last membership row.
+    pub memberships: u64,
+    /// Of each shard, the version of the last membership that was applied here.
+    pub applied: BTreeMap<u16, u64>,
+}
+
+/// A client's membership, or that it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MembershipState {
+    /// What it asked for; `None` once it has left.
+    pub share: Option<Share>,
+    /// The version of the row.
+    pub version: u64,
+    /// Whether the home shard is still to be told.
+    pub pending: bool,
+}
+
+/// A session's subscription to a shared filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Options as granted, and the identifier.
+    pub subscription: Subscription,
+    /// The command that made it.
+    pub joined: Epoch,
+}
+
+/// A group without its members and its queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRow {
+    /// The command that began it.
+    pub incarnation: Epoch,
+    /// The next sequence.
+    pub next_seq: u64,
+    /// One above what members may have been sent.
+    pub sent_end: u64,
+}
+
 /// Why rows are no state of a shard. Nothing of them was kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
@@ -223,6 +283,10 @@ pub enum RestoreError {
         /// The place of the message in its queue.
         place: QueuePlace,
     },
+    /// A membership belongs to no session, a member or queued message to no group, or a group has
+    /// no member.
+    #[error("row {0:?} is there without what it belongs to")]
+    Group(RowKey),
     /// The route row of a filter and the subscriptions disagree on whether it is wanted.
     #[error("the route row of {0:?} disagrees with the subscriptions")]
     Route(Filter),

@@ -9,25 +9,54 @@ use crate::{Answer, Epoch, Replay, Seq, Subs, Subscribed, Subscription, Unsubs, 
 
 impl Durable {
     pub(super) fn subscribe(&mut self, subs: &Subs) -> Answer {
-        if let Err(answer) = self.owned_state(&subs.client, subs.epoch) {
+        let all_shared = subs
+            .filters
+            .iter()
+            .all(|(filter, _)| filter.shared().is_some());
+        if let Err(answer) = self.subscriber(&subs.client, subs.epoch, all_shared) {
             return answer;
         }
         let each = subs.filters.iter();
-        let results = each.map(|(filter, sub)| self.subscribe_one(&subs.client, filter, sub));
+        let results = each.map(|(filter, sub)| match filter.shared() {
+            Some(_) => self.share(&subs.client, filter, sub),
+            None => self.subscribe_one(&subs.client, filter, sub),
+        });
         let results = results.collect();
         self.touch(&subs.client);
         Answer::Subscribed(results)
     }
 
     pub(super) fn unsubscribe(&mut self, unsubs: &Unsubs) -> Answer {
-        if let Err(answer) = self.owned_state(&unsubs.client, unsubs.epoch) {
+        let all_shared = unsubs
+            .filters
+            .iter()
+            .all(|filter| filter.shared().is_some());
+        if let Err(answer) = self.subscriber(&unsubs.client, unsubs.epoch, all_shared) {
             return answer;
         }
         let each = unsubs.filters.iter();
-        let results = each.map(|filter| self.unsubscribe_one(&unsubs.client, filter));
+        let results = each.map(|filter| match filter.shared() {
+            Some(_) => self.unshare(&unsubs.client, filter),
+            None => self.unsubscribe_one(&unsubs.client, filter),
+        });
         let results = results.collect();
         self.touch(&unsubs.client);
         Answer::Unsubscribed(results)
+    }
+
+    /// Whether the shard keeps the subscriptions that a command names: of a clean session only
+    /// the shared ones.
+    fn subscriber(
+        &mut self,
+        client: &ClientId,
+        epoch: Epoch,
+        all_shared: bool,
+    ) -> Result<(), Answer> {
+        if all_shared {
+            self.owned(client, epoch).map(|_| ())
+        } else {
+            self.owned_state(client, epoch).map(|_| ())
+        }
     }
 
     /// Queues the retained rows of a new subscription, then what waited behind them.
@@ -111,7 +140,7 @@ impl Durable {
     /// Takes a subscription out of the trie; the last one of its filter withdraws the route.
     pub(super) fn withdraw(&mut self, client: &ClientId, filter: &Filter) {
         let removed = self.trie.remove(filter, client);
-        if removed.is_some() && self.trie.filter_len(filter) == 0 {
+        if removed.is_some() && !self.is_subscribed(filter) {
             self.outbox.route(filter, false);
         }
     }
@@ -123,18 +152,20 @@ impl Durable {
         subscription: &Subscription,
     ) -> Subscribed {
         let until = self.time.plus_s(self.limits.replay_s);
-        let is_first = self.trie.filter_len(filter) == 0;
+        let is_first = !self.is_subscribed(filter);
+        let shares = self.shares.filters(client).len();
         let outbox_full = self.outbox.routes_len() >= self.limits.outbox_routes;
         let session = self.sessions.get_mut(client);
         let state = session.and_then(|s| s.state.as_mut());
         let state = state.expect("the caller found the session");
         let known = state.subscriptions.iter().position(|(f, _)| f == filter);
-        let too_many = state.subscriptions.len() >= self.limits.subscriptions;
+        let too_many = state.subscriptions.len() + shares >= self.limits.subscriptions;
         if (known.is_none() && too_many) || (is_first && outbox_full) {
             return Subscribed {
                 reason: ReasonCode::QuotaExceeded,
                 version: 0,
                 replay: false,
+                membership: 0,
             };
         }
         //# [MQTT-3.8.4-3] ... the same filter again replaces the subscription
@@ -160,6 +191,7 @@ impl Durable {
             reason: granted(subscription.options.qos),
             version: self.outbox.version(filter),
             replay,
+            membership: 0,
         }
     }
 
@@ -182,6 +214,7 @@ impl Durable {
         Unsubscribed {
             reason,
             version: self.outbox.version(filter),
+            membership: 0,
         }
     }
 }

@@ -189,7 +189,7 @@ impl Live {
                 .filter(|_| assigned)
                 .map(|client| client.text().clone()),
             topic_alias_maximum: Some(self.config.topic_alias_maximum),
-            shared_subscription_available: Some(false),
+            shared_subscription_available: Some(true),
             server_keep_alive_s: (self.keep_alive_s != connect.keep_alive_s)
                 .then_some(self.keep_alive_s),
             ..ConnAckProperties::default()

@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mqtt::{PacketId, QoS, ReasonCode, SubscriptionIds};
+use mqtt::{Filter, PacketId, QoS, ReasonCode, SubscriptionIds};
 
 use super::effect::{Ack, AckKind, Effect, Outgoing};
 use super::requests::Request;
 use super::{Dropped, Live};
-use crate::{Command, Delivery, DeliveryStep, Match, Message, Now, Seq};
+use crate::{Command, Delivery, DeliveryStep, GroupDelivery, GroupSeq, Match, Message, Now, Seq};
 
 /// Packet ids: those of a persistent session follow from the sequence that its shard gave, those
-/// of a clean session lie above them.
+/// of a clean session and of groups lie above them.
 const PERSISTENT_IDS: (u64, u64) = (1, 32_767);
 const LOCAL_IDS: (u64, u64) = (32_768, 32_768);
 
@@ -20,7 +20,9 @@ const LOCAL_IDS: (u64, u64) = (32_768, 32_768);
 pub(super) struct Outbound {
     /// Sent and not acknowledged, by sequence.
     inflight: VecDeque<(u64, Stage)>,
-    /// Of these, the PUBLISH packets sent on this connection.
+    /// Messages of groups that are sent and not acknowledged, by sequences of this connection.
+    shared: VecDeque<(u64, Box<GroupSeq>)>,
+    /// Of both, the PUBLISH packets sent on this connection.
     window_used: usize,
     /// QoS > 0 that waits for the window or the socket.
     waiting: VecDeque<Waiting>,
@@ -28,10 +30,11 @@ pub(super) struct Outbound {
     waiting_0: VecDeque<Waiting>,
     /// Waits for retained messages.
     held: VecDeque<Waiting>,
-    /// Messages and bytes that count against the queue limits: all but those of a shard.
+    /// Messages and bytes that count against the queue limits: all but those of shards, which
+    /// bound what they hand out.
     counted: usize,
     counted_bytes: usize,
-    /// Sequence of a clean session's next message.
+    /// Sequence of the next message that no shard gave one for this session.
     next_local: u64,
     dropped: Dropped,
 }
@@ -56,8 +59,25 @@ pub(super) struct Waiting {
     pub(super) retain: bool,
     pub(super) dup: bool,
     pub(super) ids: SubscriptionIds,
-    /// Sequence in the shard's queue.
-    pub(super) seq: Option<Seq>,
+    pub(super) source: Source,
+}
+
+/// Who queues a message, and is told that it is done with.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// This connection.
+    Connection,
+    /// The session's shard.
+    Session(Seq),
+    /// The home shard of a group.
+    Group(Box<GroupSeq>),
+}
+
+impl Waiting {
+    /// Whether it counts against the limits of the connection.
+    fn is_counted(&self) -> bool {
+        matches!(self.source, Source::Connection)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -77,7 +97,11 @@ impl Outbound {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.inflight.is_empty() && self.counted == 0 && self.waiting.is_empty()
+        let waiting = [&self.waiting, &self.waiting_0];
+        self.inflight.is_empty()
+            && self.shared.is_empty()
+            && self.counted == 0
+            && waiting.iter().all(|queue| queue.is_empty())
     }
 
     fn queue_of(&mut self, waiting: &Waiting) -> &mut VecDeque<Waiting> {
@@ -89,14 +113,14 @@ impl Outbound {
     }
 
     fn count(&mut self, waiting: &Waiting) {
-        if waiting.seq.is_none() {
+        if waiting.is_counted() {
             self.counted += 1;
             self.counted_bytes += waiting.message.bytes();
         }
     }
 
     fn uncount(&mut self, waiting: &Waiting) {
-        if waiting.seq.is_none() {
+        if waiting.is_counted() {
             self.counted -= 1;
             self.counted_bytes -= waiting.message.bytes();
         }
@@ -138,7 +162,7 @@ impl Outbound {
             Place::Waiting => &mut self.waiting,
             Place::Held => &mut self.held,
         };
-        let found = queue.iter().position(|w| w.qos == qos && w.seq.is_none());
+        let found = queue.iter().position(|w| w.qos == qos && w.is_counted());
         let Some(dropped) = found.and_then(|at| queue.remove(at)) else {
             return false;
         };
@@ -147,17 +171,30 @@ impl Outbound {
     }
 
     fn position(&self, packet_id: PacketId, ids: (u64, u64)) -> Option<usize> {
-        let (first_id, span) = ids;
-        let oldest = self.inflight.front()?.0;
-        let index = u64::from(packet_id.get()).checked_sub(first_id)?;
-        // Ids of the other range would meet those of this one.
-        if index >= span {
-            return None;
-        }
-        let seq = oldest + (index + span - oldest % span) % span;
+        let seq = seq_of(packet_id, ids, self.inflight.front()?.0)?;
         self.inflight
             .binary_search_by_key(&seq, |(seq, _)| *seq)
             .ok()
+    }
+
+    fn shared_position(&self, packet_id: PacketId) -> Option<usize> {
+        let seq = seq_of(packet_id, LOCAL_IDS, self.shared.front()?.0)?;
+        self.shared.binary_search_by_key(&seq, |(seq, _)| *seq).ok()
+    }
+
+    /// Whether another id above those of persistent sessions is free.
+    fn has_local_id(&self, is_persistent: bool) -> bool {
+        let own = self.inflight.front().filter(|_| !is_persistent);
+        let own = own.map(|(seq, _)| *seq);
+        let shared = self.shared.front().map(|(seq, _)| *seq);
+        let oldest = own.into_iter().chain(shared).min();
+        oldest.is_none_or(|seq| self.next_local - seq.min(self.next_local) < LOCAL_IDS.1)
+    }
+
+    fn take_local_seq(&mut self) -> u64 {
+        let seq = self.next_local;
+        self.next_local += 1;
+        seq
     }
 
     fn insert(&mut self, seq: u64, stage: Stage) {
@@ -186,7 +223,7 @@ impl Live {
                     retain,
                     dup,
                     ids: subscription_ids,
-                    seq: Some(seq),
+                    source: Source::Session(seq),
                 };
                 let outbound = self.outbound.get_or_insert_default();
                 outbound.waiting.push_back(waiting);
@@ -200,6 +237,33 @@ impl Live {
                 }
             }
         }
+    }
+
+    pub(super) fn shared(&mut self, delivery: GroupDelivery, now: Now) {
+        let waiting = Waiting {
+            message: delivery.message,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            dup: delivery.dup,
+            ids: delivery.subscription_ids,
+            source: Source::Group(Box::new(delivery.group_seq)),
+        };
+        let outbound = self.outbound.get_or_insert_default();
+        outbound.queue_of(&waiting).push_back(waiting);
+        self.send_waiting(now);
+    }
+
+    /// Forgets what was not sent of groups that the client leaves: other members get it.
+    pub(super) fn leave_groups(&mut self, filters: &[Filter]) {
+        let Some(outbound) = &mut self.outbound else {
+            return;
+        };
+        let stays = |waiting: &Waiting| match &waiting.source {
+            Source::Group(of) => !filters.contains(&of.filter),
+            _ => true,
+        };
+        outbound.waiting.retain(stays);
+        outbound.waiting_0.retain(stays);
     }
 
     /// Sends what came before CONNACK `[MQTT-3.2.0-1]`.
@@ -220,7 +284,7 @@ impl Live {
             retain: matched.retain(message.retain),
             dup: false,
             ids: matched.into_ids(),
-            seq: None,
+            source: Source::Connection,
             message,
         };
         if self.is_persistent && waiting.qos != QoS::AtMostOnce {
@@ -273,7 +337,7 @@ impl Live {
             if (waiting.message.is_expired(now.wall) && !waiting.dup)
                 || self.is_too_large(&waiting, now)
             {
-                self.drop_unsent(&waiting, now);
+                self.drop_unsent(waiting, now);
                 continue;
             }
             self.send_message(waiting, now);
@@ -281,6 +345,10 @@ impl Live {
     }
 
     pub(super) fn handle_puback(&mut self, ack: &mqtt::Ack, now: Now) {
+        if let Some(at) = self.shared_at(ack.packet_id) {
+            // [MQTT-4.8.2-6]: also by a code of refusal it is done with, for all members.
+            return self.finish_shared(at, now);
+        }
         match self.inflight(ack.packet_id) {
             Some((at, seq, Stage::Sent1)) => self.finish(at, seq, now),
             Some(_) => self.close_server(ReasonCode::ProtocolError),
@@ -289,6 +357,9 @@ impl Live {
     }
 
     pub(super) fn handle_pubrec(&mut self, ack: &mqtt::Ack, now: Now) {
+        if self.shared_at(ack.packet_id).is_some() {
+            return self.close_server(ReasonCode::ProtocolError);
+        }
         match self.inflight(ack.packet_id) {
             // [MQTT-4.4.0-2]: the message is done with.
             Some((at, seq, Stage::Sent2)) if ack.reason.is_error() => self.finish(at, seq, now),
@@ -305,6 +376,9 @@ impl Live {
     }
 
     pub(super) fn handle_pubcomp(&mut self, ack: &mqtt::Ack, now: Now) {
+        if self.shared_at(ack.packet_id).is_some() {
+            return self.close_server(ReasonCode::ProtocolError);
+        }
         match self.inflight(ack.packet_id) {
             Some((at, seq, Stage::Released)) => self.finish(at, seq, now),
             Some(_) => self.close_server(ReasonCode::ProtocolError),
@@ -353,6 +427,21 @@ impl Live {
         self.send_waiting(now);
     }
 
+    fn finish_shared(&mut self, at: usize, now: Now) {
+        let Some(outbound) = &mut self.outbound else {
+            return;
+        };
+        let acked = outbound.shared.remove(at);
+        outbound.window_used = outbound.window_used.saturating_sub(1);
+        let acked = acked.map(|(_, group_seq)| Effect::SharedAcked(group_seq));
+        self.effects.extend(acked);
+        self.send_waiting(now);
+    }
+
+    fn shared_at(&self, packet_id: PacketId) -> Option<usize> {
+        self.outbound.as_ref()?.shared_position(packet_id)
+    }
+
     fn inflight(&self, packet_id: PacketId) -> Option<(usize, u64, Stage)> {
         let outbound = self.outbound.as_ref()?;
         let at = outbound.position(packet_id, self.ids())?;
@@ -368,10 +457,7 @@ impl Live {
             outbound.uncount(&waiting);
             return Some(waiting);
         }
-        let oldest = outbound.inflight.front().map(|(seq, _)| *seq);
-        let ids_left = oldest
-            .is_none_or(|seq| outbound.next_local - seq.min(outbound.next_local) < LOCAL_IDS.1);
-        if outbound.window_used >= window || !ids_left {
+        if outbound.window_used >= window || !outbound.has_local_id(self.is_persistent) {
             return None;
         }
         let waiting = outbound.waiting.pop_front()?;
@@ -379,38 +465,58 @@ impl Live {
         Some(waiting)
     }
 
-    fn send_message(&mut self, waiting: Waiting, now: Now) {
-        let ids = self.ids();
+    fn send_message(&mut self, mut waiting: Waiting, now: Now) {
         let outbound = self.outbound.get_or_insert_default();
-        let mut id = None;
-        if waiting.qos != QoS::AtMostOnce {
-            let seq = waiting.seq.map_or(outbound.next_local, |seq| seq.0);
-            if waiting.seq.is_none() {
-                outbound.next_local += 1;
-            }
-            let stage = match waiting.qos {
-                QoS::ExactlyOnce => Stage::Sent2,
-                _ => Stage::Sent1,
-            };
-            outbound.insert(seq, stage);
-            outbound.window_used += 1;
-            id = Some(packet_id(seq, ids));
+        let Waiting { qos, source, .. } = &mut waiting;
+        let source = std::mem::replace(source, Source::Connection);
+        if *qos == QoS::AtMostOnce {
+            let outgoing = outgoing(waiting, None, now);
+            self.effects.push_back(Effect::Deliver(outgoing));
+            return self.done_with(source);
         }
-        let outgoing = outgoing(waiting, id, now);
+        let stage = match qos {
+            QoS::ExactlyOnce => Stage::Sent2,
+            _ => Stage::Sent1,
+        };
+        outbound.window_used += 1;
+        let id = match source {
+            Source::Session(Seq(seq)) => {
+                outbound.insert(seq, stage);
+                packet_id(seq, PERSISTENT_IDS)
+            }
+            Source::Connection => {
+                let seq = outbound.take_local_seq();
+                outbound.insert(seq, stage);
+                packet_id(seq, LOCAL_IDS)
+            }
+            Source::Group(group_seq) => {
+                let seq = outbound.take_local_seq();
+                outbound.shared.push_back((seq, group_seq));
+                packet_id(seq, LOCAL_IDS)
+            }
+        };
+        let outgoing = outgoing(waiting, Some(id), now);
         self.effects.push_back(Effect::Deliver(outgoing));
     }
 
+    /// Tells whoever queues a message that it needs no acknowledgement.
+    fn done_with(&mut self, source: Source) {
+        match source {
+            Source::Connection => {}
+            Source::Session(seq) => self.effects.push_back(Effect::Acked(seq)),
+            Source::Group(group_seq) => self.effects.push_back(Effect::SharedAcked(group_seq)),
+        }
+    }
+
     /// A message that is never sent counts as completed `[MQTT-3.1.2-25]`.
-    fn drop_unsent(&mut self, waiting: &Waiting, now: Now) {
+    fn drop_unsent(&mut self, waiting: Waiting, now: Now) {
         let dropped = &mut self.outbound.get_or_insert_default().dropped;
         if waiting.message.is_expired(now.wall) && !waiting.dup {
             dropped.expired += 1;
         } else {
             dropped.too_large += 1;
         }
-        if let Some(seq) = waiting.seq {
-            self.effects.push_back(Effect::Acked(seq));
-        }
+        self.done_with(waiting.source);
     }
 
     fn is_too_large(&self, waiting: &Waiting, now: Now) -> bool {
@@ -445,6 +551,13 @@ impl Live {
             LOCAL_IDS
         }
     }
+}
+
+/// The sequence behind a packet id, if the oldest one in flight is this; of ids of the other range
+/// none, for they would meet those of this one.
+fn seq_of(packet_id: PacketId, (first_id, span): (u64, u64), oldest: u64) -> Option<u64> {
+    let index = u64::from(packet_id.get()).checked_sub(first_id)?;
+    (index < span).then(|| oldest + (index + span - oldest % span) % span)
 }
 
 fn packet_id(seq: u64, (first_id, span): (u64, u64)) -> PacketId {

@@ -7,7 +7,8 @@ pub use mqtt::AckKind;
 use mqtt::{ClientId, Filter, Packet, PacketId, Publish, QoS, ReasonCode, SubscriptionIds, Text};
 
 use crate::{
-    Acks, Close, Command, Epoch, Identity, Message, Open, Origin, Seq, Subscription, Token,
+    Acks, Close, Command, Epoch, GroupSeq, Identity, Message, Open, Origin, Seq, Subscription,
+    Token,
 };
 
 /// Work for the shell, in order. Nothing is sent after [`Effect::Close`].
@@ -33,7 +34,7 @@ pub enum Effect {
     Publish(Box<Inbound>),
     /// Commit a command of the client's own shard; answer with [`crate::Live::handle_answer`].
     /// For [`Command::Subs`] and [`Command::Unsubs`] only once the versions in the answer are
-    /// applied wherever they must be.
+    /// applied wherever they must be, and the memberships in the home shards.
     Propose {
         /// Ties the answer to the request.
         token: Token,
@@ -43,6 +44,9 @@ pub enum Effect {
     /// The subscriber acknowledged (PUBACK, PUBCOMP) a persistent session's message: batch it
     /// into [`Command::Ack`] (see [`crate::Live::acks`]).
     Acked(Seq),
+    /// The subscriber acknowledged a message of a group, or needs not to: batch it into
+    /// [`Command::GroupAck`] of the group's home shard.
+    SharedAcked(Box<GroupSeq>),
     /// Put these subscriptions of a clean session into the node's router, replacing those with
     /// the same filter; then [`crate::Live::handle_settled`]. Messages may arrive at once.
     Subscribe {

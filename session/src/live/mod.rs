@@ -26,8 +26,8 @@ use publish_in::PublishIn;
 use requests::Requests;
 
 use crate::{
-    Acks, Answer, Close, Config, ConnectionId, Delivery, Epoch, Match, Message, MonoMs, NodeEpoch,
-    Now, Seq, Subscription, Token, WillFate,
+    Acks, Answer, Close, Config, ConnectionId, Delivery, Epoch, GroupDelivery, Match, Message,
+    MonoMs, NodeEpoch, Now, Seq, Subscription, Token, WillFate,
 };
 
 /// One connection, server side: windows, packet ids, aliases, keep alive, order of
@@ -66,7 +66,7 @@ pub struct Live {
     outbound: Option<Box<Outbound>>,
     requests: Option<Box<Requests>>,
     aliases: Vec<Topic>,
-    /// Subscriptions of a clean session.
+    /// Subscriptions of a clean session, but the shared ones: those are the shard's.
     local: Vec<(Filter, Subscription)>,
 }
 
@@ -233,6 +233,15 @@ impl Live {
         let is_open = matches!(self.phase, Phase::Open | Phase::Opening);
         if is_open && (delivery.epoch == self.epoch || self.phase == Phase::Opening) {
             self.delivery(delivery, now);
+        }
+    }
+
+    /// Takes a message of a group that the client is a member of; one of another ownership is
+    /// ignored.
+    pub fn handle_shared(&mut self, delivery: GroupDelivery, now: Now) {
+        let is_own = delivery.epoch == self.epoch || self.phase == Phase::Opening;
+        if is_own && matches!(self.phase, Phase::Open | Phase::Opening) {
+            self.shared(delivery, now);
         }
     }
 

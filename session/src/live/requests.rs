@@ -19,8 +19,8 @@ pub(super) const RETAINED_WAIT_MS: u64 = 5_000;
 pub(super) enum Request {
     /// `Subs` or `Subscribe`.
     Subscribe(Box<PendingSubscribe>),
-    /// `Unsubs` or `Unsubscribe`: the packet, and its codes as far as known.
-    Unsubscribe(PacketId, Vec<ReasonCode>),
+    /// `Unsubs` or `Unsubscribe`.
+    Unsubscribe(Box<PendingUnsubscribe>),
     /// `Retained` of these subscriptions.
     Retained(Vec<(Filter, Subscription)>),
     /// `Q2In` under the token of the PUBREC.
@@ -41,6 +41,17 @@ pub(super) struct PendingSubscribe {
     /// One code per filter of the packet; those of `asked` are filled in by the answer.
     pub(super) reasons: Vec<ReasonCode>,
     pub(super) asked: Vec<Asked>,
+}
+
+#[derive(Debug)]
+pub(super) struct PendingUnsubscribe {
+    pub(super) packet_id: PacketId,
+    /// One code per filter of the packet, as far as known.
+    pub(super) reasons: Vec<ReasonCode>,
+    /// Positions of those that the shard is asked to fill in.
+    pub(super) asked: Vec<usize>,
+    /// Filters that the router is to be told next.
+    pub(super) routed: Vec<Filter>,
 }
 
 #[derive(Debug)]
@@ -81,7 +92,7 @@ impl Requests {
     }
 
     fn clients(&self) -> usize {
-        let asks = |r: &Request| matches!(r, Request::Subscribe(_) | Request::Unsubscribe(..));
+        let asks = |r: &Request| matches!(r, Request::Subscribe(_) | Request::Unsubscribe(_));
         self.pending.iter().filter(|(_, _, r)| asks(r)).count()
     }
 
@@ -151,7 +162,7 @@ impl Live {
         }
         match request {
             Request::Subscribe(pending) => self.subscribed(*pending, answer, now),
-            Request::Unsubscribe(packet_id, _) => self.unsubscribed(packet_id, answer),
+            Request::Unsubscribe(pending) => self.unsubscribed(*pending, answer, now),
             Request::Number => self.numbered(token, &answer),
             Request::Complete(packet_id) => self.completed(packet_id, &answer),
             Request::RefusePublish(rec, reason) => self.publish_refused(rec, reason),

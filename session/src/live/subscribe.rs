@@ -9,9 +9,9 @@ use mqtt::{
 };
 
 use super::Live;
-use super::deliver::Waiting;
+use super::deliver::{Source, Waiting};
 use super::effect::Effect;
-use super::requests::{Asked, PendingSubscribe, Request};
+use super::requests::{Asked, PendingSubscribe, PendingUnsubscribe, Request};
 use crate::durable::granted;
 use crate::{
     Answer, Command, Message, Now, PersistentPolicy, Replay, Subs, Subscription, Token, Unsubs,
@@ -33,6 +33,9 @@ impl Live {
             asked: Vec::new(),
         };
         for (at, (filter, mut options)) in subscribe.filters.into_iter().enumerate() {
+            if filter.shared().is_some() {
+                options.qos = options.qos.min(QoS::AtLeastOnce);
+            }
             let reason = self.judge_filter(&filter);
             let reason = reason.or_else(|| self.obey_rule(&filter, &mut options.qos));
             let id = subscribe.subscription_id;
@@ -62,32 +65,52 @@ impl Live {
         }
         let packet_id = unsubscribe.packet_id;
         let filters: Vec<Filter> = unsubscribe.filters.iter().map(Filter::detach).collect();
-        if self.is_persistent {
-            let unsubs = Unsubs {
-                client: self.own_client(),
-                epoch: self.epoch,
-                filters,
-            };
-            let request = Request::Unsubscribe(packet_id, Vec::new());
-            return self.propose(request, Command::Unsubs(Box::new(unsubs)), now);
-        }
-        let found: Vec<bool> = filters.iter().map(|f| self.forget_local(f)).collect();
-        let reason = |found: &bool| match found {
-            true => ReasonCode::Success,
-            false => ReasonCode::NoSubscriptionExisted,
+        let mut pending = PendingUnsubscribe {
+            packet_id,
+            reasons: vec![ReasonCode::NoSubscriptionExisted; filters.len()],
+            asked: Vec::new(),
+            routed: Vec::new(),
         };
-        let reasons: Vec<ReasonCode> = found.iter().map(reason).collect();
-        let filters = filters.into_iter().zip(&found);
-        let filters: Vec<Filter> = filters.filter(|(_, f)| **f).map(|(f, _)| f).collect();
+        let mut sharded = Vec::new();
+        for (at, filter) in filters.into_iter().enumerate() {
+            if self.is_sharded(&filter) {
+                pending.asked.push(at);
+                sharded.push(filter);
+            } else if self.forget_local(&filter) {
+                pending.reasons[at] = ReasonCode::Success;
+                pending.routed.push(filter);
+            }
+        }
         self.release_held(now);
+        if sharded.is_empty() {
+            return self.tell_router(pending, now);
+        }
+        self.leave_groups(&sharded);
+        let unsubs = Unsubs {
+            client: self.own_client(),
+            epoch: self.epoch,
+            filters: sharded,
+        };
+        let request = Request::Unsubscribe(Box::new(pending));
+        self.propose(request, Command::Unsubs(Box::new(unsubs)), now);
+    }
+
+    /// Tells the router what is left of an UNSUBSCRIBE, or the client that nothing is.
+    fn tell_router(&mut self, mut pending: PendingUnsubscribe, now: Now) {
+        let filters = std::mem::take(&mut pending.routed);
         if filters.is_empty() {
-            return self.send_unsuback(packet_id, reasons);
+            return self.send_unsuback(pending.packet_id, pending.reasons);
         }
         let token = self.take_token();
-        if self.expect_answer(token, Request::Unsubscribe(packet_id, reasons), now) {
+        if self.expect_answer(token, Request::Unsubscribe(Box::new(pending)), now) {
             self.effects
                 .push_back(Effect::Unsubscribe { token, filters });
         }
+    }
+
+    /// Whether the client's shard has the subscription: of a clean session the shared ones.
+    fn is_sharded(&self, filter: &Filter) -> bool {
+        self.is_persistent || filter.shared().is_some()
     }
 
     /// The router answered a clean session's request.
@@ -105,24 +128,33 @@ impl Live {
                 let wanted = pending.asked.into_iter().filter(|asked| asked.replay);
                 self.ask_retained(wanted.map(|a| (a.filter, a.subscription)).collect(), now);
             }
-            Some(Request::Unsubscribe(packet_id, reasons)) => {
-                self.send_unsuback(packet_id, reasons);
+            Some(Request::Unsubscribe(pending)) => {
+                self.send_unsuback(pending.packet_id, pending.reasons);
             }
             _ => {}
         }
     }
 
-    /// The shard answered a persistent session's SUBSCRIBE.
+    /// The shard answered what a SUBSCRIBE asked of it; of a clean session the router has the
+    /// rest.
     pub(super) fn subscribed(&mut self, mut pending: PendingSubscribe, answer: Answer, now: Now) {
         let Answer::Subscribed(results) = answer else {
             return self.close_server(ReasonCode::UnspecifiedError);
         };
         let mut wanted = Vec::new();
-        for (asked, result) in pending.asked.into_iter().zip(results) {
+        let asked = std::mem::take(&mut pending.asked);
+        let (sharded, routed): (Vec<_>, Vec<_>) = asked
+            .into_iter()
+            .partition(|asked| self.is_sharded(&asked.filter));
+        for (asked, result) in sharded.into_iter().zip(results) {
             pending.reasons[asked.at] = self.for_suback(result.reason);
             if result.replay {
                 wanted.push((asked.filter, asked.subscription));
             }
+        }
+        if !routed.is_empty() {
+            pending.asked = routed;
+            return self.ask_router(pending, now);
         }
         self.send_suback(pending.packet_id, pending.reasons);
         for (filter, _) in &wanted {
@@ -131,12 +163,19 @@ impl Live {
         self.ask_retained(wanted, now);
     }
 
-    pub(super) fn unsubscribed(&mut self, packet_id: PacketId, answer: Answer) {
+    pub(super) fn unsubscribed(
+        &mut self,
+        mut pending: PendingUnsubscribe,
+        answer: Answer,
+        now: Now,
+    ) {
         let Answer::Unsubscribed(results) = answer else {
             return self.close_server(ReasonCode::UnspecifiedError);
         };
-        let reasons = results.iter().map(|result| result.reason).collect();
-        self.send_unsuback(packet_id, reasons);
+        for (at, result) in pending.asked.drain(..).zip(results) {
+            pending.reasons[at] = result.reason;
+        }
+        self.tell_router(pending, now);
     }
 
     /// Retained rows came: they go first, then what was held behind them.
@@ -176,7 +215,7 @@ impl Live {
                 retain: true,
                 dup: false,
                 ids: subscription.id.into_iter().collect(),
-                seq: None,
+                source: Source::Connection,
             };
             // Not held by other replays: it is older than all that they hold.
             self.offer(waiting, false, now);
@@ -196,11 +235,9 @@ impl Live {
     fn judge_filter(&self, filter: &Filter) -> Option<ReasonCode> {
         let config = &self.config;
         let levels = filter.split('/').count();
-        let reason = if filter.shared().is_some() {
-            ReasonCode::SharedSubscriptionsNotSupported
-        } else if filter.len() > config.topic_bytes || levels > config.topic_levels {
+        let reason = if filter.len() > config.topic_bytes || levels > config.topic_levels {
             ReasonCode::TopicFilterInvalid
-        } else if !self.is_persistent
+        } else if !self.is_sharded(filter)
             && self.local(filter).is_none()
             && self.local.len() >= config.subscriptions
         {
@@ -211,10 +248,10 @@ impl Live {
         Some(self.for_suback(reason))
     }
 
-    /// Follows the strictest of the rules for persistent sessions that the filter meets, by a
-    /// lower QoS or a refusal.
+    /// Follows the strictest of the rules for persistent sessions, and for groups, whose queues are
+    /// as persistent, that the filter meets, by a lower QoS or a refusal.
     fn obey_rule(&mut self, filter: &Filter, qos: &mut QoS) -> Option<ReasonCode> {
-        if !self.is_persistent || *qos == QoS::AtMostOnce {
+        if !self.is_sharded(filter) || *qos == QoS::AtMostOnce {
             return None;
         }
         let rules = self.config.persistent_rules.iter().enumerate();
@@ -242,18 +279,28 @@ impl Live {
 
     fn ask_to_subscribe(&mut self, pending: PendingSubscribe, now: Now) {
         let filters = pending.asked.iter();
+        let filters = filters.filter(|asked| self.is_sharded(&asked.filter));
+        let filters: Vec<_> = filters
+            .map(|a| (a.filter.clone(), a.subscription))
+            .collect();
+        if filters.is_empty() {
+            return self.ask_router(pending, now);
+        }
+        let subs = Subs {
+            client: self.own_client(),
+            epoch: self.epoch,
+            filters,
+        };
+        let request = Request::Subscribe(Box::new(pending));
+        self.propose(request, Command::Subs(Box::new(subs)), now);
+    }
+
+    fn ask_router(&mut self, pending: PendingSubscribe, now: Now) {
+        let filters = pending.asked.iter();
         let filters = filters
             .map(|a| (a.filter.clone(), a.subscription))
             .collect();
         let request = Request::Subscribe(Box::new(pending));
-        if self.is_persistent {
-            let subs = Subs {
-                client: self.own_client(),
-                epoch: self.epoch,
-                filters,
-            };
-            return self.propose(request, Command::Subs(Box::new(subs)), now);
-        }
         let token = self.take_token();
         if self.expect_answer(token, request, now) {
             self.effects.push_back(Effect::Subscribe {
@@ -295,7 +342,7 @@ impl Live {
     /// Notes a clean session's subscription; says whether it wants retained messages, which then
     /// hold what the filter matches.
     fn note_local(&mut self, filter: &Filter, subscription: Subscription) -> bool {
-        if self.is_persistent {
+        if self.is_sharded(filter) {
             return false;
         }
         let local = &mut self.local;

@@ -142,6 +142,7 @@ fn judge(
                     reason: granted(subscription.options.qos),
                     replay: false,
                     version: 1,
+                    membership: 0,
                 });
                 let answer = Answer::Subscribed(granted.collect());
                 asked.extend(subs.filters);

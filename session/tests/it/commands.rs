@@ -10,14 +10,14 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use tidewire_session::{
-    Acks, Close, Command, ConnectionId, Delivery, Durable, DurableEffect, Enqueue, Epoch, Identity,
-    Message, NodeEpoch, Open, Origin, OriginKind, Replay, Retain, Seq, Stamp, Subs, Subscription,
-    Unsubs, WallMs, WillFate, WillId,
+    Acks, Close, Command, ConnectionId, Delivery, Durable, DurableEffect, Enqueue, Epoch, GroupSeq,
+    Identity, MembershipRow, Message, NodeEpoch, Open, Origin, OriginKind, Replay, Retain, Seq,
+    Stamp, Subs, Subscription, Unsubs, WallMs, WillFate, WillId,
 };
 
 const CLIENTS: [&str; 5] = ["a", "b", "c", "d", "e"];
 const TOPICS: [&str; 4] = ["t/1", "t/2", "u/1", "v"];
-const FILTERS: [&str; 5] = ["t/#", "t/1", "+/1", "#", "v"];
+const FILTERS: [&str; 7] = ["t/#", "t/1", "+/1", "#", "v", "$share/g/t/#", "$share/h/v"];
 
 /// Draws what a shard is to do.
 pub(crate) struct Generator {
@@ -31,6 +31,9 @@ pub(crate) struct Generator {
     /// The last route row and will that were to be carried out.
     route: u64,
     will: WillId,
+    /// Memberships that were to be carried out, and messages that members were sent.
+    memberships: Vec<MembershipRow>,
+    shared: Vec<GroupSeq>,
     /// The last subscription: its replay comes next, often.
     subscribed: Option<(ClientId, Epoch, Filter)>,
 }
@@ -46,6 +49,8 @@ impl Generator {
             delivered: BTreeMap::new(),
             route: 0,
             will: WillId(0),
+            memberships: Vec::new(),
+            shared: Vec::new(),
             subscribed: None,
         }
     }
@@ -124,6 +129,9 @@ impl Generator {
         let Some(epoch) = durable.epoch(&client) else {
             return self.open(client, None);
         };
+        if let Some(command) = self.group_command() {
+            return command;
+        }
         let packet_id = PacketId::new(self.random.random_range(1..6)).expect("not zero");
         match self.random.random_range(0..20) {
             0 | 1 => self.open(client, Some(epoch)),
@@ -224,6 +232,24 @@ impl Generator {
         }
     }
 
+    /// Something that follows from effects of groups: often late, again, or never.
+    fn group_command(&mut self) -> Option<Command> {
+        let row = self.memberships.choose(&mut self.random).cloned();
+        match self.random.random_range(0..12) {
+            0 | 1 => {
+                let membership = row?.to_command(self.random.random_range(0..2));
+                Some(Command::Membership(Box::new(membership)))
+            }
+            2 => Some(Command::MembershipDone {
+                version: row?.version,
+            }),
+            3 => Some(Command::GroupAck(vec![
+                self.shared.choose(&mut self.random)?.clone(),
+            ])),
+            _ => None,
+        }
+    }
+
     fn some_seq(&mut self, client: &ClientId) -> Seq {
         let seqs = self.delivered.get(client).map_or(&[][..], |all| all);
         let seq = seqs.choose(&mut self.random).copied();
@@ -242,8 +268,20 @@ impl Generator {
                 }
                 DurableEffect::Route(row) => self.route = row.version,
                 DurableEffect::WillDue(row) => self.will = row.id,
+                DurableEffect::Membership(row) => remember(&mut self.memberships, row),
+                DurableEffect::DeliverShared(delivery) => {
+                    remember(&mut self.shared, &delivery.group_seq);
+                }
                 _ => {}
             }
         }
+    }
+}
+
+/// Keeps the last few.
+fn remember<T: Clone>(all: &mut Vec<T>, one: &T) {
+    all.push(one.clone());
+    if all.len() > 8 {
+        all.remove(0);
     }
 }

@@ -278,7 +278,7 @@ fn mqtt_3_2_2_announced_limits_are_the_configured_ones() {
     assert_eq!(properties.receive_maximum.map(u16::from), Some(32));
     assert_eq!(properties.maximum_packet_size.map(u32::from), Some(1 << 20));
     assert_eq!(properties.topic_alias_maximum, Some(16));
-    assert_eq!(properties.shared_subscription_available, Some(false));
+    assert_eq!(properties.shared_subscription_available, Some(true));
     assert_eq!(properties.session_expiry_s, Some(7 * 24 * 3_600));
     assert_eq!(properties.assigned_client_id, None);
     assert_eq!(properties.server_keep_alive_s, None);

@@ -97,23 +97,11 @@ fn mqtt_3_8_4_one_suback_with_the_packets_id_and_a_code_per_filter_in_order() {
         assert_eq!(suback.packet_id, id_of(77));
         let expected = [
             ReasonCode::GrantedQoS2,
-            ReasonCode::SharedSubscriptionsNotSupported,
+            ReasonCode::Success,
             ReasonCode::Success,
             ReasonCode::GrantedQoS1,
         ];
         assert_eq!(suback.reasons, expected);
-    }
-}
-
-#[test]
-fn mqtt_3_9_3_v311_a_shared_subscription_fails_with_0x80() {
-    for clean in KINDS {
-        let mut world = World::new();
-        let id = open(&mut world, "s", Version::V311, clean);
-
-        let packets = world.exchange(id, &many(&[("$share/g/b", QoS::AtMostOnce)]));
-
-        assert_eq!(reasons(&packets), [ReasonCode::UnspecifiedError]);
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Ledger {
     recorded: BTreeSet<PacketId>,
     /// Sequences from the shard that are not acknowledged to it.
     delivered: BTreeSet<Seq>,
+    /// The same of a group.
+    shared: BTreeSet<Seq>,
 }
 
 impl Ledger {
@@ -69,6 +71,7 @@ impl Ledger {
             client_received: BTreeSet::new(),
             recorded: BTreeSet::new(),
             delivered: BTreeSet::new(),
+            shared: BTreeSet::new(),
         }
     }
 
@@ -84,6 +87,16 @@ impl Ledger {
     /// How many sequences the shard waits for.
     pub(crate) fn unacknowledged(&self) -> usize {
         self.delivered.len()
+    }
+
+    /// How many sequences the group waits for.
+    pub(crate) fn unacknowledged_shared(&self) -> usize {
+        self.shared.len()
+    }
+
+    /// The group hands a message over.
+    pub(crate) fn delivers_shared(&mut self, seq: Seq) {
+        self.shared.insert(seq);
     }
 
     /// Ids that the client may acknowledge.
@@ -173,12 +186,18 @@ impl Ledger {
             Effect::Deliver(outgoing) => self.deliver(live, outgoing),
             Effect::Publish(inbound) => self.publish(live, inbound),
             Effect::Propose { token, command } => {
-                assert!(live.is_persistent(), "{command:?} of a clean session");
+                assert!(
+                    live.is_persistent() || is_shared(command),
+                    "{command:?} of a clean session"
+                );
                 if let Command::Q2In { packet_id, .. } = **command {
                     self.owed_2.push_back((*token, packet_id));
                 }
             }
             Effect::Acked(seq) => assert!(self.delivered.remove(seq), "{seq} is not owed"),
+            Effect::SharedAcked(acked) => {
+                assert!(self.shared.remove(&acked.seq), "{acked:?} is not owed");
+            }
             Effect::Subscribe { .. } | Effect::Unsubscribe { .. } => {
                 assert!(!live.is_persistent(), "{effect:?} of a persistent session");
             }
@@ -276,7 +295,8 @@ impl Ledger {
             self.window -= 1;
             let used = self.sent.insert(id, outgoing.qos);
             assert_eq!(used, None, "{id} is in flight");
-            if live.is_persistent() {
+            let is_shared = id.get() > 32_767 && !self.shared.is_empty();
+            if live.is_persistent() && !is_shared {
                 let mut ids = self.delivered.iter().map(|seq| persistent_id(*seq));
                 assert!(ids.any(|it| it == id), "{id} is of no delivery");
             }
@@ -339,6 +359,21 @@ fn take_one(counts: &mut BTreeMap<PacketId, usize>, id: PacketId) -> bool {
             *count -= 1;
             true
         }
+        _ => false,
+    }
+}
+
+/// Whether it is about shared subscriptions alone, which the shard has of clean sessions too.
+fn is_shared(command: &Command) -> bool {
+    match command {
+        Command::Subs(subs) => subs
+            .filters
+            .iter()
+            .all(|(filter, _)| filter.shared().is_some()),
+        Command::Unsubs(unsubs) => unsubs
+            .filters
+            .iter()
+            .all(|filter| filter.shared().is_some()),
         _ => false,
     }
 }

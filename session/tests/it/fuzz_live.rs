@@ -10,8 +10,8 @@ use bytes::BytesMut;
 use mqtt::{ClientId, Decoder, Packet, QoS, ReasonCode, Text, Version};
 use tidewire_session::{
     Admitted, Answer, Command, Config, ConnectionId, Credentials, Delivery, DeliveryStep, Effect,
-    Epoch, Identity, Live, Match, Message, MonoMs, NodeEpoch, Now, Opened, Seq, Subscribed, Token,
-    Unsubscribed, WallMs,
+    Epoch, GroupDelivery, GroupSeq, Identity, Live, Match, Message, MonoMs, NodeEpoch, Now, Opened,
+    Seq, Subscribed, Token, Unsubscribed, WallMs,
 };
 
 use crate::fuzz_ledger::Ledger;
@@ -63,6 +63,7 @@ struct Shell<'a> {
     is_opening: bool,
     next_seq: u64,
     first_seq: u64,
+    next_shared: u64,
 }
 
 const EPOCH: Epoch = Epoch(9);
@@ -103,6 +104,7 @@ impl<'a> Shell<'a> {
             is_opening: false,
             next_seq: first_seq,
             first_seq,
+            next_shared: 0,
         }
     }
 
@@ -169,6 +171,7 @@ impl<'a> Shell<'a> {
             | Effect::Ack(_)
             | Effect::Deliver(_)
             | Effect::Acked(_)
+            | Effect::SharedAcked(_)
             | Effect::PersistentRule(_)
             | Effect::Close(_) => return,
         };
@@ -320,6 +323,9 @@ impl<'a> Shell<'a> {
     /// The shard delivers in the order of sequences, a window's worth at most.
     fn deliver(&mut self) {
         let choice = self.source.byte();
+        if choice & 0x80 == 0x80 {
+            return self.deliver_shared(choice);
+        }
         if self.ledger.unacknowledged() >= 8 {
             return;
         }
@@ -334,6 +340,37 @@ impl<'a> Shell<'a> {
         if self.hand_delivery(seq, step, choice) {
             self.next_seq += 1 + u64::from(choice >> 3 & 1);
         }
+    }
+
+    /// A group delivers, past the sequences of the session.
+    fn deliver_shared(&mut self, choice: u8) {
+        let is_open = self.live.epoch() == EPOCH;
+        let may_deliver = !self.live.is_closed() && (is_open || self.is_opening);
+        if !may_deliver || self.ledger.unacknowledged_shared() >= 8 {
+            return;
+        }
+        let is_ours = !is_open || choice & 0x70 != 0x70;
+        let seq = Seq(self.next_shared);
+        self.next_shared += 1;
+        let delivery = GroupDelivery {
+            node_epoch: NodeEpoch(1),
+            connection: ConnectionId(1),
+            epoch: if is_ours { EPOCH } else { OTHER_EPOCH },
+            group_seq: GroupSeq {
+                filter: mqtt::Filter::try_from("$share/g/a").expect("a filter"),
+                incarnation: Epoch(1),
+                seq,
+            },
+            message: self.next_message(),
+            qos: [QoS::AtMostOnce, QoS::AtLeastOnce][usize::from(choice & 3 != 0)],
+            retain: false,
+            subscription_ids: mqtt::SubscriptionIds::new(),
+            dup: choice & 4 == 4,
+        };
+        if is_ours {
+            self.ledger.delivers_shared(seq);
+        }
+        self.handle(|live, now| live.handle_shared(delivery, now));
     }
 
     /// The shard releases what an earlier connection had received.
@@ -450,6 +487,7 @@ fn answer_to(command: &Command, choice: u8) -> Answer {
                     reason,
                     version: 1,
                     replay,
+                    membership: 0,
                 }
             };
             Answer::Subscribed((0..subs.filters.len()).map(result).collect())
@@ -458,6 +496,7 @@ fn answer_to(command: &Command, choice: u8) -> Answer {
             let result = Unsubscribed {
                 reason: ReasonCode::NoSubscriptionExisted,
                 version: 0,
+                membership: 0,
             };
             Answer::Unsubscribed(vec![result; unsubs.filters.len()])
         }

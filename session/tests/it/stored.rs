@@ -142,8 +142,15 @@ fn store(file: &mut BTreeMap<RowKey, Row>, rows: Vec<(RowKey, Option<Row>)>) {
     }
 }
 
-/// Effects in an order that does not depend on which session's turn it is.
+/// Effects in an order that does not depend on which session's turn it is. Who of a group has
+/// what is not replicated, nor is what a membership row replaced.
 fn by_session(mut effects: Vec<DurableEffect>) -> Vec<DurableEffect> {
+    effects.retain(|effect| !matches!(effect, DurableEffect::DeliverShared(_)));
+    for effect in &mut effects {
+        if let DurableEffect::Membership(row) = effect {
+            row.since = 0;
+        }
+    }
     effects.sort_by_key(|effect| match effect {
         DurableEffect::Deliver(delivery) => Some(delivery.client.clone()),
         _ => None,
@@ -163,14 +170,21 @@ struct Met {
     dups: usize,
     releases: usize,
     held_rows: usize,
+    shared: usize,
+    shared_rows: usize,
     idle_expiries: usize,
 }
 
 impl Met {
     fn effects(&mut self, effects: &[DurableEffect]) {
         for effect in effects {
-            let DurableEffect::Deliver(delivery) = effect else {
-                continue;
+            let delivery = match effect {
+                DurableEffect::Deliver(delivery) => delivery,
+                DurableEffect::DeliverShared(_) => {
+                    self.shared += 1;
+                    continue;
+                }
+                _ => continue,
             };
             match delivery.step {
                 DeliveryStep::Publish { dup, .. } => self.dups += usize::from(dup),
@@ -182,6 +196,8 @@ impl Met {
     fn file(&mut self, file: &BTreeMap<RowKey, Row>) {
         let held = |key: &&RowKey| matches!(key, RowKey::Queued(_, QueuePlace::Held(_)));
         self.held_rows += file.keys().filter(held).count();
+        let shared = |key: &&RowKey| matches!(key, RowKey::GroupQueued(..));
+        self.shared_rows += file.keys().filter(shared).count();
     }
 }
 
@@ -216,11 +232,12 @@ impl Run {
         let second = self.stored.durable.answer_repeat(command);
         assert_eq!(repeat, second, "seed {seed}, entry {index}: {command:?}");
 
-        let first = by_session(effects(&mut self.kept));
-        let second = by_session(self.stored.effects());
-        assert_eq!(first, second, "seed {seed}, entry {index}: {command:?}");
+        let first = effects(&mut self.kept);
         self.generator.note(&first);
         met.effects(&first);
+        let first = by_session(first);
+        let second = by_session(self.stored.effects());
+        assert_eq!(first, second, "seed {seed}, entry {index}: {command:?}");
         assert_eq!(self.kept.counters(), self.stored.durable.counters());
         assert!(
             self.kept
@@ -258,7 +275,10 @@ impl Run {
             self.apply(&command, met);
             if idle {
                 // A queue remembers a bound of its expiries; a restored one knows them.
-                assert!(matches!(command, Command::ExpireMessages { .. }));
+                assert!(matches!(
+                    command,
+                    Command::ExpireMessages { .. } | Command::ExpireGroup { .. }
+                ));
                 assert_eq!(self.kept.counters(), before, "it found nothing");
                 met.idle_expiries += 1;
             }
@@ -321,6 +341,8 @@ fn a_shard_that_crashed_goes_on_as_if_it_had_not() {
         ("dup", met.dups as u64),
         ("releases", met.releases as u64),
         ("held rows", met.held_rows as u64),
+        ("shared", met.shared as u64),
+        ("shared rows", met.shared_rows as u64),
         ("idle expiries", met.idle_expiries as u64),
     ];
     assert!(met.iter().all(|(_, n)| *n >= 10), "too rare: {met:?}");

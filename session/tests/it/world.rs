@@ -330,6 +330,9 @@ impl World {
                     let acks = conn.live.acks(vec![seq]).expect("connected");
                     self.propose(Some(id), Command::Ack(vec![acks]), Then::Nothing);
                 }
+                Effect::SharedAcked(acked) => {
+                    self.propose(None, Command::GroupAck(vec![*acked]), Then::Nothing);
+                }
                 Effect::Publish(inbound) => self.publish(id, *inbound),
                 Effect::Subscribe {
                     token,
@@ -444,7 +447,10 @@ impl World {
         let qos0 = self
             .durable
             .qos0_recipients(&message.topic, message.qos, publisher);
+        let members = self.durable.next_qos0_members(&message.topic, message.qos);
         matches.extend(qos0.into_iter().map(|r| (r.connection, r.matched)));
+        let members = members.into_iter().map(|r| (r.connection, r.matched));
+        let matches = matches.into_iter().chain(members);
         for (id, matched) in matches {
             self.live(id)
                 .handle_message(Arc::clone(message), matched, now);
@@ -518,6 +524,17 @@ impl World {
                     let id = delivery.connection;
                     self.live(id).handle_delivery(delivery, now);
                     self.drain(id);
+                }
+                DurableEffect::DeliverShared(delivery) => {
+                    let id = delivery.connection;
+                    self.live(id).handle_shared(delivery, now);
+                    self.drain(id);
+                }
+                DurableEffect::Membership(row) => {
+                    let version = row.version;
+                    let membership = Box::new(row.to_command(0));
+                    self.propose(None, Command::Membership(membership), Then::Nothing);
+                    self.propose(None, Command::MembershipDone { version }, Then::Nothing);
                 }
                 DurableEffect::Load { message } => {
                     panic!("message {message} left memory, and nothing was flushed")

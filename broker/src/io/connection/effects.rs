@@ -30,6 +30,7 @@ impl Connection {
                 Effect::Publish(inbound) => self.publish(*inbound),
                 Effect::Propose { token, command } => self.propose(token, command),
                 Effect::Acked(seq) => self.extra().acked.push(seq),
+                Effect::SharedAcked(acked) => self.extra().shared_acked.push(*acked),
                 Effect::Subscribe {
                     token,
                     subscriptions,
@@ -181,9 +182,14 @@ impl Connection {
         Some(shard_of(self.live.client()?, self.io.shared.shard_count))
     }
 
-    /// Gives the acknowledged sequences of this turn to the shard's next batch.
+    /// Gives the acknowledged sequences of this turn to the next batches of the shards: of the
+    /// session, and of the groups.
     pub(super) fn flush_acked(&mut self) {
         let Some(extra) = &mut self.extra else { return };
+        for acked in std::mem::take(&mut extra.shared_acked) {
+            let shard = shard_of(&acked.filter, self.io.shared.shard_count);
+            self.io.outbound.borrow_mut().shared_acked(shard, acked);
+        }
         if extra.acked.is_empty() {
             return;
         }

@@ -194,6 +194,7 @@ impl Node {
                     self.propose(id, token, *command, ctx);
                 }
                 Effect::PersistentRule(_) => unreachable!("no rule is set"),
+                Effect::SharedAcked(_) => unreachable!("nobody shares a filter"),
                 Effect::Acked(seq) => {
                     let acks = conn.live.acks(vec![seq]).expect("connected");
                     let at = self.shard_of(&acks.client);

@@ -207,6 +207,9 @@ impl Node {
                 DurableEffect::Deliver(delivery) => self.deliver(delivery, ctx),
                 DurableEffect::TakenOver { connection, .. } => self.kicks.push_back(connection),
                 DurableEffect::Route(_) | DurableEffect::WillDue(_) => {}
+                DurableEffect::DeliverShared(_) | DurableEffect::Membership(_) => {
+                    unreachable!("nobody shares a filter")
+                }
                 DurableEffect::Load { .. } => {
                     unreachable!("the state is never flushed, so all of it is in memory")
                 }
