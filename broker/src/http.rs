@@ -194,13 +194,13 @@ fn session_metrics(shards: &Shards, out: &mut String) {
     gauge(
         out,
         "queue_messages",
-        "Messages in session queues.",
+        "Messages in queues of sessions and groups.",
         counters.queue_messages,
     );
     gauge(
         out,
         "queue_bytes",
-        "Bytes in session queues.",
+        "Bytes in queues of sessions and groups.",
         counters.queue_bytes,
     );
     gauge(
@@ -208,6 +208,24 @@ fn session_metrics(shards: &Shards, out: &mut String) {
         "retained_bytes",
         "Bytes of retained messages.",
         counters.retained_bytes,
+    );
+    gauge(
+        out,
+        "groups",
+        "Groups of shared subscriptions.",
+        counters.groups,
+    );
+    gauge(
+        out,
+        "group_members",
+        "Members of groups, present or away.",
+        counters.group_members,
+    );
+    gauge(
+        out,
+        "outbox_memberships",
+        "Memberships that a group's home shard is to hear of.",
+        counters.outbox_memberships,
     );
 }
 

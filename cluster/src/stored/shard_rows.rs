@@ -401,6 +401,9 @@ impl Stored for Counters {
             outbox_routes: _,
             outbox_wills: _,
             connected: _,
+            groups: _,
+            group_members: _,
+            outbox_memberships: _,
         } = self;
         queued.put(out);
         dropped_full.put(out);

@@ -31,6 +31,12 @@ pub struct Counters {
     pub outbox_wills: u64,
     /// Sessions that a connection owns now.
     pub connected: u64,
+    /// Shared groups whose home it is, now.
+    pub groups: u64,
+    /// Members of these groups now, present or away.
+    pub group_members: u64,
+    /// Memberships in the outbox now.
+    pub outbox_memberships: u64,
 }
 
 impl std::ops::Add for Counters {
@@ -53,6 +59,9 @@ impl std::ops::Add for Counters {
             outbox_routes: self.outbox_routes + other.outbox_routes,
             outbox_wills: self.outbox_wills + other.outbox_wills,
             connected: self.connected + other.connected,
+            groups: self.groups + other.groups,
+            group_members: self.group_members + other.group_members,
+            outbox_memberships: self.outbox_memberships + other.outbox_memberships,
         }
     }
 }

@@ -54,6 +54,11 @@ impl Group {
         }
     }
 
+    /// Members.
+    pub(super) fn len(&self) -> usize {
+        self.seats.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.seats.is_empty()
     }
@@ -101,11 +106,12 @@ impl Group {
         }
     }
 
-    /// The member's connection is gone; says whether it was there.
-    pub(super) fn disconnect(&mut self, client: &ClientId) -> bool {
+    /// The member's connection is gone.
+    pub(super) fn disconnect(&mut self, client: &ClientId) {
         self.take_back(client);
-        let seat = self.seats.get_mut(client);
-        seat.and_then(|seat| seat.member.owner.take()).is_some()
+        if let Some(seat) = self.seats.get_mut(client) {
+            seat.member.owner = None;
+        }
     }
 
     /// Takes a member away; says whether it was one.

@@ -45,6 +45,15 @@ impl Groups {
         self.of.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.of.len()
+    }
+
+    /// Members of all groups.
+    pub(super) fn members(&self) -> usize {
+        self.of.values().map(Group::len).sum()
+    }
+
     /// The groups that a topic matches, in order of their filters.
     fn matching(&self, topic: &Topic) -> BTreeSet<Filter> {
         let mut matching = BTreeSet::new();
@@ -150,11 +159,12 @@ impl Durable {
         if known.is_some_and(|known| known.joined != member.joined) {
             self.leave(filter, client);
         }
-        if member
-            .owner
-            .is_some_and(|o| self.gone.contains(&o.node_epoch))
-        {
+        let is_gone = |owner: crate::Owner| self.gone.contains(&owner.node_epoch);
+        if member.owner.is_some_and(is_gone) {
             member.owner = None;
+        }
+        if member.owner.is_none() && !member.persistent {
+            return self.leave(filter, client);
         }
         if !self.groups.of.contains_key(filter) {
             let plain = plain(filter);
@@ -219,8 +229,8 @@ impl Durable {
         self.trie.filter_len(filter) > 0 || self.groups.trie.filter_len(filter) > 0
     }
 
-    /// The members on a node that ended are away. Those of clean sessions leave by the rows of
-    /// their own shards.
+    /// The members on a node that ended are away, or, if their sessions ended with it, leave.
+    /// The rows of their own shards will say the same.
     pub(super) fn groups_node_gone(&mut self, node_epoch: NodeEpoch) {
         let filters: Vec<Filter> = self.groups.of.keys().cloned().collect();
         for filter in filters {
@@ -228,13 +238,19 @@ impl Durable {
                 continue;
             };
             let gone = group.owned_by(node_epoch);
-            for client in &gone {
+            let (stay, leave): (Vec<_>, Vec<_>) = gone
+                .into_iter()
+                .partition(|client| group.member(client).is_some_and(|one| one.persistent));
+            for client in &stay {
                 group.disconnect(client);
                 let key = (filter.clone(), client.clone());
                 self.groups.changed_members.mark(key, true);
             }
-            if !gone.is_empty() {
+            if !stay.is_empty() {
                 self.touch_group(&filter);
+            }
+            for client in &leave {
+                self.leave(&filter, client);
             }
         }
     }

@@ -6,8 +6,8 @@ use mqtt::{QoS, ReasonCode, SubscribeOptions};
 use super::durable_test::{Shard, client, filter, message};
 use super::{DurableEffect, GroupDelivery, Limits, MembershipRow};
 use crate::{
-    Answer, Close, Command, Enqueue, Epoch, GroupSeq, Member, Membership, NodeEpoch, Open, Subs,
-    Subscription, Unsubs, WallMs, WillFate,
+    Answer, Close, Command, ConnectionId, Enqueue, Epoch, GroupSeq, Member, Membership, NodeEpoch,
+    Open, Owner, Subs, Subscription, Unsubs, WallMs, WillFate,
 };
 
 const SHARED: &str = "$share/g/t/#";
@@ -409,4 +409,55 @@ fn a_late_repeat_of_a_membership_brings_no_member_back() {
     let answer = home.shard.apply(&late);
     assert_eq!(answer, home.shard.durable.answer_repeat(&late));
     assert!(home.shard.durable.groups.is_empty());
+}
+
+/// Tells the home shard of a member whose session lives in another shard.
+fn tell_of(home: &mut Home, version: u64, name: &str, persistent: bool) {
+    let member = Member {
+        joined: Epoch(version),
+        owner: Some(Owner {
+            node_epoch: NodeEpoch(5),
+            connection: ConnectionId(version),
+            epoch: Epoch(version),
+            receive_maximum: 10,
+        }),
+        subscription: Subscription {
+            options: SubscribeOptions {
+                qos: QoS::AtLeastOnce,
+                ..SubscribeOptions::default()
+            },
+            id: None,
+        },
+        persistent,
+    };
+    let membership = Membership {
+        source: 9,
+        version,
+        filter: filter(SHARED),
+        client: client(name),
+        member: Some(member),
+    };
+    let command = Command::Membership(Box::new(membership));
+    home.shard.apply(&command);
+    home.settle();
+}
+
+#[test]
+fn with_a_node_its_clean_members_leave_and_its_persistent_ones_are_away() {
+    let mut home = Home::new();
+    tell_of(&mut home, 1, "a", false);
+    home.publish("1");
+    let node_epoch = NodeEpoch(5);
+    home.shard.apply(&Command::NodeGone { node_epoch });
+    assert!(home.shard.durable.groups.is_empty());
+    // What was on its way when the node ended seats nobody who is gone.
+    tell_of(&mut home, 2, "b", false);
+    assert!(home.shard.durable.groups.is_empty());
+    tell_of(&mut home, 3, "c", true);
+    assert_eq!(home.publish("2"), 1);
+    home.take();
+    assert_eq!(home.publish("3"), 1);
+    assert_eq!(home.take(), []);
+    let counters = home.shard.durable.counters();
+    assert_eq!((counters.groups, counters.group_members), (1, 1));
 }

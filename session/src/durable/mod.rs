@@ -306,6 +306,9 @@ impl Durable {
             outbox_routes: self.outbox.routes_len() as u64,
             outbox_wills: self.outbox.wills_len() as u64,
             connected: self.owners.sessions() as u64,
+            groups: self.groups.len() as u64,
+            group_members: self.groups.members() as u64,
+            outbox_memberships: self.shares.pending_len() as u64,
             ..self.counters
         }
     }
