@@ -1,18 +1,19 @@
 //! What applied entries ask the leader of a shard for.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use cluster::ShardMachine;
 use cluster::raft::Group;
-use cluster_core::{Deltas, DrainEffect, RouteDelta, RouteVersion, WillKey};
+use cluster_core::{Deltas, DrainEffect, MembershipEffect, RouteDelta, RouteVersion, WillKey};
 use session::{
     Command, Delivery, DurableEffect, GroupDelivery, Message, MessageId, WillId, WillRow,
 };
 
-use super::ShardMessage;
 use super::host::{Hosted, ShardHost};
 use super::stream::Wired;
-use crate::ids::Place;
+use super::{ShardItem, ShardMessage};
+use crate::ids::{Place, shard_of};
 use crate::io::ShardEvent;
 use crate::routes::RoutesMessage;
 
@@ -61,7 +62,9 @@ impl ShardHost {
                     DurableEffect::DeliverShared(delivery) => {
                         self.deliver_shared(hosted, delivery);
                     }
-                    DurableEffect::Membership(row) => hosted.memberships.handle_row(row),
+                    DurableEffect::Membership(row) => {
+                        hosted.memberships.handle_row(row.version, row.since, row);
+                    }
                     DurableEffect::TakenOver {
                         connection,
                         node_epoch,
@@ -130,6 +133,7 @@ impl ShardHost {
         while let Some(effect) = hosted.drain.poll_effect(now) {
             match effect {
                 DrainEffect::Resume => {
+                    hosted.memberships.handle_lead();
                     self.group
                         .with(|machine| machine.durable_mut().resume_outbox());
                     self.carry_out(hosted);
@@ -143,6 +147,29 @@ impl ShardHost {
                 DrainEffect::Publish { key, row } => self.publish_will(hosted, key, row),
                 DrainEffect::WillDone { key: WillKey(id) } => {
                     let done = Wired::Duty(Command::WillDone { id: WillId(id) });
+                    hosted.stream.duty(done, now);
+                }
+            }
+        }
+    }
+
+    /// Does what the outbox asks for in the home shards of groups.
+    pub(super) fn drain_memberships(&self, hosted: &mut Hosted) {
+        // A start hands rows out before every shard has its host; the next tick finds them.
+        if !self.shards.are_started() {
+            return;
+        }
+        let now = self.boot();
+        let shards = NonZeroU32::new(u32::from(self.shards.len())).expect("this shard is one");
+        while let Some(effect) = hosted.memberships.poll_effect(now) {
+            match effect {
+                MembershipEffect::Send(row) => {
+                    let home = shard_of(&row.filter, shards);
+                    let item = ShardItem::Member(Box::new(row.to_command(self.shard)));
+                    self.shards.tell(home, ShardMessage::Batch(vec![item]));
+                }
+                MembershipEffect::Done { version } => {
+                    let done = Wired::Duty(Command::MembershipDone { version });
                     hosted.stream.duty(done, now);
                 }
             }

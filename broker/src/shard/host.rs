@@ -9,16 +9,17 @@ use std::time::Duration;
 use cluster::raft::{Group, Unproposed};
 use cluster::{Outcome, ShardMachine};
 use cluster_core::{
-    Batch, BootMs, ClockReading, Drain, EpochView, LogClock, NodeEpoch, RouteVersion, ShardId,
-    WallMs, WillKey,
+    Batch, BootMs, ClockReading, Drain, EpochView, LogClock, Memberships, NodeEpoch, RouteVersion,
+    ShardId, WallMs, WillKey,
 };
 use mqtt::Filter;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use runtime::{Clock, ractor};
-use session::{Answer, Command, ConnectionId, Message, MessageId, Open, Token, WillRow};
+use session::{
+    Answer, Command, ConnectionId, MembershipRow, Message, MessageId, Open, Token, WillRow,
+};
 use tokio::sync::oneshot;
 
-use super::memberships::Memberships;
 use super::stream::{Item, Reply, Stream, Wired};
 use super::{Seat, ShardItem, ShardMessage, Shards};
 use crate::ids::Place;
@@ -59,7 +60,7 @@ pub(crate) struct Hosted {
     /// Answers that wait for the routes or for groups. Bounded by the connections' requests, and
     /// by the outboxes of the members' shards.
     waiting: VecDeque<Waiting>,
-    pub(super) memberships: Memberships,
+    pub(super) memberships: Memberships<MembershipRow>,
     pub(super) out: Vec<Vec<ShardEvent>>,
     /// [`ShardMessage::AcksDue`] is on its way.
     acks_are_timed: bool,
@@ -150,7 +151,10 @@ impl Actor for ShardHost {
                 hosted.routes_visible = hosted.routes_visible.max(version);
                 self.let_go(hosted);
             }
-            ShardMessage::Seated(version) => self.seated(hosted, version),
+            ShardMessage::Seated(version) => {
+                hosted.memberships.handle_seated(version);
+                self.let_go(hosted);
+            }
             ShardMessage::Loaded(messages) => self.loaded(messages),
             // What waited for room is proposed below.
             ShardMessage::Flushed => {}
@@ -166,7 +170,7 @@ impl Actor for ShardHost {
         }
         self.carry_out(hosted);
         self.drain(hosted);
-        self.send_memberships(hosted);
+        self.drain_memberships(hosted);
         self.propose(hosted);
         self.flush(hosted).await;
         if hosted.stream.is_idle() {
@@ -356,10 +360,7 @@ impl ShardHost {
                 let now = self.boot();
                 return hosted.stream.handle_unavailable(batch, items, why, now);
             }
-            Err(Unproposed::Lost) => {
-                hosted.stream.handle_lost(batch);
-                return self.repeat_memberships_done(hosted);
-            }
+            Err(Unproposed::Lost) => return hosted.stream.handle_lost(batch),
         };
         assert_eq!(outcomes.len(), items.len(), "an outcome for each item");
         hosted.stream.handle_committed(batch);
@@ -453,7 +454,7 @@ impl ShardHost {
     }
 
     /// Tells the answers that need wait no longer.
-    pub(super) fn let_go(&self, hosted: &mut Hosted) {
+    fn let_go(&self, hosted: &mut Hosted) {
         // Versions of different filters do not arrive in order of the requests.
         for answer in std::mem::take(&mut hosted.waiting) {
             self.tell(hosted, answer);

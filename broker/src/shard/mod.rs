@@ -2,7 +2,6 @@
 
 mod effects;
 mod host;
-mod memberships;
 mod stream;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -14,6 +14,7 @@
 //!                                                                            ▼
 //!  SUBACK ◄─ Visible ◄─ trie ◄─ Routes ◄─ routes' log ◄─ Drain (shards), LocalRoutes (nodes)
 //!                                                        Drain ─► wills ─► Numbered
+//!                                                  Memberships ─► home shard ─► Numbered
 //! ```
 
 mod clock;
@@ -24,6 +25,7 @@ mod entering;
 mod epochs;
 mod ids;
 mod lease;
+mod memberships;
 mod meta;
 mod proposer;
 mod routes;
@@ -36,6 +38,7 @@ pub use entering::{Entering, EnteringEffect};
 pub use epochs::{EpochView, Standing};
 pub use ids::*;
 pub use lease::*;
+pub use memberships::{MembershipEffect, Memberships};
 pub use meta::*;
 pub use proposer::{Batch, Proposer, ProposerEffect, ProposerLimits, Refused, Unavailable};
 pub use routes::*;

@@ -5,10 +5,12 @@
 use std::process::Command;
 use std::time::Instant;
 
-use crate::sim::{Defect, run};
+use crate::sim::{Defect, Report, run, run_shared};
 
 /// Seeds that have to pass, and within which every defect has to be caught.
 const SEEDS: u64 = 500;
+/// The same with clients that share a filter, each of which is much more work.
+const SHARED_SEEDS: u64 = 200;
 
 /// Seeds beyond those that once failed.
 const KEPT: [u64; 1] = [
@@ -19,9 +21,9 @@ const KEPT: [u64; 1] = [
 /// Names the seed whose trace another process asks for.
 const TRACE_OF: &str = "TIDEWIRE_SIM_TRACE_OF";
 
-fn seeds() -> Vec<u64> {
+fn seeds(count: u64) -> Vec<u64> {
     let Ok(asked) = std::env::var("TIDEWIRE_SIM_SEEDS") else {
-        return (0..SEEDS).chain(KEPT).collect();
+        return (0..count).chain(KEPT).collect();
     };
     let number = |text: &str| text.parse().expect("TIDEWIRE_SIM_SEEDS is N or FROM..TO");
     match asked.split_once("..") {
@@ -32,8 +34,17 @@ fn seeds() -> Vec<u64> {
 
 #[test]
 fn nothing_acknowledged_is_lost_doubled_or_misplaced_whatever_fails() {
+    nothing_is_violated(run, SEEDS);
+}
+
+#[test]
+fn the_same_holds_with_groups_whose_members_come_and_go() {
+    nothing_is_violated(run_shared, SHARED_SEEDS);
+}
+
+fn nothing_is_violated(run: fn(u64, Defect) -> Report, count: u64) {
     let began = Instant::now();
-    let seeds = seeds();
+    let seeds = seeds(count);
     let count = seeds.len();
     let mut failed = Vec::new();
     let (mut steps, mut crashes, mut acknowledged) = (0, 0, 0);
@@ -93,25 +104,26 @@ fn a_log_time_that_catches_up_is_caught_by_the_seed_that_showed_it() {
 }
 
 /// The first violation that a defect shows, and its seed, among as many as pass without it.
-fn caught(defect: Defect) -> Option<(u64, String)> {
-    (0..SEEDS).find_map(|seed| {
+fn caught(run: fn(u64, Defect) -> Report, defect: Defect, count: u64) -> Option<(u64, String)> {
+    (0..count).find_map(|seed| {
         let violation = run(seed, defect).violations.into_iter().next()?;
         Some((seed, violation))
     })
 }
 
 macro_rules! caught {
-    ($($(#[$doc:meta])* $name:ident: $defect:ident,)*) => {$(
+    ($run:ident, $count:ident: $($(#[$doc:meta])* $name:ident: $defect:ident,)*) => {$(
         $(#[$doc])*
         #[test]
         fn $name() {
-            let (seed, violation) = caught(Defect::$defect).expect("within these seeds");
+            let (seed, violation) = caught($run, Defect::$defect, $count).expect("within these seeds");
             println!("{:?}: seed {seed}: {violation}", Defect::$defect);
         }
     )*};
 }
 
 caught! {
+    run, SEEDS:
     pubrel_before_rec_is_caught: PubrelBeforeRec,
     pubcomp_before_q2_out_is_caught: PubcompBeforeQ2Out,
     a_machine_that_refuses_no_gaps_is_caught: NoGapRefusal,
@@ -127,4 +139,10 @@ caught! {
     a_suback_before_the_routes_is_caught: SubackBeforeRoutes,
     the_stream_of_an_ended_epoch_is_caught: EndedEpochServed,
     a_clock_that_is_believed_is_caught: ClockBelieved,
+}
+
+caught! {
+    run_shared, SHARED_SEEDS:
+    a_suback_before_the_membership_is_caught: SubackBeforeMembership,
+    a_shared_message_that_counts_as_acknowledged_once_sent_is_caught: SharedAckedAtOnce,
 }

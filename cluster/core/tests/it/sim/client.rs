@@ -20,6 +20,15 @@ pub(crate) struct Spec {
     pub(crate) cleans: bool,
 }
 
+impl Spec {
+    /// Whether it gets what a group gives it, not all that matches.
+    pub(crate) fn shares(&self) -> bool {
+        self.filters
+            .iter()
+            .any(|filter| filter.starts_with("$share/"))
+    }
+}
+
 /// What a payload says of its origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Label {

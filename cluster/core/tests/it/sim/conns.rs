@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use mqtt::{Packet, ReasonCode};
 use session::{
-    Admitted, Answer, Command, ConnectionId, Delivery, Effect, Enqueue, Identity, Inbound, Live,
-    Message, Opened, Origin, Retain, Stamp, Token, WillRow,
+    Admitted, Answer, Command, ConnectionId, Delivery, Effect, Enqueue, GroupDelivery, GroupSeq,
+    Identity, Inbound, Live, Message, Opened, Origin, Retain, Stamp, Token, WillRow,
 };
 use tidewire_cluster_core::{ShardId, Source, WillKey};
 
@@ -108,6 +108,21 @@ impl Node {
         self.with_live(id, ctx, |live, now| live.handle_delivery(delivery, now));
     }
 
+    pub(crate) fn deliver_shared(&mut self, delivery: GroupDelivery, ctx: &mut Ctx) {
+        let id = delivery.connection;
+        if ctx.defect == Defect::SharedAckedAtOnce {
+            self.shared_acked(id, delivery.group_seq.clone());
+        }
+        self.with_live(id, ctx, |live, now| live.handle_shared(delivery, now));
+    }
+
+    fn shared_acked(&mut self, id: ConnectionId, acked: GroupSeq) {
+        let at = self.shard_of(&acked.filter);
+        let command = Command::GroupAck(vec![acked]);
+        let reply = Reply::Nobody;
+        self.shards[at].push(Item { command, reply }, Some(id));
+    }
+
     /// Forgets connections of which nothing is left to send.
     pub(crate) fn sweep(&mut self) {
         self.conns
@@ -128,19 +143,38 @@ impl Node {
         true
     }
 
-    /// Lets go the SUBACKs whose rows every node sees.
+    /// Lets go the SUBACKs whose rows every node sees, and whose groups have the member.
     pub(crate) fn release_subacks(&mut self, ctx: &mut Ctx) {
+        for at in 0..self.shards.len() {
+            let seen = self.seen(at).0;
+            for (version, from, row) in std::mem::take(&mut self.shards[at].seats) {
+                if version <= seen {
+                    self.shards[from].memberships.handle_seated(row);
+                } else {
+                    self.shards[at].seats.push((version, from, row));
+                }
+            }
+        }
         for at in 0..self.shards.len() {
             let seen = self.seen(at).0;
             let subacks = std::mem::take(&mut self.shards[at].subacks);
             for (version, id, token, answer) in subacks {
-                if version <= seen {
+                let is_early = ctx.defect == Defect::SubackBeforeMembership;
+                if version <= seen && (is_early || self.is_seated(at, &answer)) {
                     self.with_live(id, ctx, |live, now| live.handle_answer(token, answer, now));
                 } else if self.is_open(id) {
                     self.shards[at].subacks.push((version, id, token, answer));
                 }
             }
         }
+    }
+
+    fn is_seated(&self, at: usize, answer: &Answer) -> bool {
+        let Answer::Subscribed(all) = answer else {
+            return true;
+        };
+        let memberships = &self.shards[at].memberships;
+        all.iter().all(|one| memberships.is_seated(one.membership))
     }
 
     /// Fans a will out with its stamp. It belongs to no connection: the shard's leader owes it.
@@ -194,7 +228,7 @@ impl Node {
                     self.propose(id, token, *command, ctx);
                 }
                 Effect::PersistentRule(_) => unreachable!("no rule is set"),
-                Effect::SharedAcked(_) => unreachable!("nobody shares a filter"),
+                Effect::SharedAcked(acked) => self.shared_acked(id, *acked),
                 Effect::Acked(seq) => {
                     let acks = conn.live.acks(vec![seq]).expect("connected");
                     let at = self.shard_of(&acks.client);
@@ -362,6 +396,13 @@ impl Node {
                 let owed = self.obligations.get_mut(&id).expect("not settled yet");
                 owed.0 -= 1;
                 self.settle(ctx);
+            }
+            Reply::Member(from, version) => {
+                let Answer::Membership { version: route } = answer else {
+                    panic!("a membership is not answered with {answer:?}");
+                };
+                self.shards[at].seats.push((route, from, version));
+                self.release_subacks(ctx);
             }
             Reply::Opened(id) => self.opened(at, id, item.command, &answer, ctx),
             Reply::Answer(id, token) => {

@@ -30,6 +30,10 @@ pub(crate) enum Defect {
     AppliedBeforeSync,
     /// SUBACK leaves before the routes are seen.
     SubackBeforeRoutes,
+    /// SUBACK leaves before the group has the member.
+    SubackBeforeMembership,
+    /// A message that was handed to a member is taken for acknowledged.
+    SharedAckedAtOnce,
     /// Items of a node epoch that ended are still taken.
     EndedEpochServed,
     /// Wall time is written into entries whatever it does.

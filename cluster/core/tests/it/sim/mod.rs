@@ -71,6 +71,28 @@ const SPECS: [Spec; 5] = [
     },
 ];
 
+/// Members of a group whose home is the one shard, that of their sessions the other or the same.
+const SHARED: &str = "$share/g/t/#";
+
+const MEMBERS: [Spec; 2] = [
+    Spec {
+        id: "grp-f",
+        publishes: false,
+        filters: &[SHARED],
+        has_will: false,
+        expiry_s: 100_000,
+        cleans: false,
+    },
+    Spec {
+        id: "grp-gg",
+        publishes: false,
+        filters: &[SHARED],
+        has_will: false,
+        expiry_s: 5,
+        cleans: true,
+    },
+];
+
 pub(crate) struct Sim {
     ctx: Ctx,
     node: Option<Node>,
@@ -79,6 +101,9 @@ pub(crate) struct Sim {
     ghosts: Vec<ConnectionId>,
     connections: u64,
     step: u64,
+    /// How much the node does for each thing that happens: a member is seated by many steps of
+    /// two shards.
+    diligence: u32,
 }
 
 /// What a run showed.
@@ -93,7 +118,16 @@ pub(crate) struct Report {
 
 /// Runs one seed to its end.
 pub(crate) fn run(seed: u64, defect: Defect) -> Report {
-    let mut sim = Sim::new(seed, defect);
+    run_with(seed, defect, &SPECS, 1)
+}
+
+/// The same with clients that share a filter.
+pub(crate) fn run_shared(seed: u64, defect: Defect) -> Report {
+    run_with(seed, defect, &[&SPECS[..], &MEMBERS].concat(), 6)
+}
+
+fn run_with(seed: u64, defect: Defect, specs: &[Spec], diligence: u32) -> Report {
+    let mut sim = Sim::new(seed, defect, specs, diligence);
     for _ in 0..STEPS {
         sim.step();
     }
@@ -116,15 +150,16 @@ pub(crate) fn run(seed: u64, defect: Defect) -> Report {
 }
 
 impl Sim {
-    fn new(seed: u64, defect: Defect) -> Self {
-        let clients = SPECS.into_iter().enumerate();
+    fn new(seed: u64, defect: Defect, specs: &[Spec], diligence: u32) -> Self {
+        let clients = specs.iter().enumerate();
         Self {
             ctx: Ctx::new(seed, defect, SHARDS),
             node: None,
-            clients: clients.map(|(at, spec)| Client::new(spec, at)).collect(),
+            clients: clients.map(|(at, spec)| Client::new(*spec, at)).collect(),
             ghosts: Vec::new(),
             connections: 0,
             step: 0,
+            diligence,
         }
     }
 
@@ -147,7 +182,14 @@ impl Sim {
             60..120 => self.connect(who),
             120..180 => self.publish(who),
             180..400 => self.talk(who),
-            400..960 => self.work(what, shard),
+            400..960 => {
+                self.work(what, shard);
+                for _ in 1..self.diligence {
+                    let what = self.ctx.rng.random_range(400..960);
+                    let shard = self.ctx.rng.random_range(0..SHARDS);
+                    self.work(what, shard);
+                }
+            }
             _ => self.stale(),
         }
         self.forget_closed();

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use mqtt::Trie;
 use session::{Command, Config, ConnectionId, DurableEffect, WillId};
 use tidewire_cluster_core::{
-    Begin, Body, DrainEffect, FeatureLevel, FolderId, Found, Lease, Meta, MetaAnswer, MetaCommand,
-    NodeEpoch, NodeId, RouteVersion, Routes, RoutesCommand, RoutesEffect, ShardId, Source,
-    Standing, StartCount, Visible, WallMs, WillKey,
+    Begin, Body, DrainEffect, FeatureLevel, FolderId, Found, Lease, MembershipEffect, Meta,
+    MetaAnswer, MetaCommand, NodeEpoch, NodeId, RouteVersion, Routes, RoutesCommand, RoutesEffect,
+    ShardId, Source, Standing, StartCount, Visible, WallMs, WillKey,
 };
 
 use super::conns::{Conn, Settles};
@@ -17,7 +17,7 @@ use super::ctx::Ctx;
 use super::defect::Defect;
 use super::disk::{ShardEntry, ShardWhat};
 use super::machine::{INDEXES_PER_ENTRY, Outcome};
-use super::shard::Shard;
+use super::shard::{Item, Reply, Shard};
 
 const FOLDER: FolderId = FolderId(7);
 const NODE: NodeId = NodeId(1);
@@ -206,10 +206,10 @@ impl Node {
             match effect {
                 DurableEffect::Deliver(delivery) => self.deliver(delivery, ctx),
                 DurableEffect::TakenOver { connection, .. } => self.kicks.push_back(connection),
-                DurableEffect::Route(_) | DurableEffect::WillDue(_) => {}
-                DurableEffect::DeliverShared(_) | DurableEffect::Membership(_) => {
-                    unreachable!("nobody shares a filter")
-                }
+                DurableEffect::DeliverShared(delivery) => self.deliver_shared(delivery, ctx),
+                DurableEffect::Route(_)
+                | DurableEffect::WillDue(_)
+                | DurableEffect::Membership(_) => {}
                 DurableEffect::Load { .. } => {
                     unreachable!("the state is never flushed, so all of it is in memory")
                 }
@@ -262,10 +262,11 @@ impl Node {
     /// Does the next thing of a shard's outbox; false if there is none.
     pub(crate) fn drain(&mut self, at: usize, ctx: &mut Ctx) -> bool {
         let Some(effect) = self.shards[at].drain.poll_effect(ctx.boot()) else {
-            return false;
+            return self.drain_memberships(at, ctx);
         };
         match effect {
             DrainEffect::Resume => {
+                self.shards[at].memberships.handle_lead();
                 if ctx.defect != Defect::OutboxNotResumed {
                     self.shards[at].machine.durable.resume_outbox();
                 }
@@ -292,6 +293,25 @@ impl Node {
             DrainEffect::Publish { key, row } => self.publish_will(at, key, &row, ctx),
             DrainEffect::WillDone { key: WillKey(id) } => {
                 let done = Command::WillDone { id: WillId(id) };
+                self.shards[at].duty(ShardWhat::Duty(done), ctx);
+            }
+        }
+        true
+    }
+
+    /// Does the next thing that the outbox asks of a group's home shard; false if there is none.
+    fn drain_memberships(&mut self, at: usize, ctx: &Ctx) -> bool {
+        let Some(effect) = self.shards[at].memberships.poll_effect(ctx.boot()) else {
+            return false;
+        };
+        match effect {
+            MembershipEffect::Send(row) => {
+                let (home, reply) = (self.shard_of(&row.filter), Reply::Member(at, row.version));
+                let command = Command::Membership(Box::new(row.to_command(at as u16)));
+                self.shards[home].push(Item { command, reply }, None);
+            }
+            MembershipEffect::Done { version } => {
+                let done = Command::MembershipDone { version };
                 self.shards[at].duty(ShardWhat::Duty(done), ctx);
             }
         }

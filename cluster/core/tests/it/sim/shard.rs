@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use session::{Answer, Command, ConnectionId, DurableEffect, Token, WillRow};
+use session::{Answer, Command, ConnectionId, DurableEffect, MembershipRow, Token, WillRow};
 use tidewire_cluster_core::{
-    Attempt, Batch, Body, Drain, LogClock, LogTime, NodeEpoch, Numbered, Proposer, ProposerEffect,
-    ProposerLimits, RouteDelta, RouteVersion, ShardId, Share, ShareLimits, Stamped, Unavailable,
-    WillKey,
+    Attempt, Batch, Body, Drain, LogClock, LogTime, Memberships, NodeEpoch, Numbered, Proposer,
+    ProposerEffect, ProposerLimits, RouteDelta, RouteVersion, ShardId, Share, ShareLimits, Stamped,
+    Unavailable, WillKey,
 };
 
 use super::ctx::Ctx;
@@ -30,6 +30,8 @@ pub(crate) enum Reply {
     Answer(ConnectionId, Token),
     Opened(ConnectionId),
     Obligation(u64),
+    /// The shard of the member, which wrote the row of this version.
+    Member(usize, u64),
 }
 
 /// Something on its way to the log. Only what this run of the node sent is answered.
@@ -61,7 +63,10 @@ pub(crate) struct Shard {
     /// For the checkers: the latest sending of each epoch that was applied.
     latest: BTreeMap<NodeEpoch, Attempt>,
     pub(crate) drain: Drain<WillRow>,
-    /// SUBACKs that wait for a version of the routes.
+    pub(crate) memberships: Memberships<MembershipRow>,
+    /// Members of its groups that wait for a version of its routes: whose row of which version.
+    pub(crate) seats: Vec<(u64, usize, u64)>,
+    /// SUBACKs that wait for a version of the routes, and for groups.
     pub(crate) subacks: Vec<(u64, ConnectionId, Token, Answer)>,
 }
 
@@ -105,6 +110,8 @@ impl Shard {
             replies: VecDeque::new(),
             latest: BTreeMap::new(),
             drain: Drain::new(ShardId(at as u16)),
+            memberships: Memberships::default(),
+            seats: Vec::new(),
             subacks: Vec::new(),
         }
     }
@@ -275,6 +282,9 @@ impl Shard {
             ShardWhat::Duty(Command::RoutesDone { version }) => {
                 self.drain.handle_routes_done(RouteVersion(*version));
             }
+            ShardWhat::Duty(Command::MembershipDone { version }) => {
+                self.memberships.handle_done(*version);
+            }
             ShardWhat::Duty(Command::WillDone { id }) => {
                 self.drain.handle_will_done(WillKey(id.0));
             }
@@ -318,6 +328,9 @@ impl Shard {
                     });
                 }
                 DurableEffect::WillDue(row) => self.drain.handle_will(WillKey(row.id.0), row),
+                DurableEffect::Membership(row) => {
+                    self.memberships.handle_row(row.version, row.since, row);
+                }
                 other => others.push(other),
             }
         }
@@ -359,6 +372,8 @@ impl Shard {
             && self.wire.is_empty()
             && self.proposer.is_idle()
             && self.drain.is_empty()
+            && self.memberships.is_empty()
+            && self.seats.is_empty()
             && self.subacks.is_empty()
     }
 }

@@ -8,7 +8,7 @@ use super::super::client::Label;
 pub(super) fn check(sim: &Sim) -> Vec<String> {
     let mut lost = Vec::new();
     for subscriber in &sim.clients {
-        let Some(since) = subscriber.subscribed else {
+        let Some(since) = subscriber.subscribed.filter(|_| !subscriber.spec.shares()) else {
             continue;
         };
         let got: BTreeSet<Label> = subscriber.got.iter().map(|got| got.label).collect();

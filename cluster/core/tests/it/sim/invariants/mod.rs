@@ -4,6 +4,7 @@
 //! newer one, an item of an ended epoch) is noted where it happens.
 
 mod exactly_once;
+mod groups;
 mod lost;
 mod order;
 mod retained;
@@ -19,6 +20,7 @@ pub(crate) fn all(sim: &Sim) -> Vec<String> {
         violations.extend(client.faults.iter().cloned());
     }
     violations.extend(lost::check(sim));
+    violations.extend(groups::check(sim));
     violations.extend(exactly_once::check(sim));
     violations.extend(order::check(sim));
     violations.extend(wills::check(sim));

@@ -13,10 +13,13 @@ pub(super) fn check(sim: &Sim) -> Vec<String> {
     };
     let mut wanted = BTreeSet::new();
     for client in sim.clients.iter().filter(|c| c.subscribed.is_some()) {
-        let source = Source::Shard(ShardId(node.shard_of(client.spec.id) as u16));
         for filter in client.spec.filters {
             let filter: Filter = (*filter).try_into().expect("a filter");
-            wanted.insert((filter, source));
+            // A group's route is that of the plain filter in its home shard.
+            let home = filter.shared().map_or(client.spec.id, |_| filter.as_str());
+            let source = Source::Shard(ShardId(node.shard_of(home) as u16));
+            let plain: Filter = filter.topic_filter().try_into().expect("a filter");
+            wanted.insert((plain, source));
         }
     }
     let mut violations = Vec::new();

@@ -1,0 +1,179 @@
+//! Carrying the memberships of a shard's clients to the home shards of their groups.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::{BootMs, DRAIN_RETRY_MS};
+
+/// Executes the membership rows of one shard's outbox while its node leads it.
+///
+/// As of [`crate::Drain`], what it holds is a copy. Rows go out in order of their versions, once a
+/// leadership: the numbered streams to the home shards lose none. It holds at most as many rows
+/// as the outbox.
+#[derive(Clone, Debug)]
+pub struct Memberships<R> {
+    leads: bool,
+    /// To be sent, in order.
+    rows: VecDeque<(u64, R)>,
+    /// Handed in and not answered: versions, with the lowest that each stands for.
+    under_way: BTreeMap<u64, u64>,
+    /// Answered, and still in the outbox as far as is known: when that is to be said next.
+    done: BTreeMap<u64, BootMs>,
+    /// The highest version that was handed in.
+    told: u64,
+}
+
+/// Work for the leader of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MembershipEffect<R> {
+    /// Commit the row in the group's home shard; once that has answered and the routes have the
+    /// version of its answer, [`Memberships::handle_seated`].
+    Send(R),
+    /// Propose to the shard that the row is done; comes again until
+    /// [`Memberships::handle_done`].
+    Done {
+        /// The row's version.
+        version: u64,
+    },
+}
+
+impl<R> Default for Memberships<R> {
+    fn default() -> Self {
+        Self {
+            leads: false,
+            rows: VecDeque::new(),
+            under_way: BTreeMap::new(),
+            done: BTreeMap::new(),
+            told: 0,
+        }
+    }
+}
+
+impl<R> Memberships<R> {
+    /// This node leads the shard, and is about to hand every row in again
+    /// ([`crate::DrainEffect::Resume`]): what was handed in before could overtake older rows.
+    pub fn handle_lead(&mut self) {
+        *self = Self::default();
+        self.leads = true;
+    }
+
+    /// Another node leads, or none.
+    pub fn handle_follow(&mut self) {
+        *self = Self::default();
+    }
+
+    /// A row of the outbox, which stands for all from `since` on. Ignored while this node does
+    /// not lead.
+    pub fn handle_row(&mut self, version: u64, since: u64, row: R) {
+        if self.leads {
+            self.told = self.told.max(version);
+            self.under_way.insert(version, since);
+            self.rows.push_back((version, row));
+        }
+    }
+
+    /// The home shard has the row, and the routes have the group's filter.
+    pub fn handle_seated(&mut self, version: u64) {
+        if self.under_way.remove(&version).is_some() {
+            self.done.insert(version, BootMs(0));
+        }
+    }
+
+    /// The row has left the outbox.
+    pub fn handle_done(&mut self, version: u64) {
+        self.done.remove(&version);
+    }
+
+    /// Whether the home shard has the row of this version, or one that replaced it; 0 is none.
+    pub fn is_seated(&self, version: u64) -> bool {
+        let stands_for = |(last, since): (&u64, &u64)| (*since..=*last).contains(&version);
+        version <= self.told && !self.under_way.range(version..).any(stands_for)
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self, now: BootMs) -> Option<MembershipEffect<R>> {
+        if let Some((_, row)) = self.rows.pop_front() {
+            return Some(MembershipEffect::Send(row));
+        }
+        let (&version, at) = self.done.iter_mut().find(|(_, at)| **at <= now)?;
+        *at = now.plus_ms(DRAIN_RETRY_MS);
+        Some(MembershipEffect::Done { version })
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_empty(&self) -> bool {
+        self.under_way.is_empty() && self.done.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0: BootMs = BootMs(1);
+
+    fn leading() -> Memberships<&'static str> {
+        let mut memberships = Memberships::default();
+        memberships.handle_lead();
+        memberships
+    }
+
+    #[test]
+    fn a_row_waits_for_its_own_answer_and_for_that_of_its_successor() {
+        let mut memberships = leading();
+        assert!(memberships.is_seated(0));
+        assert!(!memberships.is_seated(1), "not handed in");
+        memberships.handle_row(1, 1, "a");
+        memberships.handle_row(2, 2, "b");
+        memberships.handle_row(4, 3, "c");
+
+        memberships.handle_seated(2);
+        let seated = |memberships: &Memberships<_>| {
+            let all = (1..=5).filter(|version| memberships.is_seated(*version));
+            all.collect::<Vec<_>>()
+        };
+        assert_eq!(seated(&memberships), [2]);
+        memberships.handle_seated(4);
+        assert_eq!(seated(&memberships), [2, 3, 4]);
+        memberships.handle_seated(1);
+        assert_eq!(seated(&memberships), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn rows_go_in_order_and_are_said_to_be_done_until_they_are() {
+        let mut memberships = leading();
+        memberships.handle_row(1, 1, "a");
+        memberships.handle_row(2, 2, "b");
+        let send = |row| Some(MembershipEffect::Send(row));
+        assert_eq!(memberships.poll_effect(T0), send("a"));
+        assert_eq!(memberships.poll_effect(T0), send("b"));
+        assert_eq!(memberships.poll_effect(T0), None);
+
+        memberships.handle_seated(1);
+        let done = Some(MembershipEffect::Done { version: 1 });
+        assert_eq!(memberships.poll_effect(T0), done);
+        assert_eq!(memberships.poll_effect(T0), None);
+        let later = T0.plus_ms(DRAIN_RETRY_MS);
+        assert_eq!(memberships.poll_effect(later), done);
+        memberships.handle_done(1);
+        assert!(!memberships.is_empty());
+        memberships.handle_seated(2);
+        memberships.handle_done(2);
+        assert!(memberships.is_empty());
+    }
+
+    #[test]
+    fn what_came_before_the_lead_is_not_sent() {
+        let mut memberships = Memberships::default();
+        memberships.handle_row(5, 5, "new");
+        memberships.handle_lead();
+        memberships.handle_row(4, 4, "old");
+        memberships.handle_row(5, 5, "new");
+        let mut sent = Vec::new();
+        while let Some(MembershipEffect::Send(row)) = memberships.poll_effect(T0) {
+            sent.push(row);
+        }
+        assert_eq!(sent, ["old", "new"]);
+        memberships.handle_follow();
+        assert!(memberships.is_empty());
+    }
+}
