@@ -8,7 +8,8 @@ pub(crate) const SLOTS_MAX: usize = 1 << 24;
 pub(crate) const THREADS_MAX: usize = 1 << 8;
 
 /// Where a connection lives: io thread, slot there, and the slot's generation, so that a late
-/// message for an ended connection reaches nobody else.
+/// message for an ended connection reaches nobody else. Generations are the number of the
+/// connection among all that the node accepted, wrapping: `session::ConnectionId` is so ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) thread: usize,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -20,6 +21,8 @@ pub(crate) struct Listener {
     pub(crate) socket: Arc<TcpListener>,
     pub(crate) threads: Threads,
     pub(crate) counters: Vec<Arc<Counters>>,
+    /// Connections that the node accepted, wrapping; it outlives a listener that panics.
+    pub(crate) accepted: Arc<AtomicU32>,
 }
 
 /// Binds an address.
@@ -96,8 +99,9 @@ impl Listener {
             .min_by_key(|thread| load(*thread))
             .expect("a node has an io thread");
         dealt[thread] += 1;
+        let number = self.accepted.fetch_add(1, Ordering::Relaxed);
         self.threads
-            .send(thread, IoMessage::Accepted(socket, peer))
+            .send(thread, IoMessage::Accepted(socket, peer, number))
             .await;
     }
 }

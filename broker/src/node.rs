@@ -551,11 +551,13 @@ fn connection_supervisors(counters: &[Arc<Counters>]) -> (Box<[Seat]>, Vec<Child
 
 fn listener(socket: Arc<TcpListener>, threads: &Threads, counters: &[Arc<Counters>]) -> ChildSpec {
     let (threads, counters) = (threads.clone(), counters.to_vec());
+    let accepted = Arc::default();
     let spawn = move |parent| {
         let listener = Listener {
             socket: Arc::clone(&socket),
             threads: threads.clone(),
             counters: counters.clone(),
+            accepted: Arc::clone(&accepted),
         };
         spawn_linked(listener, parent)
     };

@@ -35,7 +35,8 @@ number! {
     NodeEpoch
 }
 number! {
-    /// A connection of one node, never repeated within the node's epoch.
+    /// A connection of one node, never repeated within the node's epoch. The low 32 bits count the
+    /// connections that the node accepted, and wrap.
     ConnectionId
 }
 number! {
@@ -53,6 +54,17 @@ number! {
 number! {
     /// A queued message, held once for all its recipients; unique within the shard.
     MessageId
+}
+
+/// How far back a connection is known to be older than another: then their counts may have wrapped.
+const OLDER_BY_MAX: u32 = 1 << 20;
+
+impl ConnectionId {
+    /// Whether the node accepted this connection before `other`, within the last 2^20 ones.
+    pub fn is_older_than(self, other: Self) -> bool {
+        let by = (other.0 as u32).wrapping_sub(self.0 as u32);
+        (1..=OLDER_BY_MAX).contains(&by)
+    }
 }
 
 impl WallMs {

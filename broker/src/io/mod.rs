@@ -26,8 +26,8 @@ pub(crate) const INBOX_BATCHES_LIMIT: usize = 4_096;
 /// A batch for an io thread.
 #[derive(Debug)]
 pub(crate) enum IoMessage {
-    /// A socket that now belongs to this thread.
-    Accepted(TcpStream, SocketAddr),
+    /// A socket that now belongs to this thread, and its number among the node's connections.
+    Accepted(TcpStream, SocketAddr, u32),
     /// Messages for connections of this thread, from a publisher on another.
     Messages(Vec<CrossMessage>),
     /// Answers and deliveries of a shard.

@@ -359,7 +359,9 @@ pub(crate) async fn serve(
             message = inbox.recv() => {
                 io.tick();
                 match message {
-                    Some(IoMessage::Accepted(socket, peer)) => accepted(&io, socket, peer),
+                    Some(IoMessage::Accepted(socket, peer, number)) => {
+                        accepted(&io, socket, peer, number);
+                    }
                     Some(message) => if !io.handle(message) { break },
                     None => break,
                 }
@@ -377,7 +379,7 @@ pub(crate) async fn serve(
 }
 
 /// Starts the actor of an accepted socket.
-fn accepted(io: &Rc<Io>, socket: std::net::TcpStream, peer: SocketAddr) {
+fn accepted(io: &Rc<Io>, socket: std::net::TcpStream, peer: SocketAddr, number: u32) {
     io.counters.connections_accepted_total.add(1);
     if io.shared.stopping.load(Ordering::Relaxed) {
         return;
@@ -390,7 +392,7 @@ fn accepted(io: &Rc<Io>, socket: std::net::TcpStream, peer: SocketAddr) {
         }
     };
     let mailbox = Mailbox::new(io.shared.mailbox_bytes_limit, CONTROL_LIMIT);
-    let Some(id) = io.slots.borrow_mut().insert(mailbox.clone()) else {
+    let Some(id) = io.slots.borrow_mut().insert(mailbox.clone(), number) else {
         tracing::warn!(%peer, "all connection slots are taken");
         return;
     };

@@ -58,8 +58,12 @@ impl Slots {
         }
     }
 
-    /// Gives a connection a slot; `None` when all are taken.
-    pub(crate) fn insert(&mut self, mailbox: Mailbox<ConnectionMessage>) -> Option<ConnectionId> {
+    /// Gives a connection a slot; `None` when all are taken. `generation` is no other connection's.
+    pub(crate) fn insert(
+        &mut self,
+        mailbox: Mailbox<ConnectionMessage>,
+        generation: u32,
+    ) -> Option<ConnectionId> {
         let slot = match self.free.pop() {
             Some(slot) => slot as usize,
             None if self.slots.len() < SLOTS_MAX => {
@@ -69,7 +73,7 @@ impl Slots {
             None => return None,
         };
         let at = &mut self.slots[slot];
-        at.generation = at.generation.wrapping_add(1);
+        at.generation = generation;
         at.mailbox = Some(mailbox);
         Some(
             Place {
@@ -121,10 +125,10 @@ mod tests {
     #[test]
     fn a_slot_used_again_does_not_answer_to_its_old_id() {
         let mut slots = Slots::new(1);
-        let first = slots.insert(Mailbox::new(1, 1)).expect("a slot");
+        let first = slots.insert(Mailbox::new(1, 1), 1).expect("a slot");
         slots.remove(first);
         slots.remove(first);
-        let second = slots.insert(Mailbox::new(1, 1)).expect("a slot");
+        let second = slots.insert(Mailbox::new(1, 1), 2).expect("a slot");
         assert_eq!(Place::of(first).slot, Place::of(second).slot);
         assert!(slots.get(first).is_none() && slots.get(second).is_some());
         assert_eq!(slots.next_to_kick(5).count(), 1);
@@ -134,7 +138,7 @@ mod tests {
     fn everybody_is_told_to_end_once() {
         let mut slots = Slots::new(0);
         let ids: Vec<_> = (0..5)
-            .map(|_| slots.insert(Mailbox::new(1, 1)).expect("a slot"))
+            .map(|number| slots.insert(Mailbox::new(1, 1), number).expect("a slot"))
             .collect();
         slots.remove(ids[1]);
         let counts: Vec<_> = (0..4).map(|_| slots.next_to_kick(2).count()).collect();

@@ -133,6 +133,26 @@ fn is_repeat(answer: &Answer) -> bool {
 }
 
 #[test]
+fn a_connection_unseats_no_later_one_of_its_node_whatever_it_expects() {
+    let mut shard = Shard::new(Limits::default());
+    let later = shard.open("c", 8);
+
+    let late = open("c", 7, Some(later));
+    let answer = shard.apply(&Command::Open(Box::new(late.clone())));
+    assert_eq!(answer, Answer::Refused(ReasonCode::ServerUnavailable));
+    // Another node's connections are in no order with these; the count of connections wraps.
+    let elsewhere = Open {
+        node_epoch: NodeEpoch(2),
+        ..late
+    };
+    let answer = shard.apply(&Command::Open(Box::new(elsewhere)));
+    assert!(matches!(answer, Answer::Opened { .. }), "{answer:?}");
+    assert!(ConnectionId(u64::from(u32::MAX)).is_older_than(ConnectionId(3)));
+    assert!(!ConnectionId(3).is_older_than(ConnectionId(u64::from(u32::MAX))));
+    assert!(!ConnectionId(3).is_older_than(ConnectionId(3)));
+}
+
+#[test]
 fn an_open_with_another_expected_epoch_changes_nothing() {
     let mut shard = Shard::new(Limits::default());
     let epoch = shard.open("a", 1);

@@ -98,6 +98,13 @@ impl Durable {
         if current != open.expected_epoch {
             return Some(Answer::WrongEpoch { current });
         }
+        // Its CONNECT was read late: the client has come back since. Taking it would end what the
+        // later connection was promised.
+        if session.is_some_and(|s| {
+            s.node_epoch == open.node_epoch && open.connection.is_older_than(s.connection)
+        }) {
+            return Some(Answer::Refused(ReasonCode::ServerUnavailable));
+        }
         if session.is_some_and(|s| s.identity != open.identity && !self.is_over(s)) {
             return Some(Answer::OtherIdentity);
         }

@@ -5,7 +5,7 @@
 use std::process::Command;
 use std::time::Instant;
 
-use crate::sim::{Defect, Report, run, run_shared};
+use crate::sim::{Defect, Report, run, run_diligent, run_shared};
 
 /// Seeds that have to pass, and within which every defect has to be caught.
 const SEEDS: u64 = 500;
@@ -40,6 +40,19 @@ fn nothing_acknowledged_is_lost_doubled_or_misplaced_whatever_fails() {
 #[test]
 fn the_same_holds_with_groups_whose_members_come_and_go() {
     nothing_is_violated(run_shared, SHARED_SEEDS);
+}
+
+/// A CONNECT that was read after that of the client's next connection ended what that one was promised. Seeds that showed
+/// it, where the node does more between two events.
+#[test]
+fn a_connect_that_is_read_late_unseats_no_later_connection() {
+    for seed in [322, 337, 917, 1208, 1328, 1964, 3294, 3933, 4049, 4528] {
+        assert_eq!(
+            run_diligent(seed, Defect::None).violations,
+            [""; 0],
+            "{seed}"
+        );
+    }
 }
 
 fn nothing_is_violated(run: fn(u64, Defect) -> Report, count: u64) {

@@ -222,7 +222,7 @@ impl Node {
                 Effect::Open(mut open) => {
                     let at = self.shard_of(&open.client);
                     open.expected_epoch = self.shards[at].machine.durable.epoch(&open.client);
-                    self.open(at, id, open, ctx);
+                    self.open(at, id, open);
                 }
                 Effect::Propose { token, command } => {
                     self.propose(id, token, *command, ctx);
@@ -272,9 +272,7 @@ impl Node {
     }
 
     /// Asks for a session. It outlives its connection: only its answer tells what to close.
-    fn open(&mut self, at: usize, id: ConnectionId, open: Box<session::Open>, ctx: &mut Ctx) {
-        let newest = ctx.opened.get(&open.client).copied();
-        ctx.asked.insert(id, newest.unwrap_or_default());
+    fn open(&mut self, at: usize, id: ConnectionId, open: Box<session::Open>) {
         let command = Command::Open(open);
         let reply = Reply::Opened(id);
         self.shards[at].push(Item { command, reply }, None);
@@ -447,7 +445,7 @@ impl Node {
                     panic!("an `Open` asked");
                 };
                 open.expected_epoch = current;
-                return self.open(at, id, open, ctx);
+                return self.open(at, id, open);
             }
             Answer::Refused(reason) => Opened::No(reason),
             _ => Opened::No(ReasonCode::ServerUnavailable),

@@ -35,8 +35,6 @@ pub(crate) struct Ctx {
     pub(crate) stale: Vec<(usize, ShardWhat)>,
     /// The newest connection that opened each client's session.
     pub(crate) opened: BTreeMap<ClientId, ConnectionId>,
-    /// Which was the newest when a connection asked last.
-    pub(crate) asked: BTreeMap<ConnectionId, ConnectionId>,
     /// When the server closed a connection: a client that has not read it yet is not alive.
     pub(crate) closed: BTreeMap<ConnectionId, u64>,
     pub(crate) violations: Vec<String>,
@@ -60,7 +58,6 @@ impl Ctx {
             trace: Trace::new(),
             stale: Vec::new(),
             opened: BTreeMap::new(),
-            asked: BTreeMap::new(),
             closed: BTreeMap::new(),
             violations: Vec::new(),
             crashes: 0,

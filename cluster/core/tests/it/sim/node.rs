@@ -247,9 +247,7 @@ impl Node {
             && *epoch == now
         {
             let newest = ctx.opened.entry(open.client.clone()).or_default();
-            // One that is asked for again, knowing of the newer one, may: its socket was open then.
-            let known = ctx.asked.get(&open.connection).copied();
-            if open.connection < *newest && known < Some(*newest) {
+            if open.connection < *newest {
                 ctx.violations.push(format!(
                     "{}: connection {} unseated {newest}, which came later",
                     open.client, open.connection
