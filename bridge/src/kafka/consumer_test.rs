@@ -11,6 +11,8 @@ use storage::log::{ContentType, Record};
 
 use rdkafka::message::OwnedHeaders;
 
+use runtime::{Clock, SystemClock};
+
 use super::*;
 use crate::kafka::contact::{block_on, check_topic};
 use crate::kafka::message::headers_of;
@@ -18,8 +20,9 @@ use crate::kafka::test_kafka::{self, Turn};
 
 const WAIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
-/// Polls for what must come; a condition ends them, not their number.
-const POLLS: u32 = 600;
+/// Polls for what must come, in milliseconds: a condition ends them, not the time. A poll that brings an error ends at
+/// once, so their number would tell nothing.
+const POLLS_MS: u64 = 120_000;
 const READ_BYTES: usize = 1 << 20;
 
 /// A topic with its records, and a consumer's view of it.
@@ -125,10 +128,17 @@ fn record(partition: u16, n: u64) -> Record {
     }
 }
 
+/// Turns in which to poll.
+fn polls() -> impl Iterator<Item = ()> {
+    let clock = SystemClock::default();
+    let until = clock.mono_ms() + POLLS_MS;
+    std::iter::from_fn(move || (clock.mono_ms() < until).then_some(()))
+}
+
 /// Reads until `count` records came.
 fn read(consumer: &mut KafkaConsumer, count: usize) -> Vec<StoredRecord> {
     let mut records = Vec::new();
-    for _ in 0..POLLS {
+    for () in polls() {
         records.extend(consumer.poll(READ_BYTES, POLL).expect("all is there"));
         if records.len() >= count {
             return records;
@@ -140,7 +150,7 @@ fn read(consumer: &mut KafkaConsumer, count: usize) -> Vec<StoredRecord> {
 /// Reads until the topic says that it is none for this reader.
 fn refusal(consumer: &mut KafkaConsumer) -> (Vec<StoredRecord>, String) {
     let mut records = Vec::new();
-    for _ in 0..POLLS {
+    for () in polls() {
         match consumer.poll(READ_BYTES, POLL) {
             Ok(more) => records.extend(more),
             Err(error) => return (records, error.0),
@@ -151,7 +161,7 @@ fn refusal(consumer: &mut KafkaConsumer) -> (Vec<StoredRecord>, String) {
 
 /// Polls until a condition holds; no record may come.
 fn idle_until(consumer: &mut KafkaConsumer, what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..POLLS {
+    for () in polls() {
         if holds() {
             return;
         }
@@ -499,7 +509,7 @@ fn a_kafka_killed_and_started_again_loses_and_doubles_nothing() {
     }
 
     kafka.kill();
-    for _ in 0..POLLS {
+    for () in polls() {
         let more = consumer.poll(READ_BYTES, POLL);
         records.extend(more.expect("an outage is no error"));
         if watch.error().is_some() {
