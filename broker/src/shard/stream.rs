@@ -231,6 +231,7 @@ impl Stream {
     /// Whether everything is answered.
     pub(super) fn is_idle(&self) -> bool {
         self.acked.is_empty()
+            && self.group_acked.is_empty()
             && self.held.is_empty()
             && self.numbered.is_empty()
             && self.proposer.is_idle()
@@ -359,7 +360,20 @@ mod tests {
 
         assert!(stream.push_acks(acks(900..901)));
         stream.release_acks();
-        assert!(stream.poll_batch(T0).is_some());
+        let (batch, items) = stream.poll_batch(T0).expect("a batch");
+        stream.handle_committed(batch);
+        assert_eq!(items.len(), 1);
+
+        for n in 0..5 {
+            stream.handle_answer(n);
+        }
+        assert!(stream.is_idle());
+        stream.push_group_acks(vec![GroupSeq {
+            filter: mqtt::Filter::try_from("$share/g/t").expect("a filter"),
+            incarnation: session::Epoch(1),
+            seq: session::Seq(0),
+        }]);
+        assert!(!stream.is_idle());
     }
 
     #[test]
