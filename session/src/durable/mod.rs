@@ -3,6 +3,7 @@
 mod changed;
 mod changes;
 mod counters;
+mod dense;
 #[cfg(test)]
 mod durable_test;
 mod effect;
@@ -75,7 +76,8 @@ pub struct Durable {
     limits: Limits,
     index: u64,
     time: WallMs,
-    sessions: BTreeMap<ClientId, Session>,
+    /// Boxed: a node of the map has room for eleven, and is half full on average.
+    sessions: BTreeMap<ClientId, Box<Session>>,
     /// Subscriptions of the persistent sessions.
     trie: Trie<ClientId, Subscription>,
     /// Groups whose home it is.

@@ -29,7 +29,7 @@ impl Durable {
             None => self
                 .sessions
                 .entry(open.client.clone())
-                .or_insert(Session::begin(open, epoch)),
+                .or_insert_with(|| Box::new(Session::begin(open, epoch))),
         };
         let answer = opened(session);
         self.touch(&open.client);

@@ -1,9 +1,9 @@
 //! The queued messages of a shard, each once for all its recipients; on disk they may leave memory.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::dense::Dense;
 use crate::{Message, MessageId};
 
 /// Ids that the cache's list may hold beyond twice those that are in memory.
@@ -17,7 +17,7 @@ const CACHED_SLACK: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Payloads {
     cache_bytes: usize,
-    held: BTreeMap<MessageId, Held>,
+    held: Dense<Held>,
     next: u64,
     /// Messages from this id on are in no row that was given out.
     fresh_from: u64,
@@ -63,7 +63,7 @@ impl Payloads {
 
     /// The highest message that is held.
     pub(super) fn last(&self) -> Option<MessageId> {
-        self.held.last_key_value().map(|(id, _)| *id)
+        self.held.last().map(MessageId)
     }
 
     /// The id of a message that is about to be queued; then [`Self::hold`].
@@ -84,12 +84,12 @@ impl Payloads {
             entries,
             is_needed: false,
         };
-        self.held.insert(id, held);
+        self.held.get_or_insert_with(id.0, || held);
     }
 
     /// Knows of a durable message that is not in memory, by one of its queue entries.
     pub(super) fn restore(&mut self, id: MessageId) {
-        let held = self.held.entry(id).or_insert(Held {
+        let held = self.held.get_or_insert_with(id.0, || Held {
             message: None,
             entries: 0,
             is_needed: false,
@@ -99,14 +99,14 @@ impl Payloads {
 
     /// One queue entry less names it; the last one lets it go.
     pub(super) fn release(&mut self, id: MessageId) {
-        let Entry::Occupied(mut entry) = self.held.entry(id) else {
+        let Some(held) = self.held.get_mut(id.0) else {
             panic!("message {id} is not held although an entry names it");
         };
-        entry.get_mut().entries -= 1;
-        if entry.get().entries > 0 {
+        held.entries -= 1;
+        if held.entries > 0 {
             return;
         }
-        let held = entry.remove();
+        let held = self.held.remove(id.0).expect("found just before");
         let bytes = held.message.as_ref().map_or(0, |message| message.bytes());
         if id.0 >= self.given_from {
             self.unflushed_bytes -= bytes;
@@ -121,12 +121,12 @@ impl Payloads {
 
     /// The message, if it is in memory.
     pub(super) fn get(&self, id: MessageId) -> Option<&Arc<Message>> {
-        self.held.get(&id)?.message.as_ref()
+        self.held.get(id.0)?.message.as_ref()
     }
 
     /// The message, if it is in memory, for a delivery.
     pub(super) fn deliver(&mut self, id: MessageId) -> Option<&Arc<Message>> {
-        let held = self.held.get_mut(&id)?;
+        let held = self.held.get_mut(id.0)?;
         held.is_needed = true;
         held.message.as_ref()
     }
@@ -134,13 +134,13 @@ impl Payloads {
     /// Whether entries name a message that is not in memory.
     pub(super) fn is_away(&self, id: MessageId) -> bool {
         self.held
-            .get(&id)
+            .get(id.0)
             .is_some_and(|held| held.message.is_none())
     }
 
     /// A message was read again.
     pub(super) fn loaded(&mut self, id: MessageId, message: Arc<Message>) {
-        if let Some(held) = self.held.get_mut(&id)
+        if let Some(held) = self.held.get_mut(id.0)
             && held.message.is_none()
         {
             let bytes = message.bytes();
@@ -158,10 +158,10 @@ impl Payloads {
     /// Takes the messages that are in no row yet, and those whose rows are to go.
     pub(super) fn take_changes(&mut self) -> (Vec<(MessageId, Arc<Message>)>, Vec<MessageId>) {
         let mut put = Vec::new();
-        for (id, held) in self.held.range(MessageId(self.fresh_from)..) {
+        for (id, held) in self.held.range(self.fresh_from, self.next) {
             let message = held.message.as_ref();
             let message = message.expect("what is in no row stays in memory");
-            put.push((*id, Arc::clone(message)));
+            put.push((MessageId(id), Arc::clone(message)));
         }
         self.fresh_from = self.next;
         (put, std::mem::take(&mut self.deleted))
@@ -169,11 +169,10 @@ impl Payloads {
 
     /// Everything that was given out is durable.
     pub(super) fn handle_flushed(&mut self) {
-        let given = MessageId(self.given_from)..MessageId(self.fresh_from);
         let given: Vec<(MessageId, usize)> = self
             .held
-            .range(given)
-            .filter_map(|(id, held)| Some((*id, held.message.as_ref()?.bytes())))
+            .range(self.given_from, self.fresh_from)
+            .filter_map(|(id, held)| Some((MessageId(id), held.message.as_ref()?.bytes())))
             .collect();
         self.given_from = self.fresh_from;
         for (id, bytes) in given {
@@ -191,7 +190,7 @@ impl Payloads {
                 debug_assert!(false, "what is in memory is in the list");
                 return;
             };
-            let Some(held) = self.held.get_mut(&id) else {
+            let Some(held) = self.held.get_mut(id.0) else {
                 continue;
             };
             if std::mem::take(&mut held.is_needed) {
@@ -209,7 +208,7 @@ impl Payloads {
         self.cached_bytes += bytes;
         if self.cached.len() > 2 * self.cached_len + CACHED_SLACK {
             let held = &self.held;
-            self.cached.retain(|id| held.contains_key(id));
+            self.cached.retain(|id| held.get(id.0).is_some());
         }
     }
 }

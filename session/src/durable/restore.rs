@@ -131,7 +131,7 @@ impl Durable {
             }
         }
         self.sessions
-            .insert(client, Session::restore(row))
+            .insert(client, Box::new(Session::restore(row)))
             .is_none()
     }
 

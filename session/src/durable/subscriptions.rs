@@ -171,7 +171,14 @@ impl Durable {
         //# [MQTT-3.8.4-3] ... the same filter again replaces the subscription
         match known {
             Some(at) => state.subscriptions[at].1 = *subscription,
-            None => state.subscriptions.push((filter.clone(), *subscription)),
+            None => {
+                // Most sessions have one or two; there are many sessions.
+                let more = state.subscriptions.len().div_ceil(2).max(1);
+                if state.subscriptions.len() == state.subscriptions.capacity() {
+                    state.subscriptions.reserve_exact(more);
+                }
+                state.subscriptions.push((filter.clone(), *subscription));
+            }
         }
         let replay = match subscription.options.retain_handling {
             RetainHandling::Send => true,
