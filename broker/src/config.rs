@@ -9,13 +9,10 @@ use bridge::{StreamRule, Streams};
 use cluster::raft::RaftConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::memory::{self, Plan};
+
 /// Largest packet that MQTT can express, in bytes (§1.5.5 and its fixed header).
 const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
-
-/// Least bytes of a shard's payloads that may wait for a flush.
-const UNFLUSHED_BYTES_MIN: u64 = 512 << 10;
-/// Most bytes of queued payloads that all shards of a node keep although they are on disk.
-const PAYLOAD_CACHE_BYTES: u64 = 64 << 20;
 
 /// Most session shards of a cluster.
 pub const SHARDS_MAX: u16 = 128;
@@ -429,30 +426,25 @@ impl Config {
         }
     }
 
-    /// Memory that the node plans with.
-    fn memory(&self) -> u64 {
-        self.memory_bytes_limit
-            .unwrap_or_else(|| crate::memory::usable() / 2)
+    /// What the parts of the node may occupy.
+    pub(crate) fn memory(&self) -> Plan {
+        let usable = || memory::usable() / 2;
+        let bytes = self.memory_bytes_limit.unwrap_or_else(usable);
+        Plan::new(bytes, self.cluster.shards)
     }
 
-    /// Payloads of all shards together are at most a quarter of the memory (SEMANTICS): an eighth
-    /// waits for a flush, which is asked for at half of that, a sixteenth was read again. The log
-    /// keeps as much again.
+    /// A flush is asked for at half of what may wait for one.
     pub(crate) fn raft(&self, folder: PathBuf, node: u64) -> RaftConfig {
         let mut config = RaftConfig::new(folder, node);
-        let flush = (self.unflushed_bytes() / 2) as u64;
+        let memory = self.memory();
+        let flush = memory.unflushed(0, 0) / 2;
         config.flush_log_bytes = self.cluster.state_flush_bytes.min(flush);
         config.flush_age = self.cluster.state_flush_age;
-        let share = (self.memory() / 16) as usize;
-        config.log.queue_bytes_limit = config.log.queue_bytes_limit.min(share);
-        config.log.cache_bytes_limit = config.log.cache_bytes_limit.min(share / 2);
+        config.state_cache_bytes = memory.state_cache() as usize;
+        let log = &mut config.log;
+        log.queue_bytes_limit = log.queue_bytes_limit.min(memory.log_queue() as usize);
+        log.cache_bytes_limit = log.cache_bytes_limit.min(memory.log_cache() as usize);
         config
-    }
-
-    /// Bytes of payloads of one shard that may wait for a flush.
-    pub(crate) fn unflushed_bytes(&self) -> usize {
-        let share = self.memory() / 8 / u64::from(self.cluster.shards);
-        share.max(UNFLUSHED_BYTES_MIN) as usize
     }
 
     /// Limits of one shard: those of the node in equal parts, where they are the node's.
@@ -464,7 +456,7 @@ impl Config {
             subscriptions: self.mqtt.subscriptions_limit,
             retained_messages: self.mqtt.retained_messages_limit.div_ceil(shards),
             retained_bytes: self.mqtt.retained_bytes_limit.div_ceil(shards),
-            payload_cache_bytes: (self.memory() / 16).min(PAYLOAD_CACHE_BYTES) as usize / shards,
+            payload_cache_bytes: self.memory().cache() as usize,
             ..session::Limits::default()
         }
     }

@@ -64,6 +64,9 @@ counters! {
     telemetry_withheld_total: counter;
     /// Telemetry messages of QoS 0 dropped because the log had no room.
     telemetry_qos0_dropped_total: counter;
+    /// Times that a publisher was not read because messages under way to the shards filled their
+    /// room.
+    reads_held_total: counter;
     /// PUBLISH packets whose topic matched more of the subscription tree than may be visited.
     match_limit_total: counter;
     /// Filters of persistent sessions with QoS > 0 that overlap a stream, granted as asked.

@@ -17,6 +17,7 @@ use storage::raft::GroupId;
 
 use crate::Config;
 use crate::data_folder::{Birth, DataFolder};
+use crate::memory::Plan;
 
 /// What this program reads and writes.
 const LEVEL: FeatureLevel = FeatureLevel(1);
@@ -55,8 +56,8 @@ pub(crate) struct Groups {
     pub(crate) epoch: NodeEpoch,
     /// The epochs that are current.
     pub(crate) epochs: EpochView,
-    /// Bytes of payloads of one shard that may wait for a flush.
-    pub(crate) unflushed_bytes_limit: usize,
+    /// What the parts of the node may occupy.
+    pub(crate) memory: Plan,
     clock: Arc<dyn Clock>,
 }
 
@@ -87,7 +88,7 @@ impl Groups {
             shards,
             epoch,
             epochs,
-            unflushed_bytes_limit: config.unflushed_bytes(),
+            memory: config.memory(),
             clock: Arc::clone(clock),
         })
     }

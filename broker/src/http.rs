@@ -189,6 +189,12 @@ fn session_metrics(shards: &Shards, out: &mut String) {
         );
     };
     gauge(out, "sessions", "Sessions held.", sessions as u64);
+    gauge(
+        out,
+        "under_way_bytes",
+        "Bytes of messages on their way into the shards' logs.",
+        shards.under_way().bytes(),
+    );
     let connected = "Sessions that a connection owns.";
     gauge(out, "sessions_connected", connected, counters.connected);
     gauge(

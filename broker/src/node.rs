@@ -168,7 +168,7 @@ impl Node {
         };
 
         let groups = Groups::start(&config, &folder, &clock).await?;
-        let shards = Shards::new(config.cluster.shards);
+        let shards = Shards::new(config.cluster.shards, config.memory().under_way());
         let count = if config.io_threads == 0 {
             usable_cores()
         } else {
@@ -469,7 +469,7 @@ fn state_children(groups: &Groups, wiring: &Wiring) -> Vec<ChildSpec> {
     let mut children = vec![routes_spec(groups, wiring)];
     for (shard, group) in (0..).zip(&groups.shards) {
         let (group, epoch, epochs) = (group.clone(), groups.epoch, groups.epochs.clone());
-        let (wiring, unflushed_bytes_limit) = (wiring.clone(), groups.unflushed_bytes_limit);
+        let (wiring, memory) = (wiring.clone(), groups.memory);
         let spawn = move |parent| {
             let host = ShardHost {
                 shard,
@@ -480,7 +480,7 @@ fn state_children(groups: &Groups, wiring: &Wiring) -> Vec<ChildSpec> {
                 threads: wiring.threads.clone(),
                 shards: wiring.shards.clone(),
                 routes: Arc::clone(&wiring.routes),
-                unflushed_bytes_limit,
+                memory,
             };
             spawn_linked(host, parent)
         };

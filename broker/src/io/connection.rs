@@ -15,6 +15,7 @@ use super::serve::Io;
 use super::slots::ConnectionMessage;
 
 mod effects;
+mod room;
 mod socket;
 mod stash;
 
@@ -43,6 +44,10 @@ pub(super) struct Connection {
     linger_until: Option<MonoMs>,
     exit: Option<Exit>,
     read_stopped: bool,
+    /// Not read until there is room for its messages.
+    waits_for_room: bool,
+    /// Messages of it went to shards.
+    enqueues: bool,
     /// Whole packets may stand in `partial`: reading stopped among them.
     held_back: bool,
     /// The socket is gone.
@@ -120,6 +125,8 @@ impl Connection {
             linger_until: None,
             exit: None,
             read_stopped: false,
+            waits_for_room: false,
+            enqueues: false,
             held_back: false,
             ended: false,
             trim_due: false,
@@ -226,6 +233,7 @@ impl Connection {
                 self.exit.get_or_insert(Exit::Kicked);
                 self.live.handle_kick(reason, now);
             }
+            ConnectionMessage::ReadOn => self.read_on(),
             ConnectionMessage::Timer => self.timer_fired(),
         }
         self.unstash();

@@ -19,12 +19,22 @@ use crate::shard::ShardItem;
 /// What became of a fan-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FannedOut {
-    /// So many obligations are open; each comes back as one settlement.
-    Owed(u32),
+    /// So many obligations are open; each comes back as one settlement. `to_shards`: some of them
+    /// are of shards.
+    Owed { open: u32, to_shards: bool },
     /// Nobody wants it.
     NoMatch,
     /// The topic matches more of the subscription tree than may be visited; nothing was sent.
     TooCostly,
+}
+
+impl FannedOut {
+    fn of_telemetry(open: u32) -> Self {
+        Self::Owed {
+            open,
+            to_shards: false,
+        }
+    }
 }
 
 /// Destinations of one message.
@@ -87,14 +97,14 @@ impl Io {
         let Ok(destinations) = self.matching(&publish.topic) else {
             // The telemetry obligation stays open: what was sent stays sent.
             return if open > 0 {
-                FannedOut::Owed(open)
+                FannedOut::of_telemetry(open)
             } else {
                 FannedOut::TooCostly
             };
         };
         if destinations.is_empty() && !publish.retain {
             return if matched || open > 0 {
-                FannedOut::Owed(open)
+                FannedOut::of_telemetry(open)
             } else {
                 FannedOut::NoMatch
             };
@@ -108,7 +118,11 @@ impl Io {
             stamp,
             origin: inbound.origin,
         };
-        FannedOut::Owed(open + self.send(&message, source, &destinations))
+        let of_shards = self.send(&message, source, &destinations);
+        FannedOut::Owed {
+            open: open + of_shards,
+            to_shards: of_shards > 0,
+        }
     }
 
     /// Counts QoS 2 where it is not meant: the log takes it at least once in any case.
@@ -250,8 +264,7 @@ impl Io {
                 message: Arc::clone(message),
                 origin: origin.cloned().map(Box::new),
             };
-            let command = Box::new(Command::Enqueue(enqueue));
-            outbound.push_to_shard(shard, ShardItem::Oblige { owed, command });
+            outbound.oblige(shard, owed, Command::Enqueue(enqueue), message.bytes());
             open += u32::from(owed.is_some());
         }
         open

@@ -162,15 +162,31 @@ impl Outbound {
         admitted
     }
 
+    /// Puts a command with a message of so many bytes on its way to a shard.
+    pub(crate) fn oblige(
+        &mut self,
+        shard: u16,
+        owed: Option<Owed>,
+        command: Command,
+        bytes: usize,
+    ) {
+        let item = ShardItem::Oblige {
+            owed,
+            command: Box::new(command),
+            room: Some(self.shards.take_room(bytes)),
+        };
+        self.push_to_shard(shard, item);
+    }
+
     /// Puts a retained message on its way to its shard; false when it was dropped, as QoS 0 can
     /// be.
     pub(crate) fn retain(&mut self, shard: u16, owed: Option<Owed>, retain: Retain) -> bool {
+        let bytes = retain.message.as_ref().map_or(0, |one| one.bytes());
         if owed.is_some() {
-            let command = Box::new(Command::Retain(retain));
-            self.push_to_shard(shard, ShardItem::Oblige { owed, command });
+            self.oblige(shard, owed, Command::Retain(retain), bytes);
             return true;
         }
-        let bytes = retain.message.as_ref().map_or(0, |one| one.bytes()) as u64;
+        let bytes = bytes as u64;
         let admitted = self.shards.admit_qos0(shard, bytes);
         if admitted {
             let retain = Box::new(retain);
@@ -252,6 +268,7 @@ impl Outbound {
                 items.push(ShardItem::Oblige {
                     owed: None,
                     command,
+                    room: None,
                 });
             }
             let acks = std::mem::take(&mut self.shared_acks[usize::from(shard)]);
@@ -260,6 +277,7 @@ impl Outbound {
                 items.push(ShardItem::Oblige {
                     owed: None,
                     command,
+                    room: None,
                 });
             }
             self.shards.tell(shard, ShardMessage::Batch(items));

@@ -1,7 +1,7 @@
 //! The loop of an io thread: its inbox, its timer wheel, its batches.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -87,6 +87,8 @@ pub(crate) struct Io {
     pub(crate) withheld: RefCell<HashSet<session::ConnectionId>>,
     pub(super) read_buffer: RefCell<BytesMut>,
     pub(super) write_buffer: RefCell<BytesMut>,
+    /// Connections that are not read until there is room, the longest waiting first.
+    waiting_for_room: RefCell<VecDeque<session::ConnectionId>>,
     /// Connections that ended since the supervisor was told last.
     exits: RefCell<Vec<(SocketAddr, Exit)>>,
     wheel: RefCell<Wheel>,
@@ -137,6 +139,26 @@ impl Io {
     pub(super) fn wake_flush(&self) {
         if self.outbound.borrow().is_dirty() {
             self.flush.notify_one();
+        }
+    }
+
+    /// Has a connection read on once there is room. Each is there once.
+    pub(super) fn wait_for_room(&self, id: session::ConnectionId) {
+        self.waiting_for_room.borrow_mut().push_back(id);
+    }
+
+    /// Lets as many connections read on as there is room for whole reads of theirs, shared among
+    /// the threads. Each looks again before it reads.
+    fn release_readers(&self) {
+        let mut waiting = self.waiting_for_room.borrow_mut();
+        if waiting.is_empty() {
+            return;
+        }
+        let left = self.shared.shards.under_way().left() / self.shared.threads.len() as u64;
+        let reads = left.div_ceil(BUFFER_BYTES as u64) as usize;
+        let released = reads.min(waiting.len());
+        for id in waiting.drain(..released) {
+            self.tell(id, ConnectionMessage::ReadOn);
         }
     }
 
@@ -268,6 +290,7 @@ impl Io {
         let item = ShardItem::Oblige {
             owed: None,
             command: Box::new(session::Command::Close(close)),
+            room: None,
         };
         self.outbound.borrow_mut().push_to_shard(shard, item);
     }
@@ -344,6 +367,7 @@ pub(crate) async fn serve(
         withheld: RefCell::default(),
         read_buffer: RefCell::new(BytesMut::with_capacity(BUFFER_BYTES)),
         write_buffer: RefCell::new(BytesMut::with_capacity(BUFFER_BYTES)),
+        waiting_for_room: RefCell::default(),
         exits: RefCell::default(),
         wheel: RefCell::new(Wheel::new(TICK_MS, WHEEL_TICKS, now_ms)),
         now: Cell::default(),
@@ -375,6 +399,7 @@ pub(crate) async fn serve(
                 }
             }
         }
+        io.release_readers();
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) enum ConnectionMessage {
     Message(Arc<Message>, Match),
     Retained(Token, Vec<Vec<Arc<Message>>>),
     Kick(ReasonCode),
+    /// There is room again for what it publishes.
+    ReadOn,
     Timer,
 }
 

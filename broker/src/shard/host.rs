@@ -20,10 +20,11 @@ use session::{
 };
 use tokio::sync::oneshot;
 
-use super::stream::{Item, Reply, Stream, Wired};
+use super::stream::{Carried, Item, Reply, Stream, Wired};
 use super::{Seat, ShardItem, ShardMessage, Shards};
 use crate::ids::Place;
 use crate::io::{IoMessage, ShardEvent, Threads};
+use crate::memory::Plan;
 use crate::routes::RoutesMessage;
 
 /// Commands that one look at the clock may make due.
@@ -45,8 +46,8 @@ pub(crate) struct ShardHost {
     pub(crate) threads: Threads,
     pub(crate) shards: Shards,
     pub(crate) routes: Arc<OnceLock<ActorRef<RoutesMessage>>>,
-    /// Bytes of payloads that may wait in memory for a flush before nothing more is proposed.
-    pub(crate) unflushed_bytes_limit: usize,
+    /// Says how many payloads may wait in memory for a flush before nothing more is proposed.
+    pub(crate) memory: Plan,
 }
 
 /// What a host holds.
@@ -204,6 +205,7 @@ impl ShardHost {
     }
 
     fn take(&self, hosted: &mut Hosted, item: ShardItem) {
+        let mut taken = None;
         let (command, reply) = match item {
             ShardItem::Propose {
                 connection,
@@ -222,14 +224,21 @@ impl ShardHost {
                 let reply = Reply::Member(membership.source, membership.version);
                 (Command::Membership(membership), reply)
             }
-            ShardItem::Oblige { owed, command } => match *command {
+            ShardItem::Oblige {
+                owed,
+                command,
+                room,
+            } => match *command {
                 Command::Ack(acks) if owed.is_none() => {
                     return released_in_time(hosted, |stream| stream.push_acks(acks));
                 }
                 Command::GroupAck(acks) if owed.is_none() => {
                     return released_in_time(hosted, |stream| stream.push_group_acks(acks));
                 }
-                command => (command, owed.map_or(Reply::Nobody, Reply::Owed)),
+                command => {
+                    taken = room;
+                    (command, owed.map_or(Reply::Nobody, Reply::Owed))
+                }
             },
             ShardItem::RetainQoS0 { retain, bytes } => {
                 self.give_qos0_room(bytes);
@@ -249,7 +258,7 @@ impl ShardHost {
                 limit,
             } => return self.read_retained(hosted, connection, token, &filters, limit),
         };
-        let command = Arc::new(command);
+        let command = Carried::new(command, taken);
         hosted.stream.push(Item { command, reply });
     }
 
@@ -322,11 +331,17 @@ impl ShardHost {
     /// Proposes what waits, in one entry, unless one is under way, or too many payloads wait in
     /// memory for a flush: then its end brings us here again.
     fn propose(&self, hosted: &mut Hosted) {
-        let unflushed = self
-            .group
-            .with(|machine| machine.durable().unflushed_bytes());
-        if unflushed > self.unflushed_bytes_limit {
-            return self.group.flush_soon();
+        let (unflushed, limit) = self.group.with(|machine| {
+            let durable = machine.durable();
+            let messages = durable.counters().queue_messages;
+            let limit = self.memory.unflushed(messages, durable.sessions() as u64);
+            (durable.unflushed_bytes() as u64, limit)
+        });
+        if unflushed > limit / 2 {
+            self.group.flush_soon();
+        }
+        if unflushed > limit {
+            return;
         }
         let Some((batch, items)) = hosted.stream.poll_batch(self.boot()) else {
             return;
@@ -397,7 +412,7 @@ impl ShardHost {
 
     /// Tells who waits for an item what it answered.
     fn answered(&self, hosted: &mut Hosted, item: &Item, answer: Answer) {
-        if let Command::Enqueue(enqueue) = &*item.command {
+        if let Command::Enqueue(enqueue) = &**item.command {
             let message: Arc<Message> = Arc::clone(&enqueue.message);
             self.deliver_qos0(hosted, &message);
         }

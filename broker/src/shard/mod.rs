@@ -2,6 +2,7 @@
 
 mod effects;
 mod host;
+mod room;
 mod stream;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use runtime::ractor;
 use session::{Command, ConnectionId, Counters, Membership, Message, MessageId, Token, WillId};
 
 pub(crate) use host::ShardHost;
+pub(crate) use room::{Room, UnderWay};
 use stream::Wired;
 use tokio::sync::oneshot;
 
@@ -44,6 +46,8 @@ pub(crate) enum ShardItem {
     Oblige {
         owed: Option<Owed>,
         command: Box<Command>,
+        /// What its message occupies.
+        room: Option<Room>,
     },
     /// Apply a retained message of QoS 0, for which so many bytes were admitted.
     RetainQoS0 {
@@ -100,6 +104,7 @@ pub(crate) enum ShardMessage {
 #[derive(Clone)]
 pub(crate) struct Shards {
     seats: Arc<[Seat]>,
+    under_way: Arc<UnderWay>,
 }
 
 struct Seat {
@@ -110,7 +115,8 @@ struct Seat {
 }
 
 impl Shards {
-    pub(crate) fn new(count: u16) -> Self {
+    /// `under_way_bytes_limit`: of messages under way to all of them together.
+    pub(crate) fn new(count: u16, under_way_bytes_limit: u64) -> Self {
         let seat = || Seat {
             host: OnceLock::new(),
             qos0_bytes: AtomicU64::new(0),
@@ -120,6 +126,7 @@ impl Shards {
             seats: std::iter::repeat_with(seat)
                 .take(usize::from(count))
                 .collect(),
+            under_way: Arc::new(UnderWay::new(under_way_bytes_limit)),
         }
     }
 
@@ -151,6 +158,16 @@ impl Shards {
             waiting.fetch_sub(bytes, Ordering::Relaxed);
         }
         admitted
+    }
+
+    /// Counts a message of so many bytes that goes to a shard.
+    pub(crate) fn take_room(&self, bytes: usize) -> Room {
+        self.under_way.take(bytes as u64)
+    }
+
+    /// What is under way to all shards.
+    pub(crate) fn under_way(&self) -> &UnderWay {
+        &self.under_way
     }
 
     /// Waits until every shard has answered what it was asked; nobody asks any more.

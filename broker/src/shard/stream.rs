@@ -12,6 +12,7 @@ use cluster_core::{
 use mqtt::ClientId;
 use session::{Acks, Command, ConnectionId, GroupSeq, Token};
 
+use super::room::Room;
 use crate::ids::Owed;
 
 /// Acknowledged sequences that wait for company (SEMANTICS, Sessions): losing them delivers again,
@@ -24,8 +25,32 @@ const COMMAND_BYTES: u64 = 256;
 /// What the node asks of the shard, and who is told the answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
-    pub(super) command: Arc<Command>,
+    pub(super) command: Arc<Carried>,
     pub(super) reply: Reply,
+}
+
+/// A command and what its message occupies.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    command: Command,
+    _room: Option<Room>,
+}
+
+impl Carried {
+    pub(super) fn new(command: Command, room: Option<Room>) -> Arc<Self> {
+        Arc::new(Self {
+            command,
+            _room: room,
+        })
+    }
+}
+
+impl std::ops::Deref for Carried {
+    type Target = Command;
+
+    fn deref(&self) -> &Command {
+        &self.command
+    }
 }
 
 /// Who is told the answer.
@@ -76,7 +101,7 @@ fn stored(epoch: NodeEpoch, item: &Wired) -> ShardItem {
             attempt: sent.attempt,
             n: sent.n,
             body: match &sent.body {
-                Body::Item(item) => Body::Item((*item.command).clone()),
+                Body::Item(item) => Body::Item(item.command.command.clone()),
                 Body::Nop => Body::Nop,
             },
         },
@@ -157,7 +182,7 @@ impl Stream {
         let groups = (!groups.is_empty()).then_some(Command::GroupAck(groups));
         for command in acked.into_iter().chain(groups) {
             self.held.push_back(Item {
-                command: Arc::new(command),
+                command: Carried::new(command, None),
                 reply: Reply::Nobody,
             });
         }
@@ -294,9 +319,12 @@ mod tests {
 
     fn item(n: u64) -> Item {
         Item {
-            command: Arc::new(Command::NodeGone {
-                node_epoch: SessionEpoch(n),
-            }),
+            command: Carried::new(
+                Command::NodeGone {
+                    node_epoch: SessionEpoch(n),
+                },
+                None,
+            ),
             reply: Reply::Nobody,
         }
     }
@@ -337,7 +365,7 @@ mod tests {
         };
         let is_ack = |wired: &Wired| match wired {
             Wired::Sent(sent) => match &sent.body {
-                Body::Item(item) => matches!(*item.command, Command::Ack(_)),
+                Body::Item(item) => matches!(**item.command, Command::Ack(_)),
                 Body::Nop => false,
             },
             _ => false,

@@ -278,3 +278,65 @@ async fn a_client_that_reads_no_answers_is_not_read_for_ever() {
     node.clean("other").await.ping().await;
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishers_wait_in_their_sockets_while_messages_to_sessions_fill_their_room() {
+    const PUBLISHERS: u16 = 12;
+    const WINDOW: u16 = 32;
+    let mut config = config();
+    // Room for 4 MiB under way; the publishers have 18 MiB to send at once.
+    config.memory_bytes_limit = Some(16 << 20);
+    config.mqtt.queue_bytes_limit = 64 << 20;
+    let node = start(config).await;
+    let dial = || Dial::v5("door").persistent();
+    let (mut door, _) = node.connect(dial()).await;
+    door.subscribe("flood/#", QoS::AtLeastOnce).await;
+    door.leave(ReasonCode::Success).await;
+    let mut listener = node.clean("listener").await;
+
+    let mut floods = tokio::task::JoinSet::new();
+    for publisher in 0..PUBLISHERS {
+        let mut client = node.clean(&format!("p{publisher}")).await;
+        floods.spawn(async move {
+            let text = |id| format!("{publisher} {id} {}", "x".repeat(48 << 10));
+            let all = (1..=WINDOW).map(|id| numbered(id, "flood/t", QoS::AtLeastOnce, &text(id)));
+            let bytes = client.encode(&all.collect::<Vec<_>>());
+            client.raw(&bytes).await;
+            for id in 1..=WINDOW {
+                let Packet::PubAck(ack) = client.packet().await else {
+                    panic!("only acknowledgements were asked for");
+                };
+                assert_eq!(ack.packet_id.get(), id);
+            }
+            client
+        });
+    }
+    // Who publishes nothing is served meanwhile.
+    let mut most = 0;
+    while node.metric("tidewire_broker_puback_sent_total").await
+        < u64::from(PUBLISHERS) * u64::from(WINDOW)
+    {
+        listener.ping().await;
+        most = most.max(node.metric("tidewire_session_under_way_bytes").await);
+    }
+    let clients = floods.join_all().await;
+    assert_eq!(clients.len(), usize::from(PUBLISHERS));
+    // Each thread may have been in the middle of a read, and a packet may have been whole then.
+    assert!((1 << 20..5 << 20).contains(&most), "{most} bytes under way");
+    assert!(node.metric("tidewire_broker_reads_held_total").await > 0);
+    node.until("tidewire_session_under_way_bytes", |bytes| bytes == 0)
+        .await;
+
+    let (mut door, present) = node.connect(dial()).await;
+    assert!(present);
+    let mut last = vec![0; usize::from(PUBLISHERS)];
+    for _ in 0..u32::from(PUBLISHERS) * u32::from(WINDOW) {
+        let text = door.text().await;
+        let mut words = text.split(' ').map(|word| word.parse::<u16>());
+        let mut number = || words.next().expect("a word").expect("a number");
+        let (publisher, id) = (usize::from(number()), number());
+        assert_eq!(id, last[publisher] + 1);
+        last[publisher] = id;
+    }
+    node.stop().await;
+}

@@ -156,8 +156,9 @@ impl Connection {
         let fanned_out = io.publish(self.id, client, live.epoch(), inbound, stamp);
         let Some(token) = token else { return };
         let outcome = match fanned_out {
-            FannedOut::Owed(0) => ReasonCode::Success,
-            FannedOut::Owed(open) => {
+            FannedOut::Owed { open: 0, .. } => ReasonCode::Success,
+            FannedOut::Owed { open, to_shards } => {
+                self.enqueues |= to_shards;
                 self.extra().obligations.push((token, open));
                 return;
             }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use runtime::Exit;
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
@@ -34,6 +34,9 @@ impl Connection {
         if self.unsent.len() >= UNSENT_BYTES_LIMIT {
             return false;
         }
+        let Some(bytes_max) = self.may_read() else {
+            return false;
+        };
         if std::mem::take(&mut self.held_back) {
             let mut bytes = std::mem::take(&mut self.partial);
             self.take_packets(&mut bytes);
@@ -50,8 +53,9 @@ impl Connection {
         if shared.capacity() < READ_BYTES_MIN {
             shared.reserve(BUFFER_BYTES);
         }
-        let room = shared.capacity();
-        let length = match poll_read_buf(Pin::new(&mut self.socket), context, &mut *shared) {
+        let room = shared.capacity().min(bytes_max);
+        let mut buffer = (&mut *shared).limit(room);
+        let length = match poll_read_buf(Pin::new(&mut self.socket), context, &mut buffer) {
             Poll::Pending => return false,
             Poll::Ready(Ok(length)) => length,
             Poll::Ready(Err(error)) => {

@@ -41,7 +41,7 @@ impl Connection {
         extra.stash.push_back(publish);
         if extra.stash_bytes >= limit && !self.read_stopped {
             self.read_stopped = true;
-            self.live.handle_read_stopped(true, self.io.now());
+            self.tell_read_stopped();
         }
     }
 
@@ -60,7 +60,7 @@ impl Connection {
         let bytes = self.extra.as_ref().map_or(0, |extra| extra.stash_bytes);
         if self.read_stopped && (bytes < limit || bytes == 0) {
             self.read_stopped = false;
-            self.live.handle_read_stopped(false, self.io.now());
+            self.tell_read_stopped();
         }
     }
 
