@@ -53,34 +53,34 @@ impl Plan {
     /// Messages under way to the shards before publishers are read no more.
     pub(crate) fn under_way(&self) -> u64 {
         let (min, max) = UNDER_WAY_BYTES;
-        (self.shares / 16).clamp(min, max)
+        (self.shares / 20).clamp(min, max)
     }
 
     /// Payloads of one shard that may wait for a flush while the shard has so many rows.
     pub(crate) fn unflushed(&self, messages: u64, sessions: u64) -> u64 {
         let rows = messages * MESSAGE_ROW_BYTES + sessions * SESSION_ROW_BYTES;
         let left = (self.shares / self.shards).saturating_sub(rows);
-        (left / 5).max(UNFLUSHED_BYTES_MIN)
+        (left / 8).max(UNFLUSHED_BYTES_MIN)
     }
 
     /// Payloads of one shard that stay although they are on disk.
     pub(crate) fn cache(&self) -> u64 {
-        (self.shares / 20).min(CACHE_BYTES_MAX) / self.shards
+        (self.shares / 32).min(CACHE_BYTES_MAX) / self.shards
     }
 
     /// Entries that wait for the log's thread.
     pub(crate) fn log_queue(&self) -> u64 {
-        self.shares / 12
+        self.shares / 16
     }
 
     /// Entries that the log keeps although they are on disk.
     pub(crate) fn log_cache(&self) -> u64 {
-        self.shares / 24
+        self.shares / 32
     }
 
     /// Pages of one state file.
     pub(crate) fn state_cache(&self) -> u64 {
-        let each = self.shares / 24 / (self.shards + OTHER_GROUPS);
+        let each = self.shares / 32 / (self.shards + OTHER_GROUPS);
         each.clamp(STATE_CACHE_BYTES_MIN, STATE_CACHE_BYTES_MAX)
     }
 }
@@ -121,7 +121,7 @@ mod tests {
                 + plan.state_cache() * (u64::from(shards) + OTHER_GROUPS);
             let log = plan.log_queue() + plan.log_cache();
             let parts = unflushed + caches + log + plan.under_way();
-            assert!(parts < plan.shares * 6 / 10, "{mib} MiB: {parts}");
+            assert!(parts < plan.shares * 4 / 10, "{mib} MiB: {parts}");
             assert!(plan.shares < mib * MIB);
         }
     }
@@ -131,7 +131,7 @@ mod tests {
         let plan = Plan::new(512 * MIB, 32);
         let (empty, full) = (plan.unflushed(0, 0), plan.unflushed(31_250, 3_125));
         let rows = 31_250 * MESSAGE_ROW_BYTES + 3_125 * SESSION_ROW_BYTES;
-        assert_eq!(empty - full, rows / 5);
+        assert_eq!(empty - full, rows / 8);
         assert_eq!(plan.unflushed(1 << 30, 0), UNFLUSHED_BYTES_MIN);
     }
 

@@ -14,6 +14,10 @@ use clap::Parser;
 
 use arguments::{Arguments, Command};
 
+/// Where all memory of the process comes from, C libraries aside.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Exit codes of the contract (DESIGN §8).
 mod exit {
     /// The thing asked for failed, or a check found a violation.

@@ -32,9 +32,9 @@ const MOSQUITTO_CONFIG: &str = "listener {port} 127.0.0.1\nallow_anonymous true\
 const MEMORY_BYTES_LIMIT: u64 = 512 << 20;
 /// Payload of its messages.
 const LARGE_PAYLOAD_BYTES: usize = 1 << 10;
-/// Sessions that are opened together: with their publishers below the 20 000 descriptors that many
-/// systems allow.
-const SESSIONS_AT_ONCE: u32 = 10_000;
+/// Sessions that are opened together, each with a publisher: what the limit is for is the queues, and
+/// what connections occupy is in no plan (`docs/adr/gaps/memory-budget.md`).
+const SESSIONS_AT_ONCE: u32 = 2_500;
 /// Until the groups sleep, and then some.
 const SLEEP_AFTER: Duration = Duration::from_secs(13);
 /// How long sleeping groups are watched.
