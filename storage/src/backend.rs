@@ -28,8 +28,10 @@ impl StorageBackend for Backend {
         self.0.set_len(len).map_err(into_io)
     }
 
+    /// A full disk that shows only here is no trouble that may pass: what was written before is
+    /// unknown.
     fn sync_data(&self) -> Result<(), io::Error> {
-        self.0.sync_data().map_err(into_io)
+        self.0.sync_data().map_err(io::Error::other)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {

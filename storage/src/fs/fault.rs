@@ -87,6 +87,12 @@ impl FaultFs {
         self.disk().bytes_limit = bytes;
     }
 
+    /// Bytes that all files hold together, as [`limit_bytes`](Self::limit_bytes) counts them.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.disk().bytes()
+    }
+
     /// How many operations were asked for so far.
     #[must_use]
     pub fn operations(&self) -> u64 {

@@ -39,10 +39,18 @@ pub enum Error {
         /// The version that is understood.
         expected: u32,
     },
-    /// The disk is full. The file is as it was flushed last, and takes nothing more until it is
-    /// opened again and the log behind that is replayed.
+    /// The disk is full. The file is as it was flushed last, and takes and gives nothing until it
+    /// is opened again: [`super::StateFile::reopen`]. What was applied since the last flush is to
+    /// be applied once more.
     #[error("no space left for {}", path.display())]
     NoSpace {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An error before this one closed the file: [`Error::NoSpace`], and then it is about to be
+    /// opened again, or one after which the process is to end. Who reads asks again later.
+    #[error("state file {} is closed since an error", path.display())]
+    Closed {
         /// The file.
         path: PathBuf,
     },
@@ -57,6 +65,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it may pass: who flushes keeps what he has and tries again, who reads asks again.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } | Self::Closed { .. } => true,
+            Self::Fs(error) => error.is_no_space(),
+            _ => false,
+        }
+    }
+
     pub(super) fn of(path: &Path, error: &redb::Error) -> Self {
         let path = path.to_owned();
         match error {
@@ -72,6 +90,7 @@ impl Error {
                     what: io.to_string(),
                 },
             },
+            redb::Error::PreviousIo | redb::Error::DatabaseClosed => Self::Closed { path },
             redb::Error::Corrupted(what) => Self::Damaged {
                 path,
                 what: what.clone(),

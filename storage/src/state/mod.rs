@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use redb::Durability;
 
-use crate::fs::Fs;
+use crate::fs::{File, Fs};
 use crate::raft::LogId;
 use install::Draft;
 use open_file::OpenFile;
@@ -82,10 +82,15 @@ pub struct StateFile {
 
 #[derive(Debug)]
 struct Current {
-    open: Arc<OpenFile>,
+    /// What is wrong with it is known to it; none while it is opened again.
+    open: Option<Arc<OpenFile>>,
+    file: Arc<dyn File>,
     applied: Option<Applied>,
     flushed: Option<Applied>,
 }
+
+/// Readings of one call; each but the first follows another file in the place of the one before.
+const READINGS_MAX: usize = 4;
 
 impl StateFile {
     /// Opens the file at `path`, creating it and its folder if they are absent. The folder is its
@@ -111,7 +116,8 @@ impl StateFile {
             path: path.to_owned(),
             config,
             current: Mutex::new(Current {
-                open: Arc::new(open),
+                file: open.file(),
+                open: Some(Arc::new(open)),
                 flushed: applied.clone(),
                 applied,
             }),
@@ -123,8 +129,15 @@ impl StateFile {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn database(&self) -> Arc<OpenFile> {
-        Arc::clone(&self.current().open)
+    fn database(&self) -> Result<Arc<OpenFile>, Error> {
+        let open = self.current().open.clone();
+        open.ok_or_else(|| self.closed())
+    }
+
+    fn closed(&self) -> Error {
+        Error::Closed {
+            path: self.path.clone(),
+        }
     }
 
     /// The last entry whose changes it holds; after opening that of the last flush.
@@ -143,7 +156,8 @@ impl StateFile {
     /// at once, and are durable after the next flush.
     ///
     /// # Errors
-    /// The changes are not taken; after [`Error::NoSpace`] and [`Error::Failed`] nothing is any more.
+    /// The changes are not taken. After [`Error::NoSpace`] nothing is until the file was opened
+    /// again: [`StateFile::reopen`]; after [`Error::Failed`] nothing is any more.
     ///
     /// # Panics
     /// If the entry does not lie behind the last one.
@@ -156,7 +170,7 @@ impl StateFile {
                 before.id
             );
         }
-        let open = self.database();
+        let open = self.database()?;
         if self.config.defects.rows_apart_from_applied {
             open.write(Durability::Immediate, changes, None)?;
             open.write(Durability::Immediate, &Changes::default(), Some(applied))?;
@@ -177,27 +191,88 @@ impl StateFile {
             return Ok(applied);
         }
         if !self.config.defects.flush_without_fsync {
-            self.database()
+            self.database()?
                 .write(Durability::Immediate, &Changes::default(), None)?;
         }
         self.current().flushed.clone_from(&applied);
         Ok(applied)
     }
 
+    /// Opens the file once more after [`Error::NoSpace`]: it is as it was flushed last, and what
+    /// was applied since is to be applied again. The flush that was refused may have been whole all
+    /// the same; then it counts. Reads the whole file and checks it; nothing is read meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`]: the file stays closed, to be opened again later. After any other the
+    /// process is to end.
+    pub fn reopen(&self) -> Result<(), Error> {
+        let (before, file) = {
+            let mut current = self.current();
+            (current.open.take(), Arc::clone(&current.file))
+        };
+        if before.is_some_and(|open| open.has_failed()) {
+            return Err(Error::Failed {
+                path: self.path.clone(),
+                what: "the disk has failed before".to_owned(),
+            });
+        }
+        let open = OpenFile::again(&self.path, file, &self.config)?;
+        let applied = open.read_applied(&open.begin_read()?)?;
+        let mut current = self.current();
+        if applied != current.flushed && applied != current.applied {
+            return Err(Error::Damaged {
+                path: self.path.clone(),
+                what: "it was flushed further than it goes".to_owned(),
+            });
+        }
+        current.applied.clone_from(&applied);
+        current.flushed = applied;
+        current.open = Some(Arc::new(open));
+        Ok(())
+    }
+
+    /// Whether [`StateFile::reopen`] is to come before anything else.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.current().open.is_none()
+    }
+
     /// The value of a row.
     ///
     /// # Errors
-    /// When the disk does not give what was written.
+    /// As [`StateFile::read`].
     pub fn get(&self, kind: u8, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        self.snapshot()?.get(kind, key)
+        self.read(|snapshot| snapshot.get(kind, key))
     }
 
-    /// A view of the rows as they are now.
+    /// Reads from a view of the rows as they are now; anew if the file was opened again meanwhile.
     ///
     /// # Errors
-    /// When the disk does not give what was written.
+    /// When the disk does not give what was written; [`Error::may_pass`] where the file is to be
+    /// opened again first.
+    pub fn read<T>(&self, read: impl Fn(&Snapshot) -> Result<T, Error>) -> Result<T, Error> {
+        let mut reading = 1;
+        loop {
+            let open = self.database()?;
+            let result = Snapshot::of(Arc::clone(&open)).and_then(|snapshot| read(&snapshot));
+            let is_current = |current: &Arc<OpenFile>| Arc::ptr_eq(current, &open);
+            let is_over = reading == READINGS_MAX
+                || result.is_ok()
+                || self.current().open.as_ref().is_some_and(is_current);
+            if is_over {
+                return result;
+            }
+            reading += 1;
+        }
+    }
+
+    /// A view of the rows as they are now. It gives errors once the file was opened again.
+    ///
+    /// # Errors
+    /// When the disk does not give what was written; [`Error::may_pass`] where the file is to be
+    /// opened again first.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        Snapshot::of(self.database())
+        Snapshot::of(self.database()?)
     }
 
     /// Begins a file that will replace this one: a snapshot that comes from elsewhere.
@@ -210,7 +285,8 @@ impl StateFile {
 
     fn replace(&self, open: OpenFile, applied: &Applied) {
         let mut current = self.current();
-        current.open = Arc::new(open);
+        current.file = open.file();
+        current.open = Some(Arc::new(open));
         current.applied = Some(applied.clone());
         current.flushed = Some(applied.clone());
     }

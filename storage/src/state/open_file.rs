@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition};
@@ -29,7 +30,10 @@ const FORMAT_VERSION: u32 = 1;
 #[derive(Debug)]
 pub(super) struct OpenFile {
     path: PathBuf,
+    file: Arc<dyn File>,
     pub(super) database: Database,
+    /// Whether the disk failed in a way that does not pass.
+    has_failed: AtomicBool,
 }
 
 impl OpenFile {
@@ -62,9 +66,24 @@ impl OpenFile {
                 what: "the file is empty".to_owned(),
             });
         }
+        Self::again(path, file, config)
+    }
+
+    /// Opens the same file once more, by the descriptor that there is: as it was flushed last.
+    /// The database before is to have failed, or it would go on writing.
+    pub(super) fn again(path: &Path, file: Arc<dyn File>, config: &Config) -> Result<Self, Error> {
         let open = Self::of(path, file, config)?;
         open.check_versions(config)?;
         Ok(open)
+    }
+
+    pub(super) fn file(&self) -> Arc<dyn File> {
+        Arc::clone(&self.file)
+    }
+
+    /// Whether an error has come that does not pass.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Acquire)
     }
 
     fn of(path: &Path, file: Arc<dyn File>, config: &Config) -> Result<Self, Error> {
@@ -72,7 +91,7 @@ impl OpenFile {
             Builder::new()
                 .set_cache_size(config.cache_bytes)
                 .set_check_integrity_on_open(true)
-                .create_with_backend(Backend(file))
+                .create_with_backend(Backend(Arc::clone(&file)))
         };
         // redb may panic over bytes that nobody wrote; here they come from outside.
         let opened = catch_unwind(AssertUnwindSafe(open)).map_err(|panic| Error::Damaged {
@@ -82,7 +101,9 @@ impl OpenFile {
         let database = opened.map_err(|error| Error::of(path, &error.into()))?;
         Ok(Self {
             path: path.to_owned(),
+            file,
             database,
+            has_failed: AtomicBool::new(false),
         })
     }
 
@@ -184,14 +205,18 @@ impl OpenFile {
     }
 
     pub(super) fn close(self) -> Result<(), Error> {
-        let Self { path, database } = self;
+        let Self { path, database, .. } = self;
         database
             .close()
             .map_err(|error| Error::of(&path, &error.into()))
     }
 
     pub(super) fn error(&self, error: &redb::Error) -> Error {
-        Error::of(&self.path, error)
+        let error = Error::of(&self.path, error);
+        if !error.may_pass() {
+            self.has_failed.store(true, Ordering::Release);
+        }
+        error
     }
 
     pub(super) fn damaged_row(&self, key: &[u8]) -> Error {

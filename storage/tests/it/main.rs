@@ -8,4 +8,5 @@ mod raft;
 mod raft_crash;
 mod raft_meddle;
 mod state;
+mod state_full;
 mod write_amplification;
