@@ -133,6 +133,10 @@ impl<M: Machine> Drive for Driven<M> {
                         tracing::debug!(group = %self.id(), %error, "raft stopped before a purge");
                     }
                 }
+                // Said already; it is due again later.
+                Ok(Err(error)) if error.may_pass() => {
+                    tracing::debug!(group = %self.id(), %error, "a flush waits for space");
+                }
                 Ok(Err(error)) => drop(self.replica.failed(error)),
                 Err(error) if error.is_panic() => self.context.latch.raise(Fatal::Broken {
                     group: self.id(),

@@ -245,22 +245,25 @@ impl<M: Machine> Group<M> {
     /// the disk.
     ///
     /// # Errors
-    /// When the disk does not give what was written.
+    /// When the disk does not give what was written. Where it may pass
+    /// ([`state::Error::may_pass`]) a full disk has closed the file: ask again a little later.
     pub fn read_row(&self, kind: u8, key: &[u8]) -> Result<Option<Bytes>, state::Error> {
-        self.replica().snapshot()?.get(kind, key)
+        self.replica().read(|snapshot| snapshot.get(kind, key))
     }
 
     /// As [`Group::read_row`], for many rows as of one moment.
     ///
     /// # Errors
-    /// When the disk does not give what was written.
+    /// As [`Group::read_row`].
     pub fn read_rows(
         &self,
         rows: impl IntoIterator<Item = (u8, Vec<u8>)>,
     ) -> Result<Vec<Option<Bytes>>, state::Error> {
-        let snapshot = self.replica().snapshot()?;
-        let rows = rows.into_iter();
-        rows.map(|(kind, key)| snapshot.get(kind, &key)).collect()
+        let rows: Vec<(u8, Vec<u8>)> = rows.into_iter().collect();
+        self.replica().read(|snapshot| {
+            let rows = rows.iter();
+            rows.map(|(kind, key)| snapshot.get(*kind, key)).collect()
+        })
     }
 
     /// Asks for a flush before its time; several that wait together are one.

@@ -18,6 +18,8 @@ mod bench_test;
 #[cfg(test)]
 mod crash_test;
 #[cfg(test)]
+mod full_disk_test;
+#[cfg(test)]
 mod node_test;
 #[cfg(test)]
 mod session_crash_test;
@@ -30,4 +32,4 @@ mod test_node;
 
 pub use failure::{CloseError, Fatal, OpenError};
 pub use group::{Group, GroupStatus, Unproposed};
-pub use node::{RaftConfig, RaftNode};
+pub use node::{RaftConfig, RaftNode, StateCounters};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,6 @@ use openraft::{Config, Raft, ServerState, SnapshotPolicy};
 use runtime::Clock;
 use storage::fs::Fs;
 use storage::raft::{self as log, GroupId, RaftLog};
-use tokio::sync::Notify;
 
 use super::catch_up::catch_up;
 use super::driver::{self, Drive, Driven, HEARTBEAT};
@@ -62,6 +62,15 @@ impl RaftConfig {
             flush_age: Duration::from_mins(1),
         }
     }
+}
+
+/// What can be seen of the state files of all groups from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateCounters {
+    /// Flushes that found no space, since opening. They are tried again.
+    pub flushes_refused: u64,
+    /// Groups whose flush waits for space now.
+    pub groups_without_space: u64,
 }
 
 /// The Raft groups of this node; clones are the same. Close it with [`RaftNode::close`]: when it
@@ -143,11 +152,7 @@ impl RaftNode {
         let log_failed = Arc::clone(&latch);
         let on_log_failed = Box::new(move |fatal| log_failed.raise(Fatal::Log(fatal)));
         let log = open(Arc::clone(&fs), &config, on_log_failed)?;
-        let context = Context {
-            clock,
-            latch,
-            wake: Notify::new(),
-        };
+        let context = Context::new(clock, latch);
         Ok(Self {
             inner: Arc::new(Inner {
                 fs,
@@ -216,6 +221,16 @@ impl RaftNode {
     #[must_use]
     pub fn log_counters(&self) -> log::Counters {
         self.inner.log.counters()
+    }
+
+    /// What can be seen of the state files from outside.
+    #[must_use]
+    pub fn state_counters(&self) -> StateCounters {
+        let context = &self.inner.context;
+        StateCounters {
+            flushes_refused: context.flushes_refused.load(Ordering::Relaxed),
+            groups_without_space: context.groups_without_space.load(Ordering::Relaxed),
+        }
     }
 
     /// The groups that keep old segments of the log, those that keep most first.

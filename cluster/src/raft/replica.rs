@@ -1,5 +1,7 @@
 //! The machine of a group and its state file: what was applied, and how much of it is flushed.
 
+mod flush;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,13 +12,14 @@ use std::time::Duration;
 use runtime::Clock;
 use storage::fs::Fs;
 use storage::raft::GroupId;
-use storage::state::{self, Applied, Changes, FlushPolicy, Snapshot, StateFile};
+use storage::state::{self, Applied, FlushPolicy, Snapshot, StateFile};
 use tokio::sync::Notify;
 
 use super::codec::{self, raft_id, stored_id};
 use super::failure::{Fatal, Latch, OpenError, stop};
 use super::types::{Entry, LogId, Payload, SnapshotMeta, StoredMembership};
 use crate::machine::Machine;
+use flush::Flushing;
 
 /// What an entry costs in the log beside its command, about.
 const ENTRY_LOG_BYTES: u64 = 48;
@@ -27,9 +30,23 @@ pub(super) struct Context {
     pub(super) latch: Arc<Latch>,
     /// Tells the driver that a flush is due.
     pub(super) wake: Notify,
+    /// Flushes that found no space.
+    pub(super) flushes_refused: AtomicU64,
+    /// Groups whose flush waits for space.
+    pub(super) groups_without_space: AtomicU64,
 }
 
 impl Context {
+    pub(super) fn new(clock: Arc<dyn Clock>, latch: Arc<Latch>) -> Self {
+        Self {
+            clock,
+            latch,
+            wake: Notify::new(),
+            flushes_refused: AtomicU64::new(0),
+            groups_without_space: AtomicU64::new(0),
+        }
+    }
+
     pub(super) fn now(&self) -> Duration {
         Duration::from_millis(self.clock.mono_ms())
     }
@@ -52,11 +69,12 @@ pub(super) struct Replica<M: Machine> {
     file: StateFile,
     hosted: Mutex<Hosted<M>>,
     /// Held while the file is written: one flush at a time.
-    writing: Mutex<()>,
+    flushing: Mutex<Flushing>,
+    /// Not before this time, in milliseconds of the clock, is a flush tried again that found no
+    /// space; 0 if none waits for space.
+    retry_at_ms: AtomicU64,
     /// Whether a flush was asked for, since its time has come or before.
     asked: AtomicBool,
-    /// Whether a flush failed: there is no second try, the machine has given its changes away.
-    has_failed: AtomicBool,
     /// Bytes of log that a flush under way is making superfluous.
     in_flight_bytes: AtomicU64,
 }
@@ -118,9 +136,9 @@ impl<M: Machine> Replica<M> {
             context,
             file,
             hosted: Mutex::new(hosted),
-            writing: Mutex::default(),
+            flushing: Mutex::default(),
+            retry_at_ms: AtomicU64::new(0),
             asked: AtomicBool::new(false),
-            has_failed: AtomicBool::new(false),
             in_flight_bytes: AtomicU64::new(0),
         })
     }
@@ -143,9 +161,12 @@ impl<M: Machine> Replica<M> {
         f(&mut self.hosted().machine)
     }
 
-    /// The rows of the state file as they are now.
-    pub(super) fn snapshot(&self) -> Result<state::Snapshot, state::Error> {
-        self.file.snapshot()
+    /// Reads rows of the state file as they are now.
+    pub(super) fn read<T>(
+        &self,
+        read: impl Fn(&Snapshot) -> Result<T, state::Error>,
+    ) -> Result<T, state::Error> {
+        self.file.read(read)
     }
 
     pub(super) fn applied_state(&self) -> (Option<LogId>, StoredMembership) {
@@ -223,65 +244,16 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    pub(super) fn is_flush_due(&self) -> bool {
-        self.asked.load(Ordering::Acquire) || self.hosted().policy.is_due(self.context.now())
-    }
-
-    /// Makes everything that was applied durable in the state file; up to where it goes now.
-    /// Blocks on the disk, and on a flush that is under way; the machine goes on meanwhile.
-    pub(super) fn flush(&self) -> Result<Option<LogId>, state::Error> {
-        let writing = self.writing();
-        self.flush_holding(&writing)
-    }
-
-    fn writing(&self) -> MutexGuard<'_, ()> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn flush_holding(&self, _writing: &MutexGuard<'_, ()>) -> Result<Option<LogId>, state::Error> {
-        self.asked.store(false, Ordering::Release);
-        // What a flush that panics leaves is no better than what one that fails does.
-        if self.has_failed.swap(true, Ordering::AcqRel) {
-            return Err(state::Error::Failed {
-                path: self.path.clone(),
-                what: "an earlier flush failed".to_owned(),
-            });
-        }
-        if let Some((changes, applied)) = self.take_changes() {
-            self.file.apply(&changes, &applied)?;
-            drop(changes);
-            self.file.flush()?;
-            self.hosted().machine.handle_flushed();
-            self.in_flight_bytes.store(0, Ordering::Relaxed);
-        }
-        self.has_failed.store(false, Ordering::Release);
-        Ok(self.flushed())
-    }
-
-    /// What is to be flushed; `None` if nothing was applied since the last time.
-    fn take_changes(&self) -> Option<(Changes, Applied)> {
-        let mut hosted = self.hosted();
-        let applied = hosted.applied?;
-        if self.flushed().is_some_and(|flushed| flushed == applied) {
-            return None;
-        }
-        let bytes = std::mem::take(&mut hosted.unflushed_bytes);
-        self.in_flight_bytes.store(bytes, Ordering::Relaxed);
-        hosted.policy.handle_flushed();
-        let applied = Applied {
-            id: stored_id(&applied),
-            opaque: codec::write_stored_membership(&hosted.membership),
-        };
-        Some((hosted.machine.changes(), applied))
-    }
-
-    /// The state as of the last flush, after one if `fresh`. Copies nothing. Blocks on the disk.
+    /// The state as of the last flush, after one if `fresh` and if there is space for it. Copies
+    /// nothing. Blocks on the disk.
     pub(super) fn view(&self, fresh: bool) -> io::Result<(SnapshotMeta, View)> {
         // While it is held, what can be seen in the file is what is flushed.
-        let writing = self.writing();
-        if fresh {
-            self.flush_holding(&writing)
-                .map_err(|error| self.failed(error))?;
+        let mut flushing = self.flushing();
+        if fresh
+            && let Err(error) = self.flush_holding(&mut flushing)
+            && !error.may_pass()
+        {
+            return Err(self.failed(error));
         }
         let snapshot = self.file.snapshot().map_err(|error| self.failed(error))?;
         let meta = match snapshot.applied() {
@@ -303,7 +275,7 @@ impl<M: Machine> Replica<M> {
         let (Some(last), Some(snapshot)) = (&meta.last_log_id, &view.0) else {
             return Ok(());
         };
-        let _writing = self.writing();
+        let mut flushing = self.flushing();
         let applied = Applied {
             id: stored_id(last),
             opaque: codec::write_stored_membership(&meta.last_membership),
@@ -318,6 +290,8 @@ impl<M: Machine> Replica<M> {
         hosted.membership = membership;
         hosted.unflushed_bytes = 0;
         hosted.policy.handle_flushed();
+        drop(hosted);
+        self.forget_kept(&mut flushing);
         Ok(())
     }
 

@@ -12,7 +12,6 @@ use openraft::{RaftLogReader, StorageError};
 use runtime::ManualClock;
 use storage::fs::FaultFs;
 use storage::raft::{Config, GroupId, RaftLog};
-use tokio::sync::Notify;
 
 use super::failure::Latch;
 use super::log_store::GroupLog;
@@ -48,11 +47,7 @@ impl StoreBuilder<Types<TestMachine>, GroupLog<TestMachine>, Hosting<TestMachine
 }
 
 fn replica(fs: &FaultFs, group: GroupId, latch: &Arc<Latch>) -> Replica<TestMachine> {
-    let context = Context {
-        clock: Arc::new(ManualClock::default()),
-        latch: Arc::clone(latch),
-        wake: Notify::new(),
-    };
+    let context = Context::new(Arc::new(ManualClock::default()), Arc::clone(latch));
     let limits = Limits {
         cache_bytes: 1 << 20,
         flush_log_bytes: 1 << 20,

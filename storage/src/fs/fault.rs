@@ -82,6 +82,11 @@ impl FaultFs {
         self.disk().faults.push(fault);
     }
 
+    /// Takes back the faults that have not happened.
+    pub fn heal(&self) {
+        self.disk().faults.clear();
+    }
+
     /// Lets the disk be full once all files together hold this many bytes; `None` for no limit.
     pub fn limit_bytes(&self, bytes: Option<u64>) {
         self.disk().bytes_limit = bytes;
