@@ -16,7 +16,7 @@ use crate::raft::types::LogId;
 /// after each further time. No jitter: the driver lets few flushes of a node run at once.
 const SPACE_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The longest such wait. Each try reads the whole file, see [`state::StateFile::reopen`].
-const SPACE_RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
+const SPACE_RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
 
 /// What is on its way into the file.
 #[derive(Default)]
@@ -178,8 +178,8 @@ mod tests {
     fn the_wait_for_space_grows_to_its_limit() {
         let seconds = |refusals| retry_delay(refusals).as_secs();
         assert_eq!(
-            [0, 1, 4, 5, 31, 32, u32::MAX].map(seconds),
-            [1, 2, 16, 30, 30, 30, 30]
+            [0, 1, 3, 4, 31, 32, u32::MAX].map(seconds),
+            [1, 2, 8, 10, 10, 10, 10]
         );
     }
 }
