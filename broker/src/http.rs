@@ -48,11 +48,15 @@ pub(crate) fn router(state: Arc<AdminState>) -> Router {
 }
 
 async fn ready(State(state): State<Arc<AdminState>>) -> Response {
-    if state.ready.load(Ordering::Acquire) {
-        (StatusCode::OK, "ready\n").into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    if !state.ready.load(Ordering::Acquire) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response();
     }
+    let log_waits = state.raft.log_counters().journal.waits_for_space;
+    if log_waits || state.raft.state_counters().groups_without_space > 0 {
+        // It serves what it has; no other node would take more.
+        return (StatusCode::OK, "ready, degraded: the disk is full\n").into_response();
+    }
+    (StatusCode::OK, "ready\n").into_response()
 }
 
 async fn node(State(state): State<Arc<AdminState>>) -> Json<admin::node::NodeInfo> {
@@ -131,7 +135,7 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
     let help = "Rows of the routes: filters of clean sessions and of shards.";
     metric(&mut text, "tidewire_broker_routes", help, "gauge", routes);
     session_metrics(&state.shards, &mut text);
-    raft_metrics(&state.raft.log_counters(), &mut text);
+    raft_metrics(&state.raft, &mut text);
     if let Some(telemetry) = &state.telemetry {
         telemetry_metrics(telemetry, &mut text);
     }
@@ -235,7 +239,8 @@ fn session_metrics(shards: &Shards, out: &mut String) {
     );
 }
 
-fn raft_metrics(log: &storage::raft::Counters, out: &mut String) {
+fn raft_metrics(raft: &RaftNode, out: &mut String) {
+    let (log, states) = (raft.log_counters(), raft.state_counters());
     let counter = |out: &mut String, name: &str, help: &str, value| {
         let name = format!("tidewire_raft_log_{name}");
         metric(out, &name, help, "counter", value);
@@ -252,6 +257,15 @@ fn raft_metrics(log: &storage::raft::Counters, out: &mut String) {
     let help = "Bytes of the log of the Raft groups on disk.";
     let name = "tidewire_raft_log_disk_bytes";
     metric(out, name, help, "gauge", log.disk_bytes);
+    let help = "Whether the log of the Raft groups waits for space on its disk.";
+    let name = "tidewire_raft_log_without_space";
+    metric(out, name, help, "gauge", u64::from(journal.waits_for_space));
+    let help = "Raft groups whose state file waits for space on its disk.";
+    let name = "tidewire_raft_state_files_without_space";
+    metric(out, name, help, "gauge", states.groups_without_space);
+    let help = "Flushes of state files that found no space; they are tried again.";
+    let name = "tidewire_raft_state_flushes_refused_total";
+    metric(out, name, help, "counter", states.flushes_refused);
 }
 
 fn telemetry_metrics(telemetry: &Telemetry, out: &mut String) {

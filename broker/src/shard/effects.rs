@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cluster::ShardMachine;
 use cluster::raft::Group;
@@ -19,6 +20,15 @@ use crate::routes::RoutesMessage;
 
 /// Effects taken from the state under one lock.
 const EFFECTS_AT_ONCE: usize = 256;
+/// How long payloads wait that a state file does not give because a full disk has closed it.
+const LOAD_RETRY_DELAY: Duration = Duration::from_millis(250);
+
+/// Why payloads were not read.
+enum Unread {
+    /// The state file is opened again.
+    NotYet,
+    Never(String),
+}
 
 impl ShardHost {
     /// Hands a QoS 0 message to the connected sessions that want it, past the log.
@@ -109,7 +119,7 @@ impl ShardHost {
     }
 
     /// Reads payloads back from the state file, off the workers that must not wait.
-    fn load(&self, hosted: &Hosted, ids: Vec<MessageId>) {
+    pub(super) fn load(&self, hosted: &Hosted, ids: Vec<MessageId>) {
         let (group, me, shard) = (self.group.clone(), hosted.me.clone(), self.shard);
         tokio::task::spawn_blocking(move || match read_messages(&group, &ids) {
             Ok(messages) => {
@@ -118,7 +128,11 @@ impl ShardHost {
                     tracing::debug!(shard, "the shard's host has ended: the node is stopping");
                 }
             }
-            Err(error) => {
+            Err(Unread::NotYet) => {
+                // Its end is the timer's: nobody waits for it.
+                drop(me.send_after(LOAD_RETRY_DELAY, move || ShardMessage::LoadAgain(ids)));
+            }
+            Err(Unread::Never(error)) => {
                 // What was acknowledged to its publisher cannot be delivered: no promise of this
                 // node can be trusted any more (SEMANTICS, Damage).
                 tracing::error!(shard, error, "a queued message cannot be read");
@@ -206,12 +220,16 @@ impl ShardHost {
 fn read_messages(
     group: &Group<ShardMachine>,
     ids: &[MessageId],
-) -> Result<Vec<Option<Arc<Message>>>, String> {
+) -> Result<Vec<Option<Arc<Message>>>, Unread> {
     let rows = ids.iter().map(|id| cluster::message_row_key(*id));
-    let rows = group.read_rows(rows).map_err(|error| error.to_string())?;
+    let rows = group.read_rows(rows).map_err(|error| match error {
+        error if error.may_pass() => Unread::NotYet,
+        error => Unread::Never(error.to_string()),
+    })?;
     let decode = |(id, row): (&MessageId, Option<bytes::Bytes>)| {
         let message = row.map(|value| cluster::decode_message(*id, &value));
-        let message = message.transpose().map_err(|error| error.to_string())?;
+        let message = message.transpose();
+        let message = message.map_err(|error| Unread::Never(error.to_string()))?;
         Ok(message.map(Arc::new))
     };
     ids.iter().zip(rows).map(decode).collect()

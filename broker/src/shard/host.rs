@@ -157,6 +157,7 @@ impl Actor for ShardHost {
                 self.let_go(hosted);
             }
             ShardMessage::Loaded(messages) => self.loaded(messages),
+            ShardMessage::LoadAgain(ids) => self.load(hosted, ids),
             // What waited for room is proposed below.
             ShardMessage::Flushed => {}
             ShardMessage::AcksDue => {

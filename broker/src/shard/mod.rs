@@ -91,6 +91,8 @@ pub(crate) enum ShardMessage {
     RoutesVisible(RouteVersion),
     /// Payloads came back from the disk; none where nobody needs it any more.
     Loaded(Vec<(MessageId, Option<Arc<Message>>)>),
+    /// A state file that was closed may give these payloads now.
+    LoadAgain(Vec<MessageId>),
     /// Acknowledged sequences have waited long enough for company.
     AcksDue,
     /// The shard's state was written out.
