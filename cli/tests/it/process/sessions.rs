@@ -1,6 +1,7 @@
 //! `kill -9` in the middle of traffic to persistent sessions: nothing acknowledged is lost, QoS 2 comes once.
 
 mod crowd;
+mod full_disk;
 mod packet;
 mod publisher;
 mod subscriber;
