@@ -51,6 +51,9 @@ counters! {
     mailbox_dropped_total: counter;
     /// QoS 0 messages dropped because a session shard was behind.
     shard_qos0_dropped_total: counter;
+    /// Messages of QoS 1 and 2 neither taken nor acknowledged because a session shard's log took
+    /// nothing for long.
+    shard_withheld_total: counter;
     /// Messages dropped because another io thread was behind.
     thread_dropped_total: counter;
     /// Messages of a connection's own queue dropped because it was full.

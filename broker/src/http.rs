@@ -199,6 +199,12 @@ fn session_metrics(shards: &Shards, out: &mut String) {
         "Bytes of messages on their way into the shards' logs.",
         shards.under_way().bytes(),
     );
+    gauge(
+        out,
+        "held_bytes",
+        "Bytes of commands that wait for the log of their shard.",
+        shards.held_bytes(),
+    );
     let connected = "Sessions that a connection owns.";
     gauge(out, "sessions_connected", connected, counters.connected);
     gauge(

@@ -218,11 +218,13 @@ impl Io {
             origin,
         } = source;
         let is_repeat = !to.connections.is_empty() && self.is_repeat(origin.as_deref());
-        let mut open = self.send_to_shards(message, owed, origin.as_deref(), &to.shards);
+        let mut open =
+            self.send_to_shards(message, (connection, owed), origin.as_deref(), &to.shards);
         if message.retain {
             let shard = shard_of(&message.topic, self.shared.shard_count);
             let retain = Retain::of(message, stamp);
-            if !self.outbound.borrow_mut().retain(shard, owed, retain) {
+            let is_withheld = owed.is_some() && self.is_withheld(connection, shard);
+            if !is_withheld && !self.outbound.borrow_mut().retain(shard, owed, retain) {
                 self.counters.shard_qos0_dropped_total.add(1);
             }
             open += u32::from(owed.is_some());
@@ -247,7 +249,7 @@ impl Io {
     fn send_to_shards(
         &self,
         message: &Arc<Message>,
-        owed: Option<Owed>,
+        (connection, owed): (Option<ConnectionId>, Option<Owed>),
         origin: Option<&Origin>,
         shards: &[u16],
     ) -> u32 {
@@ -260,14 +262,35 @@ impl Io {
                 }
                 continue;
             }
+            open += u32::from(owed.is_some());
+            if self.is_withheld(connection, shard) {
+                continue;
+            }
             let enqueue = Enqueue {
                 message: Arc::clone(message),
                 origin: origin.cloned().map(Box::new),
             };
             outbound.oblige(shard, owed, Command::Enqueue(enqueue), message.bytes());
-            open += u32::from(owed.is_some());
         }
         open
+    }
+
+    /// Whether a message of QoS > 0 is not put on its way to a shard that is full. Then nothing
+    /// later of its connection is, to any shard: it would overtake that one. The obligation stays
+    /// open; the connection ends by its settle deadline, and its client sends all of it again. Wills
+    /// are bounded in their outbox.
+    fn is_withheld(&self, connection: Option<ConnectionId>, shard: u16) -> bool {
+        let Some(connection) = connection else {
+            return false;
+        };
+        let mut withheld = self.withheld_from_shards.borrow_mut();
+        let is_behind = !withheld.is_empty() && withheld.contains(&connection);
+        if !is_behind && !self.shared.shards.is_full(shard) {
+            return false;
+        }
+        withheld.insert(connection);
+        self.counters.shard_withheld_total.add(1);
+        true
     }
 
     /// Hands a message to clean sessions: taken by their mailbox, or dropped by its policy, both

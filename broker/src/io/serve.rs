@@ -85,6 +85,8 @@ pub(crate) struct Io {
     /// Connections of which a telemetry message was not taken: nothing later of theirs may be, or
     /// it would overtake that one. They end by their settle deadline.
     pub(crate) withheld: RefCell<HashSet<session::ConnectionId>>,
+    /// The same of messages for a shard that was full.
+    pub(crate) withheld_from_shards: RefCell<HashSet<session::ConnectionId>>,
     pub(super) read_buffer: RefCell<BytesMut>,
     pub(super) write_buffer: RefCell<BytesMut>,
     /// Connections that are not read until there is room, the longest waiting first.
@@ -365,6 +367,7 @@ pub(crate) async fn serve(
         outbound: RefCell::new(outbound),
         wills: RefCell::default(),
         withheld: RefCell::default(),
+        withheld_from_shards: RefCell::default(),
         read_buffer: RefCell::new(BytesMut::with_capacity(BUFFER_BYTES)),
         write_buffer: RefCell::new(BytesMut::with_capacity(BUFFER_BYTES)),
         waiting_for_room: RefCell::default(),
@@ -430,6 +433,7 @@ fn accepted(io: &Rc<Io>, socket: std::net::TcpStream, peer: SocketAddr, number: 
         mailbox.close();
         io.slots.borrow_mut().remove(id);
         io.withheld.borrow_mut().remove(&id);
+        io.withheld_from_shards.borrow_mut().remove(&id);
         io.counters.connections_open.sub(1);
         io.exits.borrow_mut().push((peer, exit));
         io.wake_flush();

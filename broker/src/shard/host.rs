@@ -20,6 +20,7 @@ use session::{
 };
 use tokio::sync::oneshot;
 
+use super::backlog::Backlog;
 use super::stream::{Carried, Item, Reply, Stream, Wired};
 use super::{Seat, ShardItem, ShardMessage, Shards};
 use crate::ids::Place;
@@ -46,7 +47,8 @@ pub(crate) struct ShardHost {
     pub(crate) threads: Threads,
     pub(crate) shards: Shards,
     pub(crate) routes: Arc<OnceLock<ActorRef<RoutesMessage>>>,
-    /// Says how many payloads may wait in memory for a flush before nothing more is proposed.
+    /// Says how many payloads may wait in memory for a flush before nothing more is proposed; and what
+    /// may wait to be proposed while the log takes nothing.
     pub(crate) memory: Plan,
 }
 
@@ -54,6 +56,7 @@ pub(crate) struct ShardHost {
 pub(crate) struct Hosted {
     pub(super) me: ActorRef<ShardMessage>,
     pub(super) stream: Stream,
+    backlog: Backlog,
     pub(super) log_clock: LogClock,
     pub(super) drain: Drain<WillRow>,
     /// Highest version that every reader of the routes sees.
@@ -110,6 +113,7 @@ impl Actor for ShardHost {
         let mut hosted = Hosted {
             me: me.clone(),
             stream: Stream::new(),
+            backlog: Backlog::new(self.memory.unflushed(0, 0)),
             log_clock: LogClock::new(last, self.reading()),
             drain: Drain::new(ShardId(self.shard)),
             routes_visible: RouteVersion(0),
@@ -174,6 +178,7 @@ impl Actor for ShardHost {
         self.drain(hosted);
         self.drain_memberships(hosted);
         self.propose(hosted);
+        self.tell_backlog(hosted);
         self.flush(hosted).await;
         if hosted.stream.is_idle() {
             for done in hosted.draining.drain(..) {
@@ -363,6 +368,23 @@ impl ShardHost {
         });
     }
 
+    /// Tells the io threads whether more may come.
+    fn tell_backlog(&self, hosted: &mut Hosted) {
+        let (is_idle, bytes) = (hosted.stream.is_idle(), hosted.stream.held_bytes());
+        let blocked = hosted.backlog.blocked(is_idle, bytes, self.boot());
+        let seat = self.seat();
+        if blocked.is_full && !seat.is_full.load(Ordering::Relaxed) {
+            tracing::warn!(
+                shard = self.shard,
+                bytes,
+                "the log of a shard takes nothing: messages for its sessions are withheld"
+            );
+        }
+        seat.is_stuck.store(blocked.is_stuck, Ordering::Relaxed);
+        seat.is_full.store(blocked.is_full, Ordering::Relaxed);
+        seat.held_bytes.store(bytes, Ordering::Relaxed);
+    }
+
     fn landed(
         &self,
         hosted: &mut Hosted,
@@ -380,6 +402,7 @@ impl ShardHost {
         };
         assert_eq!(outcomes.len(), items.len(), "an outcome for each item");
         hosted.stream.handle_committed(batch);
+        hosted.backlog.handle_moved();
         for (item, outcome) in items.into_iter().zip(outcomes) {
             self.applied(hosted, item, outcome);
         }

@@ -1,11 +1,12 @@
 //! The session shards as the io threads see them; `host` is where each lives.
 
+mod backlog;
 mod effects;
 mod host;
 mod room;
 mod stream;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use cluster::Outcome;
@@ -71,8 +72,8 @@ pub(crate) enum ShardItem {
 
 /// What a shard's host is told.
 ///
-/// The mailbox is bounded by what may be owed: the windows of the connections, and
-/// [`QOS0_WAITING_BYTES_LIMIT`] for what is owed to nobody.
+/// The mailbox is bounded by what may be owed: the windows of the connections, of which nothing
+/// more comes once [`Shards::is_full`]; and [`QOS0_WAITING_BYTES_LIMIT`] for what is owed to nobody.
 #[derive(Debug)]
 pub(crate) enum ShardMessage {
     /// From an io thread.
@@ -113,6 +114,11 @@ struct Seat {
     /// Filled when the host starts.
     host: OnceLock<ActorRef<ShardMessage>>,
     qos0_bytes: AtomicU64,
+    /// The shard's log has taken nothing for a while.
+    is_stuck: AtomicBool,
+    /// And so much waits for it that nothing more is to come.
+    is_full: AtomicBool,
+    held_bytes: AtomicU64,
     counters: arc_swap::ArcSwap<(Counters, usize)>,
 }
 
@@ -122,6 +128,9 @@ impl Shards {
         let seat = || Seat {
             host: OnceLock::new(),
             qos0_bytes: AtomicU64::new(0),
+            is_stuck: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
+            held_bytes: AtomicU64::new(0),
             counters: arc_swap::ArcSwap::from_pointee((Counters::default(), 0)),
         };
         Self {
@@ -170,6 +179,26 @@ impl Shards {
     /// What is under way to all shards.
     pub(crate) fn under_way(&self) -> &UnderWay {
         &self.under_way
+    }
+
+    /// Whether the shard's log has taken nothing for a while: who connects now would wait in vain.
+    pub(crate) fn is_stuck(&self, shard: u16) -> bool {
+        self.seats[usize::from(shard)]
+            .is_stuck
+            .load(Ordering::Relaxed)
+    }
+
+    /// Whether so much waits for a stuck shard that nothing more may be put on its way there.
+    pub(crate) fn is_full(&self, shard: u16) -> bool {
+        self.seats[usize::from(shard)]
+            .is_full
+            .load(Ordering::Relaxed)
+    }
+
+    /// Bytes that wait for the logs of the shards, beyond what is on its way into them.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let of = |seat: &Seat| seat.held_bytes.load(Ordering::Relaxed);
+        self.seats.iter().map(of).sum()
     }
 
     /// Waits until every shard has answered what it was asked; nobody asks any more.

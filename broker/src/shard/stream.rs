@@ -112,9 +112,11 @@ fn stored(epoch: NodeEpoch, item: &Wired) -> ShardItem {
 
 /// What waits to be numbered, what is numbered and not answered, what is being proposed.
 ///
-/// `held` is bounded by what may be owed: the windows of the node's connections.
+/// `held` is bounded by what may be owed: the windows of the node's connections; by bytes once the
+/// log takes nothing any more, see [`super::backlog`].
 pub(super) struct Stream {
     held: VecDeque<Item>,
+    held_bytes: u64,
     /// Acknowledged sequences, fewer than [`ACKED_TOGETHER`]: no entry is made for them alone until
     /// they are due.
     acked: Vec<Acks>,
@@ -139,6 +141,7 @@ impl Stream {
         };
         Self {
             held: VecDeque::new(),
+            held_bytes: 0,
             acked: Vec::new(),
             group_acked: Vec::new(),
             numbered: Numbered::new(shares),
@@ -149,7 +152,17 @@ impl Stream {
     /// Takes an item behind all that came before.
     pub(super) fn push(&mut self, item: Item) {
         self.release_acks();
+        self.hold(item);
+    }
+
+    fn hold(&mut self, item: Item) {
+        self.held_bytes += weight_of(&item.command).1;
         self.held.push_back(item);
+    }
+
+    /// Bytes of what waits to be numbered.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.held_bytes
     }
 
     /// Takes acknowledged sequences. They go with the next item, or once [`Self::release_acks`] says
@@ -181,7 +194,7 @@ impl Stream {
         let groups = std::mem::take(&mut self.group_acked);
         let groups = (!groups.is_empty()).then_some(Command::GroupAck(groups));
         for command in acked.into_iter().chain(groups) {
-            self.held.push_back(Item {
+            self.hold(Item {
                 command: Carried::new(command, None),
                 reply: Reply::Nobody,
             });
@@ -271,6 +284,7 @@ impl Stream {
                 self.held.push_front(item);
                 return;
             }
+            self.held_bytes -= bytes;
         }
     }
 
@@ -402,6 +416,26 @@ mod tests {
             seq: session::Seq(0),
         }]);
         assert!(!stream.is_idle());
+    }
+
+    #[test]
+    fn bytes_are_held_until_an_item_has_its_number() {
+        let mut stream = Stream::new();
+        let share = ShareLimits::default().enqueue_bytes;
+        let fitting = share / COMMAND_BYTES;
+        for n in 0..fitting + 3 {
+            stream.push(item(n));
+        }
+        assert_eq!(stream.held_bytes(), (fitting + 3) * COMMAND_BYTES);
+
+        let (batch, items) = stream.poll_batch(T0).expect("a batch");
+        assert_eq!(stream.held_bytes(), 3 * COMMAND_BYTES);
+        stream.handle_committed(batch);
+        for n in numbers(&items) {
+            stream.handle_answer(n);
+        }
+        stream.poll_batch(T0).expect("a batch");
+        assert_eq!(stream.held_bytes(), 0);
     }
 
     #[test]

@@ -120,6 +120,10 @@ impl Connection {
             return;
         };
         let shard = shard_of(&open.client, self.io.shared.shard_count);
+        if self.io.shared.shards.is_stuck(shard) {
+            // It would be answered too late, and wait there long after its connection.
+            return self.opened(Opened::No(ReasonCode::ServerUnavailable));
+        }
         let item = ShardItem::Open {
             connection: self.id,
             command: open,

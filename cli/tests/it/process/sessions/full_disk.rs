@@ -57,7 +57,7 @@ fn a_disk_that_is_full_loses_nothing_that_was_acknowledged() {
     let node = place.start();
     let ballast = disk.fill_up_to(ROOM_BYTES);
 
-    let acked = outage(&place, node, &ballast);
+    let acked = outage(&place, node, &ballast, |_, _| {});
 
     eprintln!("{acked} messages were acknowledged");
 }
@@ -84,7 +84,7 @@ fn state_files_on_a_full_disk_bound_what_is_taken_although_the_log_has_room() {
     let node = place.start();
     let ballast = disk.fill_up_to(1 << 20);
 
-    let acked = outage(&place, node, &ballast);
+    let acked = outage(&place, node, &ballast, come_again_and_again);
 
     let bytes = acked as usize * PAYLOAD_BYTES;
     eprintln!("{acked} messages of {bytes} bytes were acknowledged");
@@ -93,7 +93,12 @@ fn state_files_on_a_full_disk_bound_what_is_taken_although_the_log_has_room() {
 
 /// Publishes until nothing is acknowledged any more, gives room, kills; how much was acknowledged
 /// before there was room again.
-fn outage(place: &Place, node: Node<'_>, ballast: &Path) -> u32 {
+fn outage(
+    place: &Place,
+    node: Node<'_>,
+    ballast: &Path,
+    meanwhile: impl Fn(SocketAddr, &Node<'_>),
+) -> u32 {
     subscribe(place.mqtt);
     let publisher = Publisher::start(place.mqtt);
     // The log may have been full first.
@@ -124,6 +129,8 @@ fn outage(place: &Place, node: Node<'_>, ballast: &Path) -> u32 {
     );
     assert_eq!(files.len(), different.len(), "one warning a file: {log}");
 
+    meanwhile(place.mqtt, &node);
+
     fs::remove_file(ballast).expect("it can be removed");
     until("acknowledgements", || {
         (publisher.acked() > stopped + 500).then_some(())
@@ -146,6 +153,51 @@ fn outage(place: &Place, node: Node<'_>, ballast: &Path) -> u32 {
         lost.len()
     );
     stopped
+}
+
+/// Clients that publish, are not answered and go add nothing once so much waits; those who would
+/// wait for their own session are told so.
+fn come_again_and_again(address: SocketAddr, node: &Node<'_>) {
+    const ROUNDS: usize = 60;
+    let payload = "x".repeat(16 << 10);
+    let mut refused = 0;
+    for round in 0..ROUNDS {
+        let mut wire = Wire::open(address).expect("the node listens");
+        let connect = Connect {
+            id: &format!("again{round}"),
+            expiry_s: 0,
+            receive_maximum: 1_000,
+            will: None,
+        };
+        wire.send(&connect.encode()).expect("the node reads");
+        let connack = wire.read().expect("the node answers");
+        if connack.body[1] != 0 {
+            assert_eq!(connack.body[1], 0x88, "{connack:?}");
+            refused += 1;
+            continue;
+        }
+        for id in 1..=32 {
+            let publish = Publish {
+                topic: "kept/2".to_owned(),
+                payload: payload.clone(),
+                qos: 1,
+                id,
+                dup: false,
+                retain: false,
+            };
+            wire.send(&publish.encode()).expect("the node reads");
+        }
+        assert!(wire.is_alive(), "nothing is acknowledged");
+    }
+    let (waits, withheld) = (
+        node.metric("tidewire_session_held_bytes"),
+        node.metric("tidewire_broker_shard_withheld_total"),
+    );
+    eprintln!("{waits} bytes wait, {withheld} messages were withheld, {refused} clients refused");
+    assert!(refused > 0 && refused < ROUNDS, "{refused}");
+    assert!(withheld > 0.0);
+    // One client's window may be on its way to the shard when it is full.
+    assert!(waits <= (UNFLUSHED_BYTES + 64 * payload.len()) as f64);
 }
 
 /// A file system of its own, as small as it must be; unmounted in the end.
@@ -238,7 +290,12 @@ fn drain(address: SocketAddr, acked: u32) -> BTreeSet<u32> {
         let packet = wire.read().expect("all that was acknowledged comes");
         let publish = Publish::decode(&packet).expect("a message");
         let number = publish.payload.split(' ').next().expect("a number");
-        let number = number.parse().expect("a number");
+        let Ok(number) = number.parse() else {
+            // Of those who came again and again.
+            wire.send(&packet::ack(PUBACK, publish.id))
+                .expect("the node reads");
+            continue;
+        };
         let is_next = arrived.last().is_none_or(|last| *last < number);
         assert!(is_next || arrived.contains(&number), "{number} comes late");
         arrived.insert(number);
