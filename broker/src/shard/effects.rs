@@ -8,7 +8,8 @@ use cluster::ShardMachine;
 use cluster::raft::Group;
 use cluster_core::{Deltas, DrainEffect, MembershipEffect, RouteDelta, RouteVersion, WillKey};
 use session::{
-    Command, Delivery, DurableEffect, GroupDelivery, Message, MessageId, WillId, WillRow,
+    Command, Delivery, DeliveryStep, DurableEffect, GroupDelivery, Message, MessageId, WillId,
+    WillRow,
 };
 
 use super::host::{Hosted, ShardHost};
@@ -102,17 +103,21 @@ impl ShardHost {
         }
     }
 
-    fn deliver_shared(&self, hosted: &mut Hosted, delivery: GroupDelivery) {
+    fn deliver_shared(&self, hosted: &mut Hosted, mut delivery: GroupDelivery) {
         if delivery.node_epoch.0 != self.epoch.0 {
             return;
         }
+        delivery.message = hosted.times.out_of_log(delivery.message);
         let thread = Place::of(delivery.connection).thread;
         hosted.out[thread].push(ShardEvent::Shared(Box::new(delivery)));
     }
 
-    fn deliver(&self, hosted: &mut Hosted, delivery: Delivery) {
+    fn deliver(&self, hosted: &mut Hosted, mut delivery: Delivery) {
         if delivery.node_epoch.0 != self.epoch.0 {
             return;
+        }
+        if let DeliveryStep::Publish { message, .. } = &mut delivery.step {
+            *message = hosted.times.out_of_log(Arc::clone(message));
         }
         let thread = Place::of(delivery.connection).thread;
         hosted.out[thread].push(ShardEvent::Delivery(Box::new(delivery)));
@@ -205,8 +210,9 @@ impl ShardHost {
         }
     }
 
-    fn publish_will(&self, hosted: &mut Hosted, key: WillKey, will: WillRow) {
+    fn publish_will(&self, hosted: &mut Hosted, key: WillKey, mut will: WillRow) {
         debug_assert_eq!(key.0, will.id.0);
+        will.message = hosted.times.out_of_log(will.message);
         // The first io thread publishes the wills of all shards and keeps the account of what
         // they owe.
         hosted.out[0].push(ShardEvent::WillDue {

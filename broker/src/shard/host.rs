@@ -9,8 +9,8 @@ use std::time::Duration;
 use cluster::raft::{Group, Unproposed};
 use cluster::{Outcome, ShardMachine};
 use cluster_core::{
-    Batch, BootMs, ClockReading, Drain, EpochView, LogClock, Memberships, NodeEpoch, RouteVersion,
-    ShardId, WallMs, WillKey,
+    Batch, BootMs, ClockReading, Drain, EpochView, LogClock, LogTime, Memberships, NodeEpoch,
+    RouteVersion, ShardId, Stamped, WallMs, WillKey,
 };
 use mqtt::Filter;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -21,6 +21,7 @@ use session::{
 use tokio::sync::oneshot;
 
 use super::backlog::Backlog;
+use super::expiry::Times;
 use super::stream::{Carried, Item, Reply, Stream, Wired};
 use super::{Seat, ShardItem, ShardMessage, Shards};
 use crate::ids::Place;
@@ -57,7 +58,11 @@ pub(crate) struct Hosted {
     pub(super) me: ActorRef<ShardMessage>,
     pub(super) stream: Stream,
     backlog: Backlog,
-    pub(super) log_clock: LogClock,
+    log_clock: LogClock,
+    /// What the log's time and the wall clock were when an entry was stamped last, or looked for
+    /// what is due; and when that was.
+    pub(super) times: Times,
+    times_at: BootMs,
     pub(super) drain: Drain<WillRow>,
     /// Highest version that every reader of the routes sees.
     pub(super) routes_visible: RouteVersion,
@@ -110,11 +115,15 @@ impl Actor for ShardHost {
             });
             machine.time()
         });
+        let reading = self.reading();
+        let log_clock = LogClock::new(last, reading);
         let mut hosted = Hosted {
             me: me.clone(),
             stream: Stream::new(),
             backlog: Backlog::new(self.memory.unflushed(0, 0)),
-            log_clock: LogClock::new(last, self.reading()),
+            times: times(log_clock.last(), reading),
+            times_at: reading.boot,
+            log_clock,
             drain: Drain::new(ShardId(self.shard)),
             routes_visible: RouteVersion(0),
             waiting: VecDeque::new(),
@@ -303,11 +312,16 @@ impl ShardHost {
         filters: &[Filter],
         limit: usize,
     ) {
-        let now = session::WallMs(self.clock.wall_ms());
-        let rows = self.group.with(|machine| {
+        let times = hosted.times;
+        let passed_ms = self.boot().since_ms(hosted.times_at);
+        let now = session::WallMs(times.log.0.saturating_add(passed_ms));
+        let rows: Vec<Vec<Arc<Message>>> = self.group.with(|machine| {
             let of = |filter| machine.durable().retained_matching(filter, limit, now);
             filters.iter().map(of).collect()
         });
+        let out = |row| times.out_of_log(row);
+        let rows = rows.into_iter().map(|of| of.into_iter().map(out).collect());
+        let rows = rows.collect();
         let event = ShardEvent::Retained {
             connection,
             token,
@@ -319,7 +333,7 @@ impl ShardHost {
     fn tick(&self, hosted: &mut Hosted) {
         let now = self.boot();
         hosted.stream.handle_timeout(now);
-        let stamped = hosted.log_clock.stamp(self.reading());
+        let stamped = self.stamp(hosted);
         let (due, counters, sessions) = self.group.with(|machine| {
             let durable = machine.durable();
             let due = durable.due(session::WallMs(stamped.time.time.0), DUE_COMMANDS_MAX);
@@ -332,6 +346,14 @@ impl ShardHost {
             }
         }
         self.seat().counters.store(Arc::new((counters, sessions)));
+    }
+
+    fn stamp(&self, hosted: &mut Hosted) -> Stamped {
+        let reading = self.reading();
+        let stamped = hosted.log_clock.stamp(reading);
+        hosted.times = times(stamped.time, reading);
+        hosted.times_at = reading.boot;
+        stamped
     }
 
     /// Proposes what waits, in one entry, unless one is under way, or too many payloads wait in
@@ -352,8 +374,8 @@ impl ShardHost {
         let Some((batch, items)) = hosted.stream.poll_batch(self.boot()) else {
             return;
         };
-        let time = hosted.log_clock.stamp(self.reading()).time;
-        let entry = super::stream::encode(time, self.epoch, &items);
+        let time = self.stamp(hosted).time;
+        let entry = super::stream::encode(time, hosted.times, self.epoch, &items);
         let (group, me) = (self.group.clone(), hosted.me.clone());
         tokio::spawn(async move {
             let result = group.propose(entry).await;
@@ -508,6 +530,13 @@ impl ShardHost {
                     .await;
             }
         }
+    }
+}
+
+fn times(time: LogTime, reading: ClockReading) -> Times {
+    Times {
+        log: session::WallMs(time.time.0),
+        wall: session::WallMs(reading.wall.0),
     }
 }
 

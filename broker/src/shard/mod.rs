@@ -2,6 +2,7 @@
 
 mod backlog;
 mod effects;
+mod expiry;
 mod host;
 mod room;
 mod stream;

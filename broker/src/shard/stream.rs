@@ -12,6 +12,7 @@ use cluster_core::{
 use mqtt::ClientId;
 use session::{Acks, Command, ConnectionId, GroupSeq, Token};
 
+use super::expiry::Times;
 use super::room::Room;
 use crate::ids::Owed;
 
@@ -85,23 +86,23 @@ impl Wired {
     }
 }
 
-/// The entry of a batch.
-pub(super) fn encode(time: LogTime, epoch: NodeEpoch, items: &[Wired]) -> Bytes {
+/// The entry of a batch, and of a moment when the log's time and the wall clock were so.
+pub(super) fn encode(time: LogTime, times: Times, epoch: NodeEpoch, items: &[Wired]) -> Bytes {
     let mut writer = ShardEntryWriter::new(time);
     for item in items {
-        writer.push(&stored(epoch, item));
+        writer.push(&stored(times, epoch, item));
     }
     writer.finish().into()
 }
 
-fn stored(epoch: NodeEpoch, item: &Wired) -> ShardItem {
+fn stored(times: Times, epoch: NodeEpoch, item: &Wired) -> ShardItem {
     match item {
         Wired::Sent(sent) => ShardItem::Item {
             epoch,
             attempt: sent.attempt,
             n: sent.n,
             body: match &sent.body {
-                Body::Item(item) => Body::Item(item.command.command.clone()),
+                Body::Item(item) => Body::Item(times.into_log(item.command.command.clone())),
                 Body::Nop => Body::Nop,
             },
         },

@@ -3,6 +3,7 @@
 mod admin_http;
 mod bridge;
 mod delivery;
+mod expiry;
 mod gate;
 mod harness;
 mod pressure;
