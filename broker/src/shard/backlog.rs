@@ -5,6 +5,9 @@ use cluster_core::BootMs;
 /// How long something waits and nothing gets into the log before the shard counts as stuck
 /// (SEMANTICS, Sessions: a shard without a leader).
 const STUCK_AFTER_MS: u64 = 5_000;
+/// How long before the limit in bytes holds: a connection of which something is not taken ends by
+/// its settle deadline, even if the log goes on before.
+const FULL_AFTER_MS: u64 = 10_000;
 
 /// A value that is told what waits. What waits is bounded by the windows of the connections for as
 /// long as the log takes something now and then; in a stuck shard they end and come again, so
@@ -44,15 +47,15 @@ impl Backlog {
     pub(super) fn blocked(&mut self, is_idle: bool, bytes: u64, now: BootMs) -> Blocked {
         let since = (!is_idle).then(|| self.since.unwrap_or(now));
         self.since = since;
-        let is_stuck = since.is_some_and(|since| now >= since.plus_ms(STUCK_AFTER_MS));
+        let waits = |ms| since.is_some_and(|since| now >= since.plus_ms(ms));
         // Half of it must have gone, or single messages would come and go at the limit.
         let limit = match self.is_full {
             true => self.bytes_limit / 2,
             false => self.bytes_limit,
         };
-        self.is_full = is_stuck && bytes > limit;
+        self.is_full = waits(FULL_AFTER_MS) && bytes > limit;
         Blocked {
-            is_stuck,
+            is_stuck: waits(STUCK_AFTER_MS),
             is_full: self.is_full,
         }
     }
@@ -96,14 +99,15 @@ mod tests {
     fn a_stuck_shard_is_full_at_its_limit_until_half_has_gone() {
         let mut backlog = Backlog::new(100);
         assert_eq!(backlog.blocked(false, 1, at(0)), FREE);
-        assert_eq!(backlog.blocked(false, 100, at(5)), STUCK);
-        assert_eq!(backlog.blocked(false, 101, at(5)), FULL);
-        assert_eq!(backlog.blocked(false, 51, at(6)), FULL);
-        assert_eq!(backlog.blocked(false, 50, at(6)), STUCK);
-        assert_eq!(backlog.blocked(false, 51, at(6)), STUCK);
+        assert_eq!(backlog.blocked(false, 101, at(5)), STUCK);
+        assert_eq!(backlog.blocked(false, 100, at(10)), STUCK);
+        assert_eq!(backlog.blocked(false, 101, at(10)), FULL);
+        assert_eq!(backlog.blocked(false, 51, at(11)), FULL);
+        assert_eq!(backlog.blocked(false, 50, at(11)), STUCK);
+        assert_eq!(backlog.blocked(false, 51, at(11)), STUCK);
 
-        assert_eq!(backlog.blocked(false, 101, at(6)), FULL);
+        assert_eq!(backlog.blocked(false, 101, at(11)), FULL);
         backlog.handle_moved();
-        assert_eq!(backlog.blocked(false, 101, at(7)), FREE);
+        assert_eq!(backlog.blocked(false, 101, at(12)), FREE);
     }
 }

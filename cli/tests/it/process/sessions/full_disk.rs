@@ -29,6 +29,8 @@ const PAYLOAD_BYTES: usize = 4 << 10;
 const WINDOW: u32 = 16;
 /// How long nothing comes once everything is withheld.
 const SILENCE: Duration = Duration::from_secs(3);
+/// A shard that takes nothing for so long, beyond [`SILENCE`], takes no more than its limit.
+const BLOCKED: Duration = Duration::from_secs(9);
 
 /// An eighth of the memory in two shards: 4 MiB of payloads of each may wait for a flush.
 const CONFIG: &str = "\
@@ -159,6 +161,7 @@ fn outage(
 /// wait for their own session are told so.
 fn come_again_and_again(address: SocketAddr, node: &Node<'_>) {
     const ROUNDS: usize = 60;
+    pause_for(BLOCKED);
     let payload = "x".repeat(16 << 10);
     let mut refused = 0;
     for round in 0..ROUNDS {
