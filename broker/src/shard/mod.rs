@@ -120,6 +120,8 @@ struct Seat {
     /// And so much waits for it that nothing more is to come.
     is_full: AtomicBool,
     held_bytes: AtomicU64,
+    /// Of them, what takes no room from messages for other shards.
+    excused_bytes: AtomicU64,
     counters: arc_swap::ArcSwap<(Counters, usize)>,
 }
 
@@ -132,6 +134,7 @@ impl Shards {
             is_stuck: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             held_bytes: AtomicU64::new(0),
+            excused_bytes: AtomicU64::new(0),
             counters: arc_swap::ArcSwap::from_pointee((Counters::default(), 0)),
         };
         Self {

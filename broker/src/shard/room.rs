@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(crate) struct UnderWay {
     bytes: AtomicU64,
+    /// Of them, what waits for shards whose logs take nothing: their publishers are bounded there
+    /// ([`super::backlog`]), and nobody else waits for them.
+    excused: AtomicU64,
     bytes_limit: u64,
 }
 
@@ -17,6 +20,7 @@ impl UnderWay {
     pub(super) fn new(bytes_limit: u64) -> Self {
         Self {
             bytes: AtomicU64::new(0),
+            excused: AtomicU64::new(0),
             bytes_limit,
         }
     }
@@ -32,7 +36,15 @@ impl UnderWay {
 
     /// Bytes up to the limit.
     pub(crate) fn left(&self) -> u64 {
-        self.bytes_limit.saturating_sub(self.bytes())
+        let excused = self.excused.load(Ordering::Relaxed);
+        let counted = self.bytes().saturating_sub(excused);
+        self.bytes_limit.saturating_sub(counted)
+    }
+
+    /// What of a shard is excused changed.
+    pub(super) fn excuse(&self, before: u64, now: u64) {
+        self.excused.fetch_add(now, Ordering::Relaxed);
+        self.excused.fetch_sub(before, Ordering::Relaxed);
     }
 
     /// Bytes of the messages under way.
@@ -57,6 +69,19 @@ impl Drop for Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_waits_for_a_stuck_shard_takes_no_room_from_others() {
+        let under_way = Arc::new(UnderWay::new(100));
+        let stuck = under_way.take(90);
+        under_way.excuse(0, 90);
+        assert_eq!((under_way.bytes(), under_way.left()), (90, 100));
+        // The log goes on: what had waited is counted until it is answered.
+        under_way.excuse(90, 0);
+        assert_eq!(under_way.left(), 10);
+        drop(stuck);
+        assert_eq!(under_way.left(), 100);
+    }
 
     #[test]
     fn what_is_dropped_gives_its_room_back() {

@@ -32,10 +32,11 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// A shard that takes nothing for so long, beyond [`SILENCE`], takes no more than its limit.
 const BLOCKED: Duration = Duration::from_secs(9);
 
-/// An eighth of the memory in two shards: 4 MiB of payloads of each may wait for a flush.
+/// 64 MiB beside program and groups, of which an eighth in two shards: 4 MiB of payloads of each may
+/// wait for a flush.
 const CONFIG: &str = "\
 no_telemetry = true
-memory_bytes_limit = 67_108_864
+memory_bytes_limit = 146_800_640
 
 [mqtt]
 queue_messages_limit = 10_000_000
