@@ -46,6 +46,11 @@ number! {
     ConnectionId(u64)
 }
 number! {
+    /// A replica of a group, as Raft names it; never given again. The founder's is its node number,
+    /// every other one is above all node numbers.
+    RaftId(u64)
+}
+number! {
     /// How often a group was recovered with loss. What its state counts is prefixed with it.
     Incarnation(u16)
 }

@@ -1,10 +1,10 @@
 //! The machine of the meta group.
 
-use cluster_core::{Meta, MetaAnswer};
+use cluster_core::{Layout, Meta, MetaAnswer, MetaState};
 use storage::state::{Changes, Row};
 
 use crate::stored::MetaEntry;
-use crate::stored::meta_rows::STATE_KIND;
+use crate::stored::meta_rows::{LAYOUT_KIND, STATE_KIND};
 use crate::stored::row::{damaged, decode_value, encode_value, readable};
 use crate::stored::wire::Why;
 use crate::{Damaged, Machine};
@@ -17,6 +17,8 @@ const NAME: &str = "meta";
 pub struct MetaMachine {
     meta: Meta,
     is_changed: bool,
+    /// Whether the layout has a row: from then on it is kept up to date.
+    has_layout: bool,
 }
 
 impl MetaMachine {
@@ -40,19 +42,29 @@ impl Machine for MetaMachine {
         (): &(),
         rows: &mut dyn Iterator<Item = Result<Row, storage::state::Error>>,
     ) -> Result<Self, Damaged> {
-        let mut machine = Self::default();
+        let mut state: Option<MetaState> = None;
+        let mut layout = None;
         for row in rows {
             let row = readable(NAME, row)?;
-            let state = match row.kind {
-                STATE_KIND => decode_value(&row.value),
+            let read = match row.kind {
+                STATE_KIND => decode_value(&row.value).map(|value| state = Some(value)),
+                LAYOUT_KIND => decode_value(&row.value)
+                    .and_then(|value| checked(value, state.as_ref()))
+                    .map(|value| layout = Some(value)),
                 tag => Err(Why::Tag {
                     what: "kind of row",
                     tag,
                 }),
             };
-            machine.meta = Meta::restore(state.map_err(|why| damaged(NAME, &row, &why))?);
+            read.map_err(|why| damaged(NAME, &row, &why))?;
         }
-        Ok(machine)
+        let has_layout = layout.is_some();
+        let meta = state.map(|state| Meta::restore(state, layout));
+        Ok(Self {
+            meta: meta.unwrap_or_default(),
+            is_changed: false,
+            has_layout,
+        })
     }
 
     fn apply(&mut self, index: u64, entry: &[u8]) -> Result<MetaAnswer, Damaged> {
@@ -65,9 +77,22 @@ impl Machine for MetaMachine {
         let mut changes = Changes::default();
         if std::mem::take(&mut self.is_changed) {
             changes.put(STATE_KIND, &[], &encode_value(&self.meta.state()));
+            self.has_layout |= !self.meta.is_layout_plain();
+            if self.has_layout {
+                changes.put(LAYOUT_KIND, &[], &encode_value(self.meta.layout()));
+            }
         }
         changes
     }
 
     fn handle_flushed(&mut self) {}
+}
+
+/// A layout that fits the state that was read before it.
+fn checked(layout: Layout, state: Option<&MetaState>) -> Result<Layout, Why> {
+    let fault = match state {
+        Some(state) => layout.fault(state),
+        None => Some("the layout stands without the state"),
+    };
+    fault.map_or(Ok(layout), |fault| Err(Why::State(fault.to_owned())))
 }

@@ -1,6 +1,6 @@
 use cluster_core::{
-    Begin, BucketId, EndReason, FeatureLevel, FolderId, Found, Group, Incarnation, Join,
-    MetaCommand, NodeEpoch, NodeId, Placement, ShardId, StartCount, WallMs,
+    Begin, BucketId, EndReason, FeatureLevel, FolderId, Found, Group, Incarnation, Join, Leftover,
+    MetaCommand, NodeEpoch, NodeId, Placement, RaftId, ShardId, StartCount, StartMove, WallMs,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -14,7 +14,8 @@ fn command(rng: &mut StdRng, count: usize) -> MetaCommand {
     let level = FeatureLevel(rng.random_range(1..4));
     let shard = ShardId(rng.random_range(0..3));
     let expected = rng.random_range(0..count as u64 + 2);
-    match rng.random_range(0..10) {
+    let group = [Group::Meta, Group::Routes, Group::Shard(shard)][rng.random_range(0..3)];
+    match rng.random_range(0..20) {
         _ if count == 0 => MetaCommand::Found(found()),
         0 => MetaCommand::Found(found()),
         1 => MetaCommand::Join(Join {
@@ -47,11 +48,43 @@ fn command(rng: &mut StdRng, count: usize) -> MetaCommand {
             expected: 1,
             owner: node,
         },
-        _ => MetaCommand::Recover {
+        9 => MetaCommand::Recover {
             group: Group::Shard(shard),
             expected: Incarnation(0),
         },
+        10..15 => MetaCommand::StartMove(StartMove {
+            group,
+            expected: if group == Group::Shard(shard) { 1 } else { 0 },
+            to: placement(rng),
+            renewed: rng.random_bool(0.2).then_some(node),
+        }),
+        15..17 => MetaCommand::EndMove {
+            group,
+            expected: rng.random_range(0..count as u64 + 2),
+        },
+        17 => MetaCommand::AbortMove { group, expected },
+        18 => MetaCommand::Removed(Leftover {
+            node,
+            group,
+            replica: RaftId(node.0.into()),
+        }),
+        _ => MetaCommand::Drain {
+            node,
+            is_leaving: rng.random(),
+        },
     }
+}
+
+fn placement(rng: &mut StdRng) -> Placement {
+    let first = rng.random_range(0..3);
+    let nodes = (0..rng.random_range(1..4)).map(|n| NodeId((first + n) % 3 + 1));
+    let mut voters: Vec<NodeId> = nodes.collect();
+    let learners = if voters.len() == 2 {
+        voters.split_off(1)
+    } else {
+        Vec::new()
+    };
+    Placement { voters, learners }
 }
 
 fn found() -> Found {
@@ -71,6 +104,7 @@ fn entry(time: u64, command: MetaCommand) -> Vec<u8> {
 
 #[test]
 fn a_crash_changes_nothing_of_meta() {
+    let mut moved = 0;
     for seed in 0..60 {
         let (crashed, spared) = crashes_change_nothing::<MetaMachine>(
             &(),
@@ -84,8 +118,77 @@ fn a_crash_changes_nothing_of_meta() {
         harmed_rows_are_named::<MetaMachine>(&(), &spared.rows(), seed);
         let (crashed, spared) = (crashed.machine, spared.machine);
         assert_eq!(crashed.meta().state(), spared.meta().state());
+        assert_eq!(crashed.meta().layout(), spared.meta().layout());
+        moved += usize::from(!crashed.meta().is_layout_plain());
         assert_eq!(crashed.meta().epochs(), spared.meta().epochs());
     }
+    assert!(moved > 30, "only {moved} seeds moved anything");
+}
+
+#[test]
+fn the_layout_of_more_than_a_lone_node_has_these_bytes() {
+    let mut kept = Kept::<MetaMachine>::new(());
+    let apply = |kept: &mut Kept<MetaMachine>, command| kept.apply(&entry(9, command));
+    apply(
+        &mut kept,
+        MetaCommand::Found(Found {
+            shards: 1.try_into().unwrap(),
+            ..found()
+        }),
+    );
+    apply(
+        &mut kept,
+        MetaCommand::Join(Join {
+            node: None,
+            folder: FolderId(2),
+            level: FeatureLevel(1),
+        }),
+    );
+    kept.flush();
+    assert_eq!(kept.value(2, b""), None, "as in a folder of a lone node");
+    apply(
+        &mut kept,
+        MetaCommand::StartMove(StartMove {
+            group: Group::Shard(ShardId(0)),
+            expected: 1,
+            to: Placement {
+                voters: vec![NodeId(1)],
+                learners: vec![NodeId(2)],
+            },
+            renewed: None,
+        }),
+    );
+    apply(
+        &mut kept,
+        MetaCommand::Drain {
+            node: NodeId(2),
+            is_leaving: true,
+        },
+    );
+    kept.flush();
+
+    let alone = b"\x01\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let replica = b"\x01\0\0\0\x01\0\0\0\x01\0\0\0\0\0\0\0";
+    let golden = [
+        &b"\x01\x02\0\0\0"[..],
+        b"\x01",
+        alone,
+        b"\x02",
+        alone,
+        b"\x03\0\0\0\x01",
+        replica,
+        b"\x02",
+        replica,
+        b"\x03\0\0",
+        replica,
+        // The move: to where, its replicas, not given up, the entry that wrote it.
+        b"\x01\0\0\0\x03\0\0\x01\0\0\0\x01\0\0\0\x01\0\0\0\x02\0\0\0",
+        b"\x02\0\0\0\x01\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\x03\0\0\x01\0\0\0",
+        b"\0\x03\0\0\0\0\0\0\0",
+        b"\0\0\0\0\x01\0\0\0\x02\0\0\0",
+    ]
+    .concat();
+    assert_eq!(kept.value(2, b"").unwrap(), golden);
 }
 
 #[test]
@@ -150,10 +253,16 @@ fn a_damaged_row_of_meta_is_named() {
     let error = restored::<MetaMachine>(&(), rows.clone()).unwrap_err();
     assert_eq!(error.what, "row 1 \"\" of meta");
 
-    rows[0].kind = 2;
-    let error = restored::<MetaMachine>(&(), rows).unwrap_err();
+    rows[0].kind = 3;
+    let error = restored::<MetaMachine>(&(), rows.clone()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "row 2 \"\" of meta: tag 2 is no kind of row"
+        "row 3 \"\" of meta: tag 3 is no kind of row"
+    );
+    rows[0].kind = 2;
+    let error = restored::<MetaMachine>(&(), rows).unwrap_err();
+    assert!(
+        error.to_string().starts_with("row 2 \"\" of meta: "),
+        "{error}"
     );
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cluster_core::{
     Attempt, Begin, BucketId, Deltas, EndReason, EpochView, FeatureLevel, FolderId, Found, Group,
-    Incarnation, Join, MetaCommand, NodeId, Placement, RouteDelta, RouteVersion, RoutesCommand,
-    ShardId, Source, StartCount,
+    Incarnation, Join, Leftover, MetaCommand, NodeId, Placement, RaftId, RouteDelta, RouteVersion,
+    RoutesCommand, ShardId, Source, StartCount, StartMove,
 };
 use mqtt::{
     ClientId, Filter, PublishProperties, QoS, RetainHandling, SubscribeOptions, Text, Topic, Will,
@@ -367,11 +367,6 @@ pub(crate) fn meta_command() -> impl Strategy<Value = MetaCommand> {
         Just(EndReason::Dead),
         Just(EndReason::Restarted)
     ];
-    let group = prop_oneof![
-        Just(Group::Meta),
-        Just(Group::Routes),
-        any::<u16>().prop_map(|shard| Group::Shard(ShardId(shard)))
-    ];
     prop_oneof![
         (
             node(),
@@ -424,10 +419,47 @@ pub(crate) fn meta_command() -> impl Strategy<Value = MetaCommand> {
             }
         }),
         level().prop_map(|level| MetaCommand::RaiseLevel { level }),
-        (group, any::<u16>()).prop_map(|(group, expected)| MetaCommand::Recover {
+        (group(), any::<u16>()).prop_map(|(group, expected)| MetaCommand::Recover {
             group,
             expected: Incarnation(expected)
         }),
+        moves(),
+    ]
+}
+
+fn group() -> impl Strategy<Value = Group> {
+    prop_oneof![
+        Just(Group::Meta),
+        Just(Group::Routes),
+        any::<u16>().prop_map(|shard| Group::Shard(ShardId(shard)))
+    ]
+}
+
+fn moves() -> impl Strategy<Value = MetaCommand> {
+    let node = || any::<u32>().prop_map(NodeId);
+    let to = (vec(node(), 0..4), vec(node(), 0..3));
+    prop_oneof![
+        (group(), any::<u64>(), to, option::of(node())).prop_map(
+            |(group, expected, (voters, learners), renewed)| MetaCommand::StartMove(StartMove {
+                group,
+                expected,
+                to: Placement { voters, learners },
+                renewed,
+            })
+        ),
+        (group(), any::<u64>())
+            .prop_map(|(group, expected)| MetaCommand::AbortMove { group, expected }),
+        (group(), any::<u64>())
+            .prop_map(|(group, expected)| MetaCommand::EndMove { group, expected }),
+        (node(), group(), any::<u64>()).prop_map(|(node, group, replica)| {
+            MetaCommand::Removed(Leftover {
+                node,
+                group,
+                replica: RaftId(replica),
+            })
+        }),
+        (node(), any::<bool>())
+            .prop_map(|(node, is_leaving)| MetaCommand::Drain { node, is_leaving }),
     ]
 }
 

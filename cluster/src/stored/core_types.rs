@@ -2,15 +2,15 @@
 
 use cluster_core::{
     Attempt, Begin, BucketId, Deltas, EndReason, EpochView, FeatureLevel, FolderId, Found, Group,
-    Incarnation, Join, MetaCommand, NodeEpoch, NodeId, Placement, RouteDelta, RouteVersion,
-    RoutesCommand, ShardId, Source, StartCount, WallMs,
+    Incarnation, Join, Leftover, MetaCommand, NodeEpoch, NodeId, Placement, RaftId, RouteDelta,
+    RouteVersion, RoutesCommand, ShardId, Source, StartCount, StartMove, WallMs,
 };
 
 use super::wire::{choice, record, wrapped};
 
 wrapped!(
     NodeId FolderId StartCount NodeEpoch ShardId BucketId Incarnation FeatureLevel WallMs
-    RouteVersion Attempt
+    RouteVersion Attempt RaftId
 );
 
 record!(EpochView {
@@ -29,6 +29,22 @@ choice!(MetaCommand, "command of meta" {
     7 => Assign { bucket, expected, owner },
     8 => RaiseLevel { level },
     9 => Recover { group, expected },
+    10 => StartMove(start),
+    11 => AbortMove { group, expected },
+    12 => EndMove { group, expected },
+    13 => Removed(leftover),
+    14 => Drain { node, is_leaving },
+});
+record!(StartMove {
+    group,
+    expected,
+    to,
+    renewed,
+});
+record!(Leftover {
+    node,
+    group,
+    replica,
 });
 record!(Found {
     node,

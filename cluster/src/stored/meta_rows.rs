@@ -1,11 +1,13 @@
-//! The state file of meta: one row.
+//! The state file of meta: one row, and another once there was more than a lone node.
 
-use cluster_core::{BucketRow, Founded, Member, MetaState, ShardRow};
+use cluster_core::{BucketRow, Founded, Layout, Member, MetaState, MoveRow, ShardRow};
 
 use super::wire::record;
 
-/// The only kind; its key is empty.
+/// All but the layout; its key is empty.
 pub(crate) const STATE_KIND: u8 = 1;
+/// The layout, if it is not that of a lone node; its key is empty.
+pub(crate) const LAYOUT_KIND: u8 = 2;
 
 record!(MetaState {
     index,
@@ -34,3 +36,16 @@ record!(Member {
 });
 record!(ShardRow { placement, version });
 record!(BucketRow { owner, epoch });
+record!(Layout {
+    system,
+    replicas,
+    moves,
+    leftovers,
+    leaving,
+});
+record!(MoveRow {
+    to,
+    replicas,
+    is_aborted,
+    version,
+});

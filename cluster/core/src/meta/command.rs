@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 
 use crate::{
-    BucketId, FeatureLevel, FolderId, Incarnation, NodeEpoch, NodeId, ShardId, StartCount,
+    BucketId, FeatureLevel, FolderId, Incarnation, NodeEpoch, NodeId, RaftId, ShardId, StartCount,
 };
 
 /// An entry of meta's log. Applied whole by [`super::Meta::apply`]. A repeat is answered as the
@@ -29,7 +29,8 @@ pub enum MetaCommand {
         /// The member; its number is never given again.
         node: NodeId,
     },
-    /// Replaces a row of the shard map. Answers [`MetaAnswer::Done`].
+    /// Puts the voters of a row of the shard map in another order: who should lead. Nodes come and
+    /// go by [`MetaCommand::StartMove`] only. Answers [`MetaAnswer::Done`].
     Place {
         /// The shard.
         shard: ShardId,
@@ -60,6 +61,58 @@ pub enum MetaCommand {
         /// The incarnation that was found wanting; a repeat names one that is past.
         expected: Incarnation,
     },
+    /// Begins to bring a group to other nodes, or a node's replica of it back under a new Raft id.
+    /// The group's leader does the rest. Answers [`MetaAnswer::Done`].
+    StartMove(StartMove),
+    /// Gives a move up before its joint change: the group is to be where it was. Answers
+    /// [`MetaAnswer::Done`].
+    AbortMove {
+        /// The group.
+        group: Group,
+        /// [`super::MoveRow::version`] of the row.
+        expected: u64,
+    },
+    /// The group has the members that the move's row asks for, committed: the placement is theirs.
+    /// Answers [`MetaAnswer::Done`].
+    EndMove {
+        /// The group.
+        group: Group,
+        /// [`super::MoveRow::version`] of the row.
+        expected: u64,
+    },
+    /// A node has deleted a replica that is no member any longer. Answers [`MetaAnswer::Done`].
+    Removed(Leftover),
+    /// Says whether a member is to give up what it holds. Answers [`MetaAnswer::Done`].
+    Drain {
+        /// The member.
+        node: NodeId,
+        /// Whether it is to leave.
+        is_leaving: bool,
+    },
+}
+
+/// See [`MetaCommand::StartMove`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartMove {
+    /// The group.
+    pub group: Group,
+    /// Version of the group's row in the map.
+    pub expected: u64,
+    /// Where it is to be.
+    pub to: Placement,
+    /// A node of both placements whose replica is damaged: it gets a new Raft id.
+    pub renewed: Option<NodeId>,
+}
+
+/// A replica that is no member of its group any longer and may still lie on its node's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Leftover {
+    /// The node.
+    pub node: NodeId,
+    /// The group.
+    pub group: Group,
+    /// The replica.
+    pub replica: RaftId,
 }
 
 /// See [`MetaCommand::Found`].
@@ -128,6 +181,14 @@ impl Placement {
     /// The node that should lead.
     pub fn leader(&self) -> Option<NodeId> {
         self.voters.first().copied()
+    }
+
+    /// Whether the same nodes have the same parts, whoever should lead.
+    pub fn has_roles_of(&self, other: &Self) -> bool {
+        let same = |a: &[NodeId], b: &[NodeId]| {
+            a.len() == b.len() && a.iter().all(|node| b.contains(node))
+        };
+        same(&self.voters, &other.voters) && same(&self.learners, &other.learners)
     }
 
     /// Voters and learners.
@@ -225,6 +286,31 @@ pub enum Refusal {
     Changed {
         /// Version or epoch of the row.
         current: u64,
+    },
+    /// The group is being moved by a row of this version.
+    #[error("the group is being moved, by the row of version {version}")]
+    Moving {
+        /// Version of the row.
+        version: u64,
+    },
+    /// As many moves as may be touch the node.
+    #[error("{limit} moves touch node {node} already")]
+    Busy {
+        /// The node.
+        node: NodeId,
+        /// The bound.
+        limit: usize,
+    },
+    /// The node is to give up what it holds.
+    #[error("node {0} is leaving")]
+    Leaving(NodeId),
+    /// The peer belongs to another cluster.
+    #[error("the node belongs to cluster {asked:032x}, this is cluster {known:032x}")]
+    OtherCluster {
+        /// The peer's, which is its founder's data folder.
+        asked: u128,
+        /// This one.
+        known: u128,
     },
     /// No such shard or bucket, or a placement that is none.
     #[error("{0}")]

@@ -1,7 +1,7 @@
 //! What meta's entries change for the node that applies them.
 
-use super::EndReason;
-use crate::{BucketId, FeatureLevel, NodeEpoch, NodeId, ShardId};
+use super::{EndReason, Group};
+use crate::{BucketId, FeatureLevel, NodeEpoch, NodeId};
 
 /// A change that the host of meta's replica passes on. A replica that is restored from a snapshot
 /// hands out none: its host then reads the whole state.
@@ -26,8 +26,11 @@ pub enum MetaEffect {
         /// Why.
         reason: EndReason,
     },
-    /// A row of the shard map was written.
-    Placed(ShardId),
+    /// A placement was written. A node that lost a replica by it finds that in
+    /// [`crate::Meta::leftovers`].
+    Placed(Group),
+    /// A move of the group began, was given up, or ended: see [`crate::Meta::goal`].
+    Moving(Group),
     /// A row of the bucket table was written.
     Assigned(BucketId),
     /// The cluster may use more.

@@ -2,6 +2,10 @@
 
 mod command;
 mod effect;
+mod hello;
+mod layout;
+#[cfg(test)]
+mod layout_test;
 #[cfg(test)]
 mod meta_test;
 mod state;
@@ -9,9 +13,12 @@ mod state;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub use command::{
-    Begin, EndReason, Found, Group, Join, MetaAnswer, MetaCommand, Placement, Refusal,
+    Begin, EndReason, Found, Group, Join, Leftover, MetaAnswer, MetaCommand, Placement, Refusal,
+    StartMove,
 };
 pub use effect::MetaEffect;
+pub use hello::Hello;
+pub use layout::{Layout, MOVES_PER_NODE_MAX, MoveRow};
 pub use state::{Founded, MetaState};
 
 use crate::{
@@ -46,6 +53,7 @@ pub struct Meta {
     shards: BTreeMap<ShardId, ShardRow>,
     buckets: BTreeMap<BucketId, BucketRow>,
     incarnations: BTreeMap<Group, Incarnation>,
+    layout: Layout,
     /// Not replicated.
     effects: VecDeque<MetaEffect>,
 }
@@ -119,6 +127,11 @@ impl Meta {
             } => self.assign(*bucket, *expected, *owner),
             MetaCommand::RaiseLevel { level } => self.raise_level(*level),
             MetaCommand::Recover { group, expected } => Ok(self.recover(*group, *expected)),
+            MetaCommand::StartMove(start) => self.start_move(start),
+            MetaCommand::AbortMove { group, expected } => self.abort_move(*group, *expected),
+            MetaCommand::EndMove { group, expected } => self.end_move(*group, *expected),
+            MetaCommand::Removed(leftover) => Ok(self.removed(*leftover)),
+            MetaCommand::Drain { node, is_leaving } => self.drain(*node, *is_leaving),
         };
         result.unwrap_or_else(MetaAnswer::Refused)
     }
@@ -230,6 +243,7 @@ impl Meta {
         for bucket in (0..buckets).map(BucketId) {
             self.write_bucket(bucket, found.node);
         }
+        self.layout = Layout::alone(&self.shards);
         Ok(MetaAnswer::Joined { node: found.node })
     }
 
@@ -322,13 +336,12 @@ impl Meta {
                 Err(Refusal::NoMember(node))
             };
         };
-        let mut shards = self.shards.values();
-        let holds = shards.any(|row| row.placement.nodes().any(|n| n == node))
-            || self.buckets.values().any(|row| row.owner == node);
+        let holds = self.layout.needs(node) || self.buckets.values().any(|row| row.owner == node);
         if holds || member.epoch.is_some() {
             return Err(Refusal::StillNeeded(node));
         }
         self.members.remove(&node);
+        self.layout.forget(node);
         self.effects.push_back(MetaEffect::Members);
         Ok(MetaAnswer::Done)
     }
@@ -349,6 +362,13 @@ impl Meta {
             } else {
                 Err(Refusal::Changed { current })
             };
+        }
+        if let Some(moving) = self.layout.moves.get(&Group::Shard(shard)) {
+            let version = moving.version;
+            return Err(Refusal::Moving { version });
+        }
+        if !row.placement.has_roles_of(placement) {
+            return Err(Refusal::Invalid("nodes come and go by a move"));
         }
         self.check_placement(placement)?;
         self.write_shard(shard, placement.clone());
@@ -425,7 +445,8 @@ impl Meta {
     fn write_shard(&mut self, shard: ShardId, placement: Placement) {
         let version = self.index;
         self.shards.insert(shard, ShardRow { placement, version });
-        self.effects.push_back(MetaEffect::Placed(shard));
+        self.effects
+            .push_back(MetaEffect::Placed(Group::Shard(shard)));
     }
 
     fn write_bucket(&mut self, bucket: BucketId, owner: NodeId) {

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{BucketRow, Group, Member, Meta, ShardRow};
+use super::{BucketRow, Group, Layout, Member, Meta, ShardRow};
 use crate::{BucketId, FeatureLevel, FolderId, Incarnation, NodeEpoch, NodeId, ShardId, WallMs};
 
-/// The replicated state of the meta group as a value. Small: bounded by members, shards, buckets
+/// The replicated state of the meta group as a value, without its [`Layout`]. Small: bounded by members, shards, buckets
 /// and [`super::NODES_EVER_MAX`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetaState {
@@ -43,7 +43,7 @@ pub struct Founded {
 }
 
 impl Meta {
-    /// All that is replicated.
+    /// All that is replicated beside [`Self::layout`].
     pub fn state(&self) -> MetaState {
         MetaState {
             index: self.index,
@@ -59,8 +59,10 @@ impl Meta {
         }
     }
 
-    /// The machine whose [`Self::state`] this was. It hands out no effects of the past.
-    pub fn restore(state: MetaState) -> Self {
+    /// The machine whose [`Self::state`] and [`Self::layout`] these were; without a layout, that of
+    /// a lone node. It hands out no effects of the past.
+    pub fn restore(state: MetaState, layout: Option<Layout>) -> Self {
+        let layout = layout.unwrap_or_else(|| Layout::alone(&state.shards));
         let members = state.members.iter();
         let current = members.filter_map(|(node, member)| Some((member.epoch?, *node)));
         Self {
@@ -75,6 +77,7 @@ impl Meta {
             shards: state.shards,
             buckets: state.buckets,
             incarnations: state.incarnations,
+            layout,
             effects: std::collections::VecDeque::new(),
         }
     }

@@ -1,0 +1,77 @@
+//! Which moves are to begin, at meta's leader.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    Group, MOVES_PER_NODE_MAX, Meta, MetaCommand, NodeId, NodeState, Placement, StartMove, wanted,
+};
+
+/// What meta's leader proposes to bring the groups closer to where they should be: moves as far
+/// as the bounds allow, groups of fewest voters first, and another order of voters where only the
+/// preferred leader is another.
+///
+/// To be asked again whenever a member comes, goes, begins or ends an epoch, and whenever a move
+/// ends. It keeps nothing: a proposal that is lost, or overtaken, is made again or refused.
+/// Nothing is moved to a node without an epoch. At most one proposal for each group.
+pub fn plan(meta: &Meta) -> Vec<MetaCommand> {
+    let layout = meta.layout();
+    let nodes = meta.node_states();
+    let today: BTreeMap<Group, Placement> = meta
+        .placements()
+        .map(|(group, row)| {
+            let moving = layout.moves.get(&group).filter(|row| !row.is_aborted);
+            let placement = moving.map_or(&row.placement, |moving| &moving.to);
+            (group, placement.clone())
+        })
+        .collect();
+    let wanted = wanted(&nodes, &today);
+    let mut rows: Vec<_> = meta.placements().collect();
+    rows.sort_by_key(|(group, row)| (row.placement.voters.len(), *group));
+    let mut busy = layout.busy();
+    let mut commands = Vec::new();
+    for (group, row) in rows {
+        let to = &wanted[&group];
+        if layout.moves.contains_key(&group) || row.placement == *to {
+            continue;
+        }
+        let expected = row.version;
+        if row.placement.has_roles_of(to) {
+            // Meta and routes are led by whoever leads them.
+            if let Group::Shard(shard) = group {
+                commands.push(MetaCommand::Place {
+                    shard,
+                    expected,
+                    placement: to.clone(),
+                });
+            }
+            continue;
+        }
+        let touched = touched(&row.placement, to);
+        let has_room = |node: &NodeId| {
+            busy.get(node)
+                .is_none_or(|moves| *moves < MOVES_PER_NODE_MAX)
+        };
+        let is_there = |node: &NodeId| {
+            let is_lost = row.placement.nodes().any(|n| n == *node);
+            is_lost || nodes.get(node) == Some(&NodeState::Serving)
+        };
+        if touched.iter().all(|node| has_room(node) && is_there(node)) {
+            for node in touched {
+                *busy.entry(node).or_default() += 1;
+            }
+            commands.push(MetaCommand::StartMove(StartMove {
+                group,
+                expected,
+                to: to.clone(),
+                renewed: None,
+            }));
+        }
+    }
+    commands
+}
+
+/// Nodes that gain or lose a replica.
+fn touched(from: &Placement, to: &Placement) -> BTreeSet<NodeId> {
+    let nodes = |placement: &Placement| placement.nodes().collect::<BTreeSet<_>>();
+    &nodes(from) ^ &nodes(to)
+}
