@@ -13,6 +13,8 @@ mod mover_test;
 mod plan;
 #[cfg(test)]
 mod plan_test;
+#[cfg(test)]
+mod world;
 
 pub use mover::{Goal, Membership, MoveEffect, Mover};
 pub use plan::plan;

@@ -24,9 +24,11 @@ pub struct Goal {
     pub nodes: BTreeMap<RaftId, NodeId>,
 }
 
-/// The members of a group, as its last committed membership has them.
+/// The members of a group, as the last membership in its leader's log has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
+    /// Whether that is committed; until then nothing follows from it, and nothing else is asked.
+    pub is_committed: bool,
     /// Voters; while a joint change is under way, those before it.
     pub voters: BTreeSet<RaftId>,
     /// Voters after the joint change that is under way.
@@ -49,7 +51,7 @@ impl Membership {
 }
 
 /// Work for the leader of a group that is being moved. Each comes again after
-/// [`MOVE_RETRY_MS`] unless the committed membership shows it, and harms nothing when it does.
+/// [`MOVE_RETRY_MS`] unless the membership shows it, and harms nothing when it does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MoveEffect {
     /// Have the group's members include a learner.
@@ -124,11 +126,17 @@ impl Mover {
         }
     }
 
-    /// The group has committed a membership.
+    /// What the leader's log has last. To be told before each [`Self::poll_effect`] if it has
+    /// changed: a change that is under way unseen would be overtaken by the end of the move.
     pub fn handle_membership(&mut self, membership: Membership) {
         self.lags.retain(|id, _| membership.contains(*id));
         self.membership = membership;
         self.asked = None;
+    }
+
+    /// What [`Self::handle_membership`] told last.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
     }
 
     /// A member is behind the leader's log by so many entries.
@@ -179,6 +187,9 @@ impl Mover {
             version: expected,
             ..
         } = self.goal;
+        if !self.membership.is_committed {
+            return None;
+        }
         if let Some(effect) = self.add_learner() {
             return Some(effect);
         }

@@ -1,1 +1,118 @@
+//! Whole clusters that grow, shrink and lose nodes, while steps are lost, repeated and cut short.
 
+use rand::Rng;
+
+use super::world::World;
+use crate::{MetaAnswer, MetaCommand, NodeId};
+
+#[test]
+fn a_cluster_grows_from_one_node_to_four() {
+    let mut world = World::founded(0, 8);
+    world.settle();
+    assert_eq!(world.started, 0);
+    world.join(2);
+    world.settle();
+    assert_eq!(world.started, 10, "a learner for each group");
+    world.join(3);
+    world.settle();
+    assert_eq!(world.started, 20, "one move for each group");
+    world.join(4);
+    world.settle();
+    assert_eq!(world.started, 26, "a quarter of 24 replicas");
+}
+
+#[test]
+fn two_nodes_that_join_at_once_come_in_by_one_joint_change() {
+    let mut world = World::founded(0, 8);
+    world.join(2);
+    world.join(3);
+    world.settle();
+    assert_eq!(world.started, 10);
+}
+
+#[test]
+fn a_node_that_drains_holds_nothing_and_may_leave() {
+    let mut world = World::founded(3, 8);
+    (2..=4).for_each(|node| world.join(node));
+    world.settle();
+    let (node, is_leaving) = (NodeId(1), true);
+    world.apply(&MetaCommand::Drain { node, is_leaving });
+    world.settle();
+    assert!(
+        world
+            .groups
+            .keys()
+            .all(|group| world.meta.replica(*group, node).is_none())
+    );
+    // Its bucket is another matter.
+    let bucket = crate::BucketId(0);
+    let expected = world.meta.bucket(bucket).unwrap().epoch;
+    let owner = NodeId(2);
+    world.apply(&MetaCommand::Assign {
+        bucket,
+        expected,
+        owner,
+    });
+    world.end(1);
+    assert_eq!(world.apply(&MetaCommand::Leave { node }), MetaAnswer::Done);
+}
+
+#[test]
+fn no_move_begins_to_a_node_that_is_away() {
+    let mut world = World::founded(0, 4);
+    world.join(2);
+    world.end(2);
+    assert_eq!(super::plan(&world.meta), []);
+    world.begin(2);
+    assert!(!super::plan(&world.meta).is_empty());
+}
+
+#[test]
+fn whatever_fails_the_groups_get_where_they_are_wanted() {
+    let (mut aborted, mut restarts) = (0, 0);
+    for seed in 0..40 {
+        let mut world = World::founded(seed, 5);
+        let mut joined = 1;
+        let mut drained = None;
+        world.faults = true;
+        for _ in 0..400 {
+            world.step();
+            match world.rng.random_range(0..100) {
+                0..4 if joined < 6 => {
+                    joined += 1;
+                    world.join(joined);
+                }
+                4..9 => {
+                    // So short that nothing is given up, or for minutes.
+                    let node = world.rng.random_range(1..=joined);
+                    world.end(node);
+                    restarts += 1;
+                    if world.rng.random_bool(0.3) {
+                        world.now = world.now.plus_ms(61_000);
+                    }
+                    for _ in 0..world.rng.random_range(0..20) {
+                        world.step();
+                    }
+                    world.begin(node);
+                }
+                9 if joined > 3 && drained.is_none() => {
+                    let node = NodeId(world.rng.random_range(1..=joined));
+                    let is_leaving = true;
+                    world.apply(&MetaCommand::Drain { node, is_leaving });
+                    drained = Some(node);
+                }
+                _ => {}
+            }
+        }
+        world.settle();
+        let is_abort = |effect: &&super::MoveEffect| {
+            matches!(
+                effect,
+                super::MoveEffect::Propose(MetaCommand::AbortMove { .. })
+            )
+        };
+        aborted += world.effects.iter().filter(is_abort).count();
+    }
+    println!("{aborted} moves given up, {restarts} nodes restarted");
+    assert!(aborted > 0 && restarts > 0, "nothing was put to the test");
+}
