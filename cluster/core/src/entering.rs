@@ -63,6 +63,15 @@ impl Entering {
         }
     }
 
+    /// Meta's leader says that every epoch that has not ended has applied meta up to here
+    /// ([`crate::GrantsEffect::Grant`]).
+    pub fn handle_meta_seen(&mut self, index: u64) {
+        if index >= self.begun {
+            self.nodes.clear();
+            self.advance();
+        }
+    }
+
     /// An epoch ended: it is not waited for.
     pub fn handle_ended(&mut self, epoch: NodeEpoch) {
         self.nodes.remove(&epoch);
@@ -149,6 +158,17 @@ mod tests {
         assert_eq!(entering.poll_effect(), None);
 
         entering.handle_meta_applied(OTHER, 9);
+
+        assert_eq!(entering.poll_effect(), Some(EnteringEffect::ReadRoutes));
+    }
+
+    #[test]
+    fn what_meta_s_leader_has_heard_of_all_counts_for_each() {
+        let mut entering = Entering::new(NEW, 9, [OTHER, NEW]);
+        entering.handle_meta_seen(8);
+        assert_eq!(entering.poll_effect(), None);
+
+        entering.handle_meta_seen(9);
 
         assert_eq!(entering.poll_effect(), Some(EnteringEffect::ReadRoutes));
     }

@@ -18,7 +18,8 @@ pub struct Memberships<R> {
     under_way: BTreeMap<u64, u64>,
     /// Answered, and still in the outbox as far as is known: when that is to be said next.
     done: BTreeMap<u64, BootMs>,
-    /// The highest version that was handed in.
+    /// The highest version that was ever handed in or said to be done. It outlives leaderships: what
+    /// another leader brought to its end is handed in no more, and answers may still wait for it.
     told: u64,
 }
 
@@ -50,15 +51,19 @@ impl<R> Default for Memberships<R> {
 
 impl<R> Memberships<R> {
     /// This node leads the shard, and is about to hand every row in again
-    /// ([`crate::DrainEffect::Resume`]): what was handed in before could overtake older rows.
+    /// ([`crate::DrainEffect::Resume`]): what was handed in before could overtake older rows. All
+    /// of that before anything else is asked: until then a row that waits would count as seated.
     pub fn handle_lead(&mut self) {
-        *self = Self::default();
+        self.handle_follow();
         self.leads = true;
     }
 
     /// Another node leads, or none.
     pub fn handle_follow(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            told: self.told,
+            ..Self::default()
+        };
     }
 
     /// A row of the outbox, which stands for all from `since` on. Ignored while this node does
@@ -78,15 +83,19 @@ impl<R> Memberships<R> {
         }
     }
 
-    /// The row has left the outbox.
+    /// The row has left the outbox, whoever proposed that, leader or not.
     pub fn handle_done(&mut self, version: u64) {
+        self.told = self.told.max(version);
+        self.under_way.remove(&version);
         self.done.remove(&version);
     }
 
     /// Whether the home shard has the row of this version, or one that replaced it; 0 is none.
+    /// Only a leader knows.
     pub fn is_seated(&self, version: u64) -> bool {
         let stands_for = |(last, since): (&u64, &u64)| (*since..=*last).contains(&version);
-        version <= self.told && !self.under_way.range(version..).any(stands_for)
+        let is_under_way = self.under_way.range(version..).any(stands_for);
+        version == 0 || (self.leads && version <= self.told && !is_under_way)
     }
 
     /// The next thing to do.
@@ -175,5 +184,41 @@ mod tests {
         assert_eq!(sent, ["old", "new"]);
         memberships.handle_follow();
         assert!(memberships.is_empty());
+    }
+
+    #[test]
+    fn what_another_leader_brought_to_its_end_is_waited_for_no_longer() {
+        let mut memberships = leading();
+        memberships.handle_row(5, 5, "a");
+        memberships.handle_follow();
+        assert!(!memberships.is_seated(5), "only a leader knows");
+        assert!(memberships.is_seated(0));
+        // The other leader seated and removed it, so it is not handed in again.
+        memberships.handle_lead();
+        assert!(memberships.is_seated(5));
+
+        // If it stands in the outbox still, it is.
+        memberships.handle_lead();
+        memberships.handle_row(5, 5, "a");
+        assert!(!memberships.is_seated(5));
+        memberships.handle_done(5);
+        assert!(
+            memberships.is_seated(5),
+            "a former leader's proposal was applied"
+        );
+        assert!(memberships.is_empty());
+    }
+
+    #[test]
+    fn a_row_that_was_done_while_this_node_followed_counts_as_handed_in() {
+        let mut memberships = Memberships::default();
+        memberships.handle_row(5, 5, "a");
+        memberships.handle_done(5);
+        assert!(!memberships.is_seated(5));
+
+        memberships.handle_lead();
+
+        assert!(memberships.is_seated(5));
+        assert!(!memberships.is_seated(6), "nobody has seen it");
     }
 }

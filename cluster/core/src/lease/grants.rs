@@ -1,7 +1,8 @@
 //! What meta's leader grants, and when it may let an epoch end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::deafness::Deafness;
 use super::{END_AFTER_MS, ROUTES_BEHIND_MS, RenewalId};
 use crate::{BootMs, EpochView, NodeEpoch, Standing};
 
@@ -10,14 +11,20 @@ const ROUTES_SAMPLES_MAX: usize = 16;
 const ROUTES_SAMPLE_MS: u64 = ROUTES_BEHIND_MS / 10;
 
 /// A node's request for its lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renewal {
     /// Whose.
     pub epoch: NodeEpoch,
     /// Which.
     pub id: RenewalId,
+    /// The index of meta that the node has applied.
+    pub meta_applied: u64,
     /// The routes index that the node has applied.
     pub routes_applied: u64,
+    /// Epochs of the peers that it has heard since its last renewal; as many as there are members.
+    pub heard: BTreeSet<NodeEpoch>,
+    /// Shards that it leads.
+    pub leads: u16,
 }
 
 /// Names a quorum round of the meta group.
@@ -36,6 +43,9 @@ pub enum GrantsEffect {
         epoch: NodeEpoch,
         /// Which renewal.
         id: RenewalId,
+        /// Every epoch that has not ended has said to have applied meta up to here; 0 while that is
+        /// not known. For [`crate::Entering::handle_meta_seen`].
+        meta_seen: u64,
     },
     /// Tell the node why not.
     Refuse {
@@ -57,6 +67,9 @@ pub enum NotGranted {
     /// The node's routes are too far behind.
     #[error("routes are more than 2 s behind")]
     RoutesBehind,
+    /// The node and another one have not heard each other for 5 s, and that one leads more shards.
+    #[error("epochs {0} and this one do not hear each other")]
+    Deaf(NodeEpoch),
 }
 
 /// The leases granted by one leadership of meta.
@@ -71,6 +84,11 @@ pub struct Grants {
     rounds: u64,
     /// Commits of the routes group, ascending.
     routes: VecDeque<(BootMs, u64)>,
+    /// How far each epoch has said to have applied meta.
+    meta_applied: BTreeMap<NodeEpoch, u64>,
+    deafness: Deafness,
+    /// Since when each current epoch is known to this leadership.
+    known: BTreeMap<NodeEpoch, BootMs>,
     effects: VecDeque<GrantsEffect>,
 }
 
@@ -84,6 +102,9 @@ impl Grants {
             round: None,
             rounds: 0,
             routes: VecDeque::new(),
+            meta_applied: BTreeMap::new(),
+            deafness: Deafness::default(),
+            known: BTreeMap::new(),
             effects: VecDeque::new(),
         }
     }
@@ -101,17 +122,20 @@ impl Grants {
 
     /// A node asks. It is answered after a round that begins from now on.
     pub fn handle_renewal(&mut self, renewal: Renewal, epochs: &EpochView, now: BootMs) {
-        let why = if epochs.standing(renewal.epoch) == Standing::Ended {
-            NotGranted::Ended
-        } else if self.is_behind(renewal.routes_applied, now) {
-            NotGranted::RoutesBehind
-        } else {
-            self.waiting.insert(renewal.epoch, renewal);
-            return self.begin_round();
-        };
         let Renewal { epoch, id, .. } = renewal;
-        self.effects
-            .push_back(GrantsEffect::Refuse { epoch, id, why });
+        if epochs.standing(epoch) == Standing::Ended {
+            return self.refuse(epoch, id, NotGranted::Ended);
+        }
+        self.meta_applied.insert(epoch, renewal.meta_applied);
+        let Renewal {
+            leads, ref heard, ..
+        } = renewal;
+        self.deafness.handle_heard(epoch, heard, leads, epochs, now);
+        if let Some(why) = self.refusal(&renewal, now) {
+            return self.refuse(epoch, id, why);
+        }
+        self.waiting.insert(epoch, renewal);
+        self.begin_round();
     }
 
     /// A round has shown that this node still leads: grants what had been asked when it began.
@@ -121,13 +145,16 @@ impl Grants {
         };
         for Renewal { epoch, id, .. } in asked.into_values() {
             if epochs.standing(epoch) == Standing::Ended {
-                let why = NotGranted::Ended;
-                self.effects
-                    .push_back(GrantsEffect::Refuse { epoch, id, why });
+                self.refuse(epoch, id, NotGranted::Ended);
                 continue;
             }
             self.granted.insert(epoch, now);
-            self.effects.push_back(GrantsEffect::Grant { epoch, id });
+            let meta_seen = self.meta_seen(epoch, epochs);
+            self.effects.push_back(GrantsEffect::Grant {
+                epoch,
+                id,
+                meta_seen,
+            });
         }
         self.begin_round();
     }
@@ -147,10 +174,28 @@ impl Grants {
         now >= last.unwrap_or(self.since).plus_ms(END_AFTER_MS)
     }
 
+    /// An epoch whose end is to be proposed: it has not ended, and every lease that it may have had
+    /// is over. Whether its node is suspected plays no part. One that this leadership has known
+    /// for less than that time has had no chance to renew, and is left alone. Not to be asked on a
+    /// lone node ([`crate::Meta::is_lone`]), which renews nothing.
+    pub fn poll_end(&mut self, epochs: &EpochView, now: BootMs) -> Option<NodeEpoch> {
+        self.known.retain(|epoch, _| epochs.current.contains(epoch));
+        for epoch in &epochs.current {
+            self.known.entry(*epoch).or_insert(now);
+        }
+        let is_old = |since: &BootMs| now >= since.plus_ms(END_AFTER_MS);
+        let mut due = self.known.iter().filter(|(_, since)| is_old(since));
+        due.find(|(epoch, _)| self.may_end(**epoch, now))
+            .map(|(epoch, _)| *epoch)
+    }
+
     /// Meta's log has ended an epoch.
     pub fn handle_ended(&mut self, epoch: NodeEpoch) {
         self.granted.remove(&epoch);
         self.waiting.remove(&epoch);
+        self.meta_applied.remove(&epoch);
+        self.known.remove(&epoch);
+        self.deafness.handle_ended(epoch);
     }
 
     /// The next thing to do.
@@ -166,6 +211,29 @@ impl Grants {
         let round = Round(self.rounds);
         self.round = Some((round, std::mem::take(&mut self.waiting)));
         self.effects.push_back(GrantsEffect::Round(round));
+    }
+
+    fn refuse(&mut self, epoch: NodeEpoch, id: RenewalId, why: NotGranted) {
+        self.effects
+            .push_back(GrantsEffect::Refuse { epoch, id, why });
+    }
+
+    fn refusal(&self, renewal: &Renewal, now: BootMs) -> Option<NotGranted> {
+        if self.is_behind(renewal.routes_applied, now) {
+            return Some(NotGranted::RoutesBehind);
+        }
+        self.deafness.loses_to(renewal.epoch).map(NotGranted::Deaf)
+    }
+
+    /// How far every current epoch has applied meta, as far as this leader's view can say that:
+    /// it must show the asking epoch, else one that began before that could be missing in it.
+    fn meta_seen(&self, epoch: NodeEpoch, epochs: &EpochView) -> u64 {
+        if epochs.standing(epoch) != Standing::Current {
+            return 0;
+        }
+        let all = epochs.current.iter();
+        let all = all.map(|epoch| self.meta_applied.get(epoch).copied().unwrap_or(0));
+        all.min().unwrap_or(0)
     }
 
     fn is_behind(&self, applied: u64, now: BootMs) -> bool {
@@ -194,13 +262,19 @@ mod tests {
         Renewal {
             epoch,
             id: RenewalId(id),
+            meta_applied: 0,
             routes_applied: 100,
+            heard: [A, B].into(),
+            leads: 1,
         }
     }
 
     fn grant(epoch: NodeEpoch, id: u64) -> GrantsEffect {
-        let id = RenewalId(id);
-        GrantsEffect::Grant { epoch, id }
+        GrantsEffect::Grant {
+            epoch,
+            id: RenewalId(id),
+            meta_seen: 0,
+        }
     }
 
     fn effects(grants: &mut Grants) -> Vec<GrantsEffect> {
@@ -289,5 +363,100 @@ mod tests {
             why: NotGranted::RoutesBehind,
         };
         assert_eq!(effects(&mut grants), [refused]);
+    }
+
+    #[test]
+    fn a_grant_tells_how_far_every_epoch_has_applied_meta() {
+        let both = epochs(&[A, B]);
+        let mut grants = Grants::new(T0);
+        let mut ask = |epoch, meta_applied, view: &EpochView| {
+            let renewal = Renewal {
+                meta_applied,
+                ..renewal(epoch, meta_applied)
+            };
+            grants.handle_renewal(renewal, view, T0);
+            let Some(GrantsEffect::Round(round)) = grants.poll_effect() else {
+                panic!("no round begins");
+            };
+            grants.handle_round(round, view, T0);
+            match grants.poll_effect() {
+                Some(GrantsEffect::Grant { meta_seen, .. }) => meta_seen,
+                other => panic!("not granted: {other:?}"),
+            }
+        };
+
+        assert_eq!(ask(A, 12, &both), 0, "of B nothing is known");
+        assert_eq!(ask(B, 9, &both), 9);
+        assert_eq!(ask(A, 13, &both), 9);
+        assert_eq!(ask(B, 15, &both), 13);
+        // A leader that has not applied the beginning of B does not know who was there before.
+        let early = EpochView {
+            begun: A,
+            ..epochs(&[A])
+        };
+        assert_eq!(ask(B, 16, &early), 0);
+        assert_eq!(ask(B, 17, &epochs(&[B])), 17, "A has ended");
+    }
+
+    #[test]
+    fn of_two_deaf_nodes_the_one_that_leads_fewer_shards_gets_no_lease() {
+        let both = epochs(&[A, B]);
+        let mut grants = Grants::new(T0);
+        let mut answers = Vec::new();
+        for second in 0..=6 {
+            for (epoch, leads) in [(A, 3), (B, 7)] {
+                let renewal = Renewal {
+                    heard: BTreeSet::new(),
+                    leads,
+                    ..renewal(epoch, second)
+                };
+                let now = T0.plus_ms(second * 1_000);
+                grants.handle_renewal(renewal, &both, now);
+                while let Some(effect) = grants.poll_effect() {
+                    match effect {
+                        GrantsEffect::Round(round) => grants.handle_round(round, &both, now),
+                        GrantsEffect::Grant { epoch, id, .. } => answers.push((epoch, id.0, true)),
+                        GrantsEffect::Refuse { epoch, id, why } => {
+                            assert_eq!((epoch, why), (A, NotGranted::Deaf(B)));
+                            answers.push((epoch, id.0, false));
+                        }
+                    }
+                }
+            }
+        }
+        let refused: Vec<u64> = answers.iter().filter(|a| !a.2).map(|a| a.1).collect();
+        assert_eq!(refused, [5, 6]);
+        assert_eq!(answers.len(), 14);
+    }
+
+    #[test]
+    fn an_epoch_without_a_lease_ends_and_one_that_has_just_begun_does_not() {
+        let mut grants = Grants::new(T0);
+        assert_eq!(grants.poll_end(&epochs(&[A]), T0.plus_ms(100)), None);
+        grants.handle_renewal(renewal(A, 1), &epochs(&[A]), T0.plus_ms(1_000));
+        grants.handle_round(Round(1), &epochs(&[A]), T0.plus_ms(1_000));
+        let later = T0.plus_ms(4_400);
+        assert_eq!(grants.poll_end(&epochs(&[A, B]), later), None);
+
+        assert_eq!(
+            grants.poll_end(&epochs(&[A, B]), T0.plus_ms(4_500)),
+            Some(A)
+        );
+        grants.handle_ended(A);
+        assert_eq!(grants.poll_end(&epochs(&[B]), later.plus_ms(3_499)), None);
+        assert_eq!(
+            grants.poll_end(&epochs(&[B]), later.plus_ms(3_500)),
+            Some(B)
+        );
+    }
+
+    #[test]
+    fn a_new_leader_ends_nothing_before_its_predecessors_grants_are_over() {
+        let mut grants = Grants::new(T0);
+        let view = epochs(&[A]);
+
+        assert_eq!(grants.poll_end(&view, T0), None);
+        assert_eq!(grants.poll_end(&view, T0.plus_ms(3_499)), None);
+        assert_eq!(grants.poll_end(&view, T0.plus_ms(3_500)), Some(A));
     }
 }

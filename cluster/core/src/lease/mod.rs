@@ -5,6 +5,7 @@
 //! grants none; and it lets an epoch end only when every lease that it or a predecessor may have
 //! granted is over. All times are `CLOCK_BOOTTIME`, each compared on its own node only.
 
+mod deafness;
 mod grants;
 mod held;
 
@@ -21,3 +22,5 @@ pub const END_AFTER_MS: u64 = 3_500;
 /// How far the routes of a node that holds the lease may be behind, in milliseconds: longer, and
 /// everybody's SUBACK would wait for it.
 pub const ROUTES_BEHIND_MS: u64 = 2_000;
+/// How long two nodes do not hear each other before one of them gets no lease, in milliseconds.
+pub const DEAF_MS: u64 = 5_000;
