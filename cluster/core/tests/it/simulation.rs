@@ -5,12 +5,15 @@
 use std::process::Command;
 use std::time::Instant;
 
-use crate::sim::{Defect, Report, run, run_diligent, run_shared};
+use crate::sim::{Defect, Report, run, run_apart, run_diligent, run_shared};
 
 /// Seeds that have to pass, and within which every defect has to be caught.
 const SEEDS: u64 = 500;
 /// The same with clients that share a filter, each of which is much more work.
 const SHARED_SEEDS: u64 = 200;
+
+/// The same with connections as of several nodes.
+const APART_SEEDS: u64 = 100;
 
 /// Seeds beyond those that once failed.
 const KEPT: [u64; 1] = [
@@ -53,6 +56,28 @@ fn a_connect_that_is_read_late_unseats_no_later_connection() {
             "{seed}"
         );
     }
+}
+
+/// `docs/adr/009`: connections of several nodes are in no order.
+#[test]
+fn a_connect_that_is_read_late_at_another_node_unseats_no_later_connection() {
+    nothing_is_violated(run_apart, APART_SEEDS);
+}
+
+/// What the expected epoch alone does not prevent: a clean start ends a session whose SUBACK was
+/// sent, and what was acknowledged to publishers afterwards is lost to it.
+#[test]
+fn a_clean_start_that_is_read_late_is_caught_ending_a_session_after_its_suback() {
+    let violations = run_apart(917, Defect::LateConnectTaken).violations;
+
+    assert!(
+        violations.iter().any(|v| v.contains("unseated")),
+        "{violations:?}"
+    );
+    assert!(
+        violations.iter().any(|v| v.ends_with("is lost")),
+        "{violations:?}"
+    );
 }
 
 fn nothing_is_violated(run: fn(u64, Defect) -> Report, count: u64) {
@@ -152,6 +177,11 @@ caught! {
     a_suback_before_the_routes_is_caught: SubackBeforeRoutes,
     the_stream_of_an_ended_epoch_is_caught: EndedEpochServed,
     a_clock_that_is_believed_is_caught: ClockBelieved,
+}
+
+caught! {
+    run_apart, APART_SEEDS:
+    a_late_connect_that_is_taken_is_caught: LateConnectTaken,
 }
 
 caught! {

@@ -4,15 +4,16 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use mqtt::{Packet, ReasonCode};
+use rand::Rng;
 use session::{
-    Admitted, Answer, Command, ConnectionId, Delivery, Effect, Enqueue, GroupDelivery, GroupSeq,
-    Identity, Inbound, Live, Message, Opened, Origin, Retain, Stamp, Token, WillRow,
+    Admitted, Answer, Command, ConnectionId, Delivery, Effect, Enqueue, Epoch, GroupDelivery,
+    GroupSeq, Identity, Inbound, Live, Message, Opened, Origin, Retain, Stamp, Token, WillRow,
 };
 use tidewire_cluster_core::{ShardId, Source, WillKey};
 
 use super::ctx::Ctx;
 use super::defect::Defect;
-use super::machine::Outcome;
+use super::machine::{INDEXES_PER_ENTRY, Outcome};
 use super::node::Node;
 use super::shard::{Item, Reply};
 
@@ -27,6 +28,9 @@ pub(crate) struct Conn {
     /// Whether the server knows that the socket has ended.
     pub(crate) has_ended: bool,
     pub(crate) is_closed: bool,
+    /// The highest epoch that each shard could have given out when the connection was accepted; if
+    /// no later one may be replaced.
+    seen: Option<Vec<Epoch>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +40,7 @@ pub(crate) enum Settles {
 }
 
 impl Node {
-    pub(crate) fn accept(&mut self, id: ConnectionId, ctx: &Ctx) {
+    pub(crate) fn accept(&mut self, id: ConnectionId, ctx: &mut Ctx) {
         let epoch = self.epoch.expect("nobody connects before the epoch");
         let epoch = session::NodeEpoch(epoch.0);
         let conn = Conn {
@@ -46,8 +50,23 @@ impl Node {
             is_cut: false,
             has_ended: false,
             is_closed: false,
+            seen: ctx.looks_back.then(|| self.epochs_given(ctx)),
         };
         self.conns.insert(id, conn);
+    }
+
+    /// As the replicas of the connection's node know it, which may be behind.
+    fn epochs_given(&self, ctx: &mut Ctx) -> Vec<Epoch> {
+        let shards = self.shards.iter();
+        let seen = shards.map(|shard| {
+            let behind = if ctx.fails(2) {
+                ctx.rng.random_range(0..20)
+            } else {
+                0
+            };
+            Epoch(shard.applied.saturating_sub(behind) as u64 * INDEXES_PER_ENTRY)
+        });
+        seen.collect()
     }
 
     pub(crate) fn is_open(&self, id: ConnectionId) -> bool {
@@ -221,7 +240,15 @@ impl Node {
                 }
                 Effect::Open(mut open) => {
                     let at = self.shard_of(&open.client);
-                    open.expected_epoch = self.shards[at].machine.durable.epoch(&open.client);
+                    let epoch = self.shards[at].machine.durable.epoch(&open.client);
+                    let seen = self.conns[&id].seen.as_ref().map(|seen| seen[at]);
+                    if epoch.is_some() && seen.is_some_and(|seen| epoch > Some(seen)) {
+                        let refused = Opened::No(ReasonCode::ServerUnavailable);
+                        let conn = self.conns.get_mut(&id).expect("looked at just before");
+                        conn.live.handle_opened(refused, ctx.now());
+                        continue;
+                    }
+                    open.expected_epoch = epoch;
                     self.open(at, id, open);
                 }
                 Effect::Propose { token, command } => {
@@ -440,7 +467,7 @@ impl Node {
                 incarnation,
                 session_present,
             },
-            Answer::WrongEpoch { current } if self.is_open(id) => {
+            Answer::WrongEpoch { current } if self.is_open(id) && !ctx.looks_back => {
                 let Command::Open(mut open) = command else {
                     panic!("an `Open` asked");
                 };

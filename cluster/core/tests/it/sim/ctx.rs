@@ -21,6 +21,8 @@ pub(crate) struct Ctx {
     pub(crate) rng: StdRng,
     pub(crate) defect: Defect,
     pub(crate) disk: Disk,
+    /// Whether an `Open` replaces only what was there when its connection was accepted.
+    pub(crate) looks_back: bool,
     boot_ms: u64,
     wall_apart_ms: i64,
     is_synchronised: bool,
@@ -49,6 +51,7 @@ impl Ctx {
             rng,
             defect,
             disk: Disk::new(shards),
+            looks_back: false,
             boot_ms: 1_000,
             wall_apart_ms: 0,
             is_synchronised,

@@ -14,6 +14,8 @@ pub(crate) enum Defect {
     AttemptsMixed,
     /// A repeated item is applied again instead of answered from memory.
     RepeatRecomputed,
+    /// An `Open` expects the epoch that is there when its CONNECT is read.
+    LateConnectTaken,
     /// An `Open` is applied whatever epoch it expects.
     OpenWithoutExpectedEpoch,
     /// Route rows carry the log index of their entry, not a number each.
