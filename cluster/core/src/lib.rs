@@ -15,6 +15,9 @@
 //!  SUBACK ◄─ Visible ◄─ trie ◄─ Routes ◄─ routes' log ◄─ Drain (shards), LocalRoutes (nodes)
 //!                                                        Drain ─► wills ─► Numbered
 //!                                                  Memberships ─► home shard ─► Numbered
+//!
+//!  members ─► wanted (Ring, bounds) ─► plan ─► MetaCommand::StartMove ─► Mover at the group's leader
+//!  pings ─► Suspicion ─► elections            renewals ─► Grants ─► MetaCommand::End
 //! ```
 
 mod clock;
@@ -33,6 +36,7 @@ mod proposer;
 mod routes;
 mod share;
 mod stream;
+mod suspicion;
 
 pub use clock::{CLOCK_APART_MS, CLOCK_DISTRUST_MS, ClockReading, LogClock, LogTime, Stamped};
 pub use drain::{DRAIN_RETRY_MS, Drain, DrainEffect, RouteDrain, WILLS_IN_FLIGHT_MAX, WillKey};
@@ -48,3 +52,4 @@ pub use proposer::{Batch, Proposer, ProposerEffect, ProposerLimits, Refused, Una
 pub use routes::*;
 pub use share::{Share, ShareLimits};
 pub use stream::*;
+pub use suspicion::{SILENT_JITTER_MS, SILENT_MS, Suspicion, SuspicionEffect};
