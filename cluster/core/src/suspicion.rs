@@ -216,7 +216,8 @@ mod tests {
     #[test]
     fn a_node_that_is_cut_off_suspects_nobody() {
         let mut all = of(&[1, 2, 3, 4, 5]);
-        all.handle_ping(B, NodeEpoch(4), set(&[1, 3, 4, 5]), T0);
+        all.handle_ping(B, NodeEpoch(4), set(&[1]), T0);
+        all.handle_ping(C, NodeEpoch(5), set(&[1]), T0);
         let later = T0.plus_ms(60_000);
 
         let asks: Vec<_> = (2..=5).map(|n| SuspicionEffect::Ask(NodeId(n))).collect();

@@ -60,7 +60,7 @@ impl Deafness {
                 since: now,
                 loser: None,
             });
-            let is_due = deaf.loser.is_none() && now.since_ms(deaf.since) >= DEAF_MS;
+            let is_due = now.since_ms(deaf.since) >= DEAF_MS;
             if is_due && self.loses_to(pair.0).is_none() && self.loses_to(pair.1).is_none() {
                 let loser = self.loser(pair);
                 self.deaf

@@ -258,8 +258,8 @@ impl Mover {
             && self.lags.get(&replica).is_some_and(|lag| *lag < LAG_MAX)
     }
 
-    /// Gives the move up if it waits for a node that is away for long. Never in a joint change:
-    /// that is brought to its end.
+    /// Gives the move up if it waits for a node that is away for long. Once the joint change is
+    /// committed all voters of the goal vote, and nobody is waited for: it is brought to its end.
     fn abort(&self, now: BootMs) -> Option<MoveEffect> {
         let Goal {
             group,
@@ -267,7 +267,7 @@ impl Mover {
             is_aborted,
             ..
         } = self.goal;
-        if is_aborted || self.membership.joint.is_some() {
+        if is_aborted {
             return None;
         }
         let wanted = self.goal.voters.iter().chain(&self.goal.learners);
