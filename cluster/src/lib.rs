@@ -1,5 +1,7 @@
-//! Raft groups of a node: their log, their state files, and the machines that they replicate.
+//! Raft groups of a node: their log, their state files, and the machines that they replicate; and the
+//! links between nodes.
 
+pub mod link;
 mod machine;
 mod machines;
 pub mod raft;
