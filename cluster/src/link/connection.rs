@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, oneshot};
 
-use super::frame::{CloseReason, Decoder, Failure, Malformed};
+use super::frame::{CloseReason, Decoder, Failure, Frame, Malformed};
 use super::lane::Lane;
 use super::links::Shared;
 use super::net::ByteStream;
@@ -158,33 +158,31 @@ async fn read<S: ByteStream>(
     let counters = shared.counters.lane(line.lane);
     // What came behind the handshake is looked at first.
     let mut bytes = decoder.pending_bytes();
-    // Bounded by what one read holds.
-    let mut arrived = Vec::new();
+    // Both bounded by what one read holds.
+    let (mut frames, mut arrived) = (Vec::new(), Vec::new());
     loop {
         let now_ms = shared.now_ms();
         peer.handle_heard(now_ms);
-        let mut frames = 0;
-        let outcome = {
+        // Checksums before the lock that those who ask take too.
+        let mut outcome = decode(&mut decoder, &mut frames).map_err(Ended::Malformed);
+        counters.frames_received_total.add(frames.len() as u64);
+        counters.bytes_received_total.add(bytes as u64);
+        {
             let mut session = line.session();
             session.handle_alive(now_ms);
-            loop {
-                match decoder.poll_frame() {
-                    Ok(None) => break Ok(()),
-                    Err(malformed) => break Err(Ended::Malformed(malformed)),
-                    Ok(Some(frame)) => {
-                        frames += 1;
-                        match session.handle_frame(frame, now_ms) {
-                            Ok(Arrived::Alive) => {}
-                            Ok(Arrived::Close(reason)) => break Err(Ended::There(reason)),
-                            Ok(some) => arrived.push(some),
-                            Err(violation) => break Err(Ended::Violation(violation)),
-                        }
+            for frame in frames.drain(..) {
+                match session.handle_frame(frame, now_ms) {
+                    Ok(Arrived::Alive) => continue,
+                    Ok(Arrived::Close(reason)) => outcome = Err(Ended::There(reason)),
+                    Ok(some) => {
+                        arrived.push(some);
+                        continue;
                     }
+                    Err(violation) => outcome = Err(Ended::Violation(violation)),
                 }
+                break;
             }
-        };
-        counters.frames_received_total.add(frames);
-        counters.bytes_received_total.add(bytes as u64);
+        }
         for one in arrived.drain(..) {
             dispatch(shared, peer, line, one, now_ms);
         }
@@ -199,6 +197,14 @@ async fn read<S: ByteStream>(
             Err(error) => return Ended::Network(error.kind()),
         };
     }
+}
+
+/// Takes every whole frame; those before one that is malformed are good.
+fn decode(decoder: &mut Decoder, frames: &mut Vec<Frame>) -> Result<(), Malformed> {
+    while let Some(frame) = decoder.poll_frame()? {
+        frames.push(frame);
+    }
+    Ok(())
 }
 
 fn dispatch(
@@ -231,15 +237,19 @@ fn dispatch(
 /// Writes what is queued, everything of a turn at once.
 async fn write<S: ByteStream>(shared: &Shared, line: &Line, mut writer: WriteHalf<S>) -> Ended {
     let counters = shared.counters.lane(line.lane);
-    let mut out = BytesMut::new();
+    let (mut frames, mut out) = (Vec::new(), BytesMut::new());
     loop {
-        let (frames, closed) = {
+        let closed = {
             let mut session = line.session();
-            let frames = session.poll_write(&mut out, shared.now_ms());
-            (frames, session.closed())
+            session.poll_turn(&mut frames, shared.now_ms());
+            session.closed()
         };
-        if frames > 0 {
-            counters.frames_sent_total.add(frames);
+        let is_idle = frames.is_empty();
+        counters.frames_sent_total.add(frames.len() as u64);
+        for frame in frames.drain(..) {
+            frame.encode(&mut out);
+        }
+        if !is_idle {
             counters.bytes_sent_total.add(out.len() as u64);
             counters.turns_total.add(1);
             let written = async {
@@ -256,7 +266,7 @@ async fn write<S: ByteStream>(shared: &Shared, line: &Line, mut writer: WriteHal
             let _ = writer.shutdown().await;
             return Ended::Here(reason);
         }
-        if frames == 0 {
+        if is_idle {
             if out.capacity() > KEPT_BYTES_MAX {
                 out = BytesMut::new();
             }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::credits::{Credits, Exceeded, Share};
 use super::frame::{CloseReason, Failure, Frame, Request};
@@ -281,43 +281,39 @@ impl<W> Session<W> {
         }
     }
 
-    /// Appends one turn's frames, urgent ones first; gives how many.
-    pub(super) fn poll_write(&mut self, out: &mut BytesMut, now_ms: u64) -> u64 {
+    /// Hands out one turn's frames, urgent ones first.
+    pub(super) fn poll_turn(&mut self, out: &mut Vec<Frame>, now_ms: u64) {
         if self.is_closed {
-            return 0;
+            return;
         }
-        let mut frames = 0;
-        let mut write = |frame: &Frame, out: &mut BytesMut| {
-            frame.encode(out);
-            frames += 1;
-        };
         if let Some(reason) = self.close {
-            write(&Frame::Close(reason), out);
+            out.push(Frame::Close(reason));
             self.is_closed = true;
-            return frames;
+            return;
         }
         if let Some(id) = self.pong.take() {
-            write(&Frame::Pong { id }, out);
+            out.push(Frame::Pong { id });
         }
         if std::mem::take(&mut self.ping_due) {
             self.ping_id += 1;
             self.pinged_ms = now_ms;
-            write(&Frame::Ping { id: self.ping_id }, out);
+            out.push(Frame::Ping { id: self.ping_id });
         }
-        while out.len() < self.pace.turn_bytes {
+        let mut bytes = out.iter().map(Frame::encoded_len).sum::<usize>();
+        while bytes < self.pace.turn_bytes {
             let Some((frame, share)) = self.queue.pop_front() else {
                 break;
             };
             self.queue_bytes -= frame.encoded_len();
-            write(&frame, out);
+            bytes += frame.encoded_len();
+            out.push(frame);
             if self.side == Side::Accepted {
                 self.credits.give_back(share);
             }
         }
-        if frames > 0 {
+        if !out.is_empty() {
             self.written_ms = now_ms;
         }
-        frames
     }
 
     /// Ends the connection, with a last frame that says why; what is queued is not written. The
