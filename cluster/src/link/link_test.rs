@@ -347,6 +347,25 @@ async fn an_idle_link_is_heard_and_measured() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_request_on_a_slow_network_is_no_silence() {
+    let hub = MemoryHub::default();
+    let (one, two) = two(&hub).await;
+    // 64 KiB in 250 ms: 4 MiB take 16 s, and no other frame comes on that connection meanwhile.
+    set_both(&hub, delayed(250));
+    let mut slow = ask(&vec![1; 4 << 20]);
+    slow.deadline = Duration::from_secs(60);
+    let began = Instant::now();
+
+    let reply = one.peer(2).request(Lane::Requests, slow).await;
+
+    assert_eq!(reply.map(|reply| reply.len()), Ok(4 << 20));
+    assert!(began.elapsed() > Duration::from_secs(20), "there and back");
+    for node in [&one, &two] {
+        assert_eq!(node.links.counters().silent_total.get(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_moves_and_is_removed() {
     let hub = MemoryHub::default();
     let (one, two) = two(&hub).await;
