@@ -407,9 +407,42 @@ async fn a_stream_carries_bytes_as_they_are_and_has_its_bound() {
     until(|| two.service.streams.lock().unwrap().len() == 4).await;
     let mut fifth = one.links.open_stream(NodeId(2)).await.expect("opens");
     let mut told = Vec::new();
-    let _ = fifth.read_to_end(&mut told).await;
+    let _ = within(Duration::from_secs(1), fifth.read_to_end(&mut told)).await;
     assert!(told.starts_with(b"TIDELINK"), "a refusal");
     assert_eq!(two.refused(RefusalCode::Crowded).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_connections_of_a_lane_the_newer_stays() {
+    let hub = MemoryHub::default();
+    let one = start(&hub, identity(1)).await;
+    // As a node does that gave the first one up before the other side noticed.
+    let mut streams = Vec::new();
+    for nonce in 1..=2 {
+        let mut stream = hub.at("x").connect(&address(1)).await.expect("listens");
+        let hello = Greeting::Hello(Hello {
+            identity: identity(2),
+            lane: Lane::Requests,
+            sought: NodeId(1),
+            nonce,
+        });
+        stream.write_all(&hello.encode()).await.expect("writes");
+        until(|| one.links.counters().accepted_total.get() == nonce as u64).await;
+        streams.push(stream);
+    }
+
+    let mut bytes = Vec::new();
+    let first = streams[0].read_to_end(&mut bytes);
+    within(Duration::from_secs(1), first)
+        .await
+        .expect("ended in order");
+
+    let mut bytes = BytesMut::from(&bytes[..]);
+    let welcome = Greeting::poll_decode(&mut bytes);
+    assert!(matches!(welcome, Ok(Some(Greeting::Welcome(_)))));
+    let last = Decoder::new(0, bytes).poll_frame();
+    assert_eq!(last, Ok(Some(Frame::Close(CloseReason::Replaced))));
+    assert!(one.peer(2).status().lanes[1].accepted);
 }
 
 #[tokio::test(start_paused = true)]

@@ -95,6 +95,7 @@ fn requests_arrive_in_order_and_each_answer_finds_who_waits() {
         ]
     );
     assert_eq!((here.open(), there.open()), (0, 0));
+    assert_eq!((here.queue_bytes(), there.queue_bytes()), (0, 0));
 }
 
 #[test]
