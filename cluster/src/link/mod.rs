@@ -36,7 +36,10 @@ mod service;
 mod session;
 mod stream;
 mod tcp;
+mod tls;
 
+#[cfg(test)]
+mod bench_test;
 #[cfg(test)]
 mod frame_test;
 #[cfg(test)]
@@ -53,6 +56,8 @@ mod session_test;
 mod tcp_test;
 #[cfg(test)]
 mod test_nodes;
+#[cfg(test)]
+mod tls_test;
 
 pub use backoff::{Backoff, BackoffLimits};
 pub use config::LinkConfig;
@@ -75,3 +80,6 @@ pub use service::{Event, Incoming, Responder, Service};
 pub use session::Violation;
 pub use stream::LinkStream;
 pub use tcp::{TcpListening, TcpNet};
+pub use tls::{
+    CLUSTER_NAME, TlsError, TlsIdentity, TlsLinkStream, TlsListening, TlsNet, TlsOpening, node_name,
+};

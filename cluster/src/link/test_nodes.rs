@@ -40,6 +40,8 @@ impl Clock for TokioClock {
 pub(super) enum Serve {
     /// Answers with what was asked.
     Echo,
+    /// Answers so, and remembers nothing.
+    Forget,
     /// Keeps them.
     Hold,
     /// Drops them.
@@ -59,10 +61,12 @@ pub(super) struct Recorder {
 impl Service for Recorder {
     fn handle_request(&self, request: Incoming) {
         let payload = request.payload.clone();
-        self.asked().push((request.lane, payload.clone()));
         let serve = *self.serve.lock().unwrap();
+        if serve != Serve::Forget {
+            self.asked().push((request.lane, payload.clone()));
+        }
         match serve {
-            Serve::Echo => request.responder.reply(payload),
+            Serve::Echo | Serve::Forget => request.responder.reply(payload),
             Serve::Hold => self.held.lock().unwrap().push(request),
             Serve::Drop => {}
             Serve::Panic => panic!("a service of a test panics"),
