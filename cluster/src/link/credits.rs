@@ -1,5 +1,6 @@
 //! What requests hold of a grant: counted alike by who asks and by who is asked.
 
+use super::frame::PAYLOAD_BYTES_MAX;
 use super::lane::Grant;
 
 /// What of a grant is taken.
@@ -56,8 +57,9 @@ pub enum Exceeded {
 }
 
 impl Credits {
-    /// Nothing is taken.
-    pub fn new(grant: Grant) -> Self {
+    /// Nothing is taken. No payload exceeds [`PAYLOAD_BYTES_MAX`], whatever the grant says.
+    pub fn new(mut grant: Grant) -> Self {
+        grant.payload_bytes = grant.payload_bytes.min(PAYLOAD_BYTES_MAX);
         Self {
             grant,
             requests: 0,
@@ -169,6 +171,21 @@ mod tests {
         assert_eq!(
             credits.take(share(0, 0)),
             Err(Exceeded::Requests { limit: 3 })
+        );
+    }
+
+    #[test]
+    fn no_grant_allows_a_payload_that_no_frame_holds() {
+        let generous = Grant {
+            payload_bytes: u32::MAX,
+            ..GRANT
+        };
+        let mut credits = Credits::new(generous);
+        let limit = PAYLOAD_BYTES_MAX;
+        let bytes = limit + 1;
+        assert_eq!(
+            credits.take(share(bytes, 0)),
+            Err(Exceeded::Payload { bytes, limit })
         );
     }
 

@@ -413,6 +413,25 @@ async fn a_stream_carries_bytes_as_they_are_and_has_its_bound() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_may_wait_for_ever() {
+    let (one, two) = two(&MemoryHub::default()).await;
+    two.service.serve(Serve::Hold);
+    let mut request = ask(b"x");
+    request.deadline = Duration::MAX;
+    let pending = one.peer(2).send(Lane::Requests, request).expect("room");
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+
+    let held = std::mem::take(&mut *two.service.held.lock().unwrap());
+    held.into_iter()
+        .for_each(|request| request.responder.reply("at last".into()));
+
+    let node = NodeId(2);
+    let failure = Failure::ReplyTooLarge;
+    let outcome = pending.wait().await;
+    assert_eq!(outcome, Err(RequestError::Failed { node, failure }));
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_two_connections_of_a_lane_the_newer_stays() {
     let hub = MemoryHub::default();
     let one = start(&hub, identity(1)).await;

@@ -223,7 +223,7 @@ pub struct Ask {
     pub payload: Bytes,
     /// Bytes to reserve for the reply: a longer one does not come.
     pub reply_bytes_max: u32,
-    /// How long the answer may take, at most 2^32 milliseconds.
+    /// How long the answer may take; 2^32 milliseconds stand for all that is longer.
     pub deadline: Duration,
 }
 
@@ -300,12 +300,13 @@ impl Peer {
         let node = self.state.node;
         let counters = self.shared.counters.lane(lane);
         let not_connected = RequestError::NotConnected { node, lane };
+        let deadline_ms = u32::try_from(ask.deadline.as_millis()).unwrap_or(u32::MAX);
         let line = self.state.dialed(lane).ok_or(not_connected)?;
         let asked = Asked {
             channel: ask.channel,
             payload: ask.payload,
             reply_bytes_max: ask.reply_bytes_max,
-            deadline_ms: u32::try_from(ask.deadline.as_millis()).unwrap_or(u32::MAX),
+            deadline_ms,
         };
         let answer = line.request(asked).map_err(|unsent| match unsent {
             Unsent::Closing => not_connected,
@@ -319,7 +320,7 @@ impl Peer {
             shared: Arc::clone(&self.shared),
             node,
             lane,
-            deadline: tokio::time::Instant::now() + ask.deadline,
+            deadline: tokio::time::Instant::now() + Duration::from_millis(deadline_ms.into()),
             answer,
         })
     }
