@@ -9,7 +9,7 @@ use super::lane::Channel;
 /// The version of the frames.
 const VERSION: u8 = 1;
 /// Bytes before the payload.
-pub const HEADER_BYTES: usize = 32;
+pub const HEADER_BYTES: usize = 36;
 /// Bytes of the largest payload that any grant may allow.
 pub const PAYLOAD_BYTES_MAX: u32 = 16 << 20;
 /// Bytes asked of a socket at once.
@@ -202,43 +202,48 @@ impl Frame {
                 put_header(out, REQUEST, channel.kind, channel.group, request.id);
                 out.put_u32_le(request.deadline_ms);
                 out.put_u32_le(request.reply_bytes_max);
-                out.put_slice(&request.payload);
+                put_payload(out, &request.payload);
             }
             Self::Reply { id, payload } => {
                 put_header(out, REPLY, 0, 0, *id);
                 out.put_u64_le(0);
-                out.put_slice(payload);
+                put_payload(out, payload);
             }
             Self::Failure { id, failure } => {
                 put_header(out, FAILURE, failure.code(), 0, *id);
                 out.put_u64_le(0);
+                put_payload(out, &[]);
             }
             Self::Ping { id } => {
                 put_header(out, PING, 0, 0, *id);
                 out.put_u64_le(0);
+                put_payload(out, &[]);
             }
             Self::Pong { id } => {
                 put_header(out, PONG, 0, 0, *id);
                 out.put_u64_le(0);
+                put_payload(out, &[]);
             }
             Self::Close(reason) => {
                 put_header(out, CLOSE, reason.code(), 0, 0);
                 out.put_u64_le(0);
+                let mut payload = BytesMut::new();
                 if let CloseReason::Refused(refusal) = reason {
-                    refusal.encode(out);
+                    refusal.encode(&mut payload);
                 }
+                put_payload(out, &payload);
             }
         }
         let payload = u32::try_from(out.len() - start - HEADER_BYTES).unwrap_or(u32::MAX);
         assert!(payload <= PAYLOAD_BYTES_MAX, "a payload of {payload} B");
         out[start..start + 4].copy_from_slice(&payload.to_le_bytes());
-        let crc = checksum(&out[start..]);
+        let crc = checksum(&out[start..start + HEADER_BYTES]);
         out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
     }
 }
 
 fn put_header(out: &mut BytesMut, kind: u8, sub: u16, group: u32, id: u64) {
-    // Length and checksum are filled in when the frame is whole.
+    // Length and the header's checksum are filled in when the frame is whole.
     out.put_u64_le(0);
     out.put_u8(VERSION);
     out.put_u8(kind);
@@ -247,9 +252,15 @@ fn put_header(out: &mut BytesMut, kind: u8, sub: u16, group: u32, id: u64) {
     out.put_u64_le(id);
 }
 
-/// Of a whole frame, without the four bytes that hold it.
-fn checksum(frame: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&frame[..4]), &frame[8..])
+fn put_payload(out: &mut BytesMut, payload: &[u8]) {
+    out.put_u32_le(crc32c::crc32c(payload));
+    out.put_slice(payload);
+}
+
+/// Of a header, without the four bytes that hold it. It stands apart from the payload's: a length
+/// that was changed on the way would have bytes waited for that never come, while pings go on.
+fn checksum(header: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&header[..4]), &header[8..])
 }
 
 /// Cuts frames out of what a connection reads; owns its one read buffer.
@@ -299,10 +310,10 @@ impl Decoder {
     /// # Errors
     /// Says why the bytes are no frame; the decoder gives nothing sensible afterwards.
     pub fn poll_frame(&mut self) -> Result<Option<Frame>, Malformed> {
-        let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() else {
+        let Some(bytes) = self.buffer.first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
         };
-        let mut fields = &header[..];
+        let mut fields = &bytes[..];
         let payload_bytes = fields.get_u32_le();
         let found = fields.get_u32_le();
         let version = fields.get_u8();
@@ -314,10 +325,12 @@ impl Decoder {
             deadline_ms: fields.get_u32_le(),
             reply_bytes_max: fields.get_u32_le(),
         };
+        let payload_checksum = fields.get_u32_le();
         // Before any byte of the payload is waited for.
         if version != VERSION {
             return Err(Malformed::Version(version));
         }
+        same(found, checksum(bytes))?;
         if !(REQUEST..=CLOSE).contains(&header.kind) {
             return Err(Malformed::Kind(header.kind));
         }
@@ -331,10 +344,8 @@ impl Decoder {
         if self.buffer.len() < frame_bytes {
             return Ok(None);
         }
-        let computed = checksum(&self.buffer[..frame_bytes]);
-        if computed != found {
-            return Err(Malformed::Checksum { found, computed });
-        }
+        let payload = &self.buffer[HEADER_BYTES..frame_bytes];
+        same(payload_checksum, crc32c::crc32c(payload))?;
         self.buffer.advance(HEADER_BYTES);
         let payload = if payload_bytes as usize <= COPIED_BYTES_MAX {
             let copy = Bytes::copy_from_slice(&self.buffer[..payload_bytes as usize]);
@@ -345,6 +356,14 @@ impl Decoder {
             self.buffer.split_to(payload_bytes as usize).freeze()
         };
         header.frame(payload).map(Some)
+    }
+}
+
+fn same(found: u32, computed: u32) -> Result<(), Malformed> {
+    if computed == found {
+        Ok(())
+    } else {
+        Err(Malformed::Checksum { found, computed })
     }
 }
 

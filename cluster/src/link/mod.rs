@@ -41,6 +41,8 @@ mod tls;
 #[cfg(test)]
 mod bench_test;
 #[cfg(test)]
+mod chaos_test;
+#[cfg(test)]
 mod frame_test;
 #[cfg(test)]
 mod greeting_test;

@@ -108,7 +108,7 @@ fn who_asks_beyond_the_grant_is_told_and_has_sent_nothing() {
 
     assert_eq!(waiter, "out");
     assert_eq!(unsent, Unsent::Exceeded(Exceeded::Requests { limit: 4 }));
-    assert_eq!(here.queue_bytes(), 4 * 42);
+    assert_eq!(here.queue_bytes(), 4 * 46);
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_side_that_reads_nothing_costs_the_other_no_more_than_the_grant() {
         }
     }
     assert_eq!(asked_total, 4);
-    assert!(there.queue_bytes() <= 4 * 332);
+    assert!(there.queue_bytes() <= 4 * 336);
 }
 
 #[test]

@@ -113,9 +113,10 @@ fn sealed_frames(mut bytes: &[u8]) -> Vec<u8> {
         };
         let (payload, rest) = rest.split_at(usize::from(*length).min(rest.len()));
         let length = (payload.len() as u32).to_le_bytes();
-        let body = [&[1, *kind], &fields[..], payload].concat();
-        let crc = crc32c(&[&length[..], &body].concat());
-        out.extend([&length[..], &crc.to_le_bytes(), &body].concat());
+        let of_payload = crc32c(payload).to_le_bytes();
+        let fields = [&[1, *kind], &fields[..], &of_payload].concat();
+        let of_header = crc32c(&[&length[..], &fields].concat()).to_le_bytes();
+        out.extend([&length[..], &of_header, &fields, payload].concat());
         bytes = rest;
     }
     out
