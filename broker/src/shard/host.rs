@@ -405,7 +405,10 @@ impl ShardHost {
         seat.is_stuck.store(blocked.is_stuck, Ordering::Relaxed);
         seat.is_full.store(blocked.is_full, Ordering::Relaxed);
         seat.held_bytes.store(bytes, Ordering::Relaxed);
-        let excused = if blocked.is_stuck { bytes } else { 0 };
+        let excused = match blocked.is_stuck {
+            true => hosted.stream.unanswered_bytes(),
+            false => 0,
+        };
         let before = seat.excused_bytes.swap(excused, Ordering::Relaxed);
         self.shards.under_way().excuse(before, excused);
     }

@@ -166,6 +166,11 @@ impl Stream {
         self.held_bytes
     }
 
+    /// Bytes of messages that are not answered: what waits to be numbered, and what is numbered.
+    pub(super) fn unanswered_bytes(&self) -> u64 {
+        self.held_bytes + self.numbered.bytes(Share::Enqueue)
+    }
+
     /// Takes acknowledged sequences. They go with the next item, or once [`Self::release_acks`] says
     /// so; true when they wait for that.
     pub(super) fn push_acks(&mut self, acks: Vec<Acks>) -> bool {
@@ -431,6 +436,7 @@ mod tests {
 
         let (batch, items) = stream.poll_batch(T0).expect("a batch");
         assert_eq!(stream.held_bytes(), 3 * COMMAND_BYTES);
+        assert_eq!(stream.unanswered_bytes(), (fitting + 3) * COMMAND_BYTES);
         stream.handle_committed(batch);
         for n in numbers(&items) {
             stream.handle_answer(n);
