@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Failure;
 use crate::bridge::{self, DeadLetters, Lag, LetterQuestion, Pause, Replay, Replayed};
+use crate::cluster::{ClusterStatus, Members};
 use crate::node::NodeInfo;
 use crate::query::QueryAnswer;
 use crate::question::{Question, encode};
@@ -76,6 +77,22 @@ impl Client {
     /// [`ClientError`].
     pub fn node(&self) -> Result<NodeInfo, ClientError> {
         self.get("/v1/node")
+    }
+
+    /// The cluster as the node knows it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn cluster(&self) -> Result<ClusterStatus, ClientError> {
+        self.get("/v1/cluster")
+    }
+
+    /// The members, each with what it says about itself; the asked node waits for them up to a second.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn members(&self) -> Result<Members, ClientError> {
+        self.get("/v1/cluster/members")
     }
 
     /// The telemetry line at a glance.

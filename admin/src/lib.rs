@@ -4,6 +4,7 @@ pub mod query;
 
 pub mod bridge;
 pub mod client;
+pub mod cluster;
 pub mod node;
 pub mod question;
 pub mod time;

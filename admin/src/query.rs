@@ -12,8 +12,12 @@ pub struct QueryAnswer {
     /// Rows in ascending order of time; at most the limit that was asked for.
     pub rows: Vec<QueryRow>,
     /// True when the answer may lack rows that were acknowledged before the query arrived:
-    /// the store's writer did not pass the log's end within the wait (2 s).
+    /// the store's writer did not pass the logs' ends within the wait (2 s), or a node cannot be
+    /// asked.
     pub partial: bool,
+    /// Why it is partial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Is one moment of one device.

@@ -1,9 +1,10 @@
 //! The simulated fleet, the demo and its checker, and the measurements.
 //!
 //! Data meets the modules in this order: [`profile`] says what a device measures, [`fleet`] sends
-//! it over MQTT, [`ledger`] writes down what was sent and acknowledged, and [`demo`] runs the
-//! whole line and compares the ledger with the store. Beside it [`density`] measures encodings
-//! and [`pipeline`] the line under load, [`load`] loads any broker over MQTT, [`compare`] sets brokers beside each other, [`surge`] sends more than the store takes, [`sessions`] measures durable sessions; [`machine`] says on what a
+//! it over MQTT, [`ledger`] writes down what was sent and acknowledged, [`pairs`] send through sessions
+//! of several nodes, and [`demo`] runs the whole line and compares the ledger with the store. Beside it [`density`] measures encodings
+//! and [`pipeline`] the line under load, [`load`] loads any broker over MQTT, [`compare`] sets brokers beside each other, [`surge`] sends more than the store takes, [`sessions`] measures
+//! durable sessions, [`cluster`] several nodes; [`machine`] says on what a
 //! figure was measured, [`chart`] draws it.
 
 #![forbid(unsafe_code)]
@@ -13,6 +14,10 @@ pub mod profile;
 pub mod fleet;
 
 pub mod ledger;
+
+pub mod pairs;
+
+mod ports;
 
 pub mod demo;
 
@@ -30,5 +35,7 @@ pub mod chart;
 pub mod compare;
 
 pub mod sessions;
+
+pub mod cluster;
 
 pub mod surge;

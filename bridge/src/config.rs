@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use runtime::Restarts;
+
 use crate::kafka::Settings;
 use crate::stream::{StreamRule, Streams};
 
@@ -35,6 +37,8 @@ pub struct Config {
     /// Messages that the store's writer takes per second at most; none: as fast as it can. For
     /// tests of back-pressure, and for a machine that has more to do.
     pub store_messages_per_s_max: Option<u32>,
+    /// Where it is counted that an actor was started again.
+    pub restarts: Restarts,
 }
 
 impl Default for Config {
@@ -54,6 +58,7 @@ impl Default for Config {
                 .expect("the default rule is good"),
             payload_bytes_max: 1 << 20,
             store_messages_per_s_max: None,
+            restarts: Restarts::default(),
         }
     }
 }

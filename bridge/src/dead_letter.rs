@@ -1,6 +1,7 @@
 //! Dead letters: messages that could not be stored, or not whole, with the reason and the original
 //! bytes, in a log of their own (folder `dlq`).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -224,8 +225,9 @@ impl Keep for Local {
 /// Keeps dead letters, each once.
 pub(crate) struct DeadLetters {
     keep: Box<dyn Keep>,
-    /// By partition: name of the source log and the highest source offset that is kept.
-    kept: Vec<Option<(u32, u64)>>,
+    /// By partition and name of the source log: the highest source offset that is kept. There are as
+    /// many logs as nodes.
+    kept: BTreeMap<(u16, u32), u64>,
     pending: Vec<Record>,
     pending_bytes: usize,
     stop: Arc<AtomicBool>,
@@ -242,10 +244,10 @@ impl std::fmt::Debug for DeadLetters {
 impl DeadLetters {
     /// Opens letters that are kept elsewhere. What a crash lets the source bring again is kept
     /// again.
-    pub(crate) fn elsewhere(keep: Box<dyn Keep>, partitions: u16, stop: Arc<AtomicBool>) -> Self {
+    pub(crate) fn elsewhere(keep: Box<dyn Keep>, stop: Arc<AtomicBool>) -> Self {
         Self {
             keep,
-            kept: vec![None; usize::from(partitions)],
+            kept: BTreeMap::new(),
             pending: Vec::new(),
             pending_bytes: 0,
             stop,
@@ -254,7 +256,7 @@ impl DeadLetters {
 
     /// Opens letters in `log` and looks up which source offsets it holds already.
     pub(crate) fn local(log: &EmbeddedLog, stop: Arc<AtomicBool>) -> Result<Self, DeadLetterError> {
-        let mut letters = Self::elsewhere(Box::new(Local(log.clone())), log.partitions(), stop);
+        let mut letters = Self::elsewhere(Box::new(Local(log.clone())), stop);
         read_all(log, |_, letter| {
             // Incarnation 0: it never had an offset.
             if letter.incarnation != 0 {
@@ -267,11 +269,11 @@ impl DeadLetters {
     /// Notes that a source offset is kept; false when it was before.
     fn keep(&mut self, partition: u16, incarnation: u64, offset: u64) -> bool {
         let log = (incarnation >> 32) as u32;
-        let kept = &mut self.kept[usize::from(partition)];
-        if kept.is_some_and(|(of, highest)| of == log && offset <= highest) {
+        let highest = self.kept.get(&(partition, log));
+        if highest.is_some_and(|highest| offset <= *highest) {
             return false;
         }
-        *kept = Some((log, offset));
+        self.kept.insert((partition, log), offset);
         true
     }
 

@@ -1,12 +1,13 @@
 //! The embedded log behind the log trait.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use storage::log::{Consumer, EmbeddedLog, Incarnation, Reason, Start, StoredRecord};
 
 use crate::log::{
-    Append, AppendError, Consume, Log, Outcome, Ports, Position, ReadError, Submission,
+    Append, AppendError, Consume, Log, LogId, Outcome, Ports, Position, ReadError, Submission,
     memory_bytes,
 };
 use crate::room::Room;
@@ -15,14 +16,21 @@ use crate::room::Room;
 #[derive(Debug)]
 pub(crate) struct Embedded {
     log: EmbeddedLog,
+    node: u32,
     ports: Ports,
     room: Arc<Room>,
 }
 
 impl Embedded {
-    pub(crate) fn new(log: EmbeddedLog, ports: Ports, inflight_bytes_limit: u64) -> Self {
+    pub(crate) fn new(
+        log: EmbeddedLog,
+        node: u32,
+        ports: Ports,
+        inflight_bytes_limit: u64,
+    ) -> Self {
         Self {
             log,
+            node,
             ports,
             room: Arc::new(Room::new(inflight_bytes_limit)),
         }
@@ -83,12 +91,43 @@ fn take<T: Default>(slot: &Mutex<T>) -> T {
     std::mem::take(&mut slot.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Name of the embedded log in the store's offsets.
+/// Name of this node's embedded log in the store's offsets.
 pub(crate) const SOURCE: &str = "log";
+/// What stands before the number of another node in the name of its log there.
+const SOURCE_OF_NODE: &str = "log@";
 
 impl Log for Embedded {
     fn source(&self) -> &str {
         SOURCE
+    }
+
+    fn id(&self) -> LogId {
+        LogId(self.node)
+    }
+
+    fn is_one_of_many(&self) -> bool {
+        true
+    }
+
+    fn name_of(&self, log: LogId) -> String {
+        if log == self.id() {
+            return SOURCE.to_owned();
+        }
+        format!("{SOURCE_OF_NODE}{}", log.0)
+    }
+
+    fn log_of(&self, name: &str) -> Option<LogId> {
+        if name == SOURCE {
+            return Some(self.id());
+        }
+        let number = name.strip_prefix(SOURCE_OF_NODE)?.parse().ok();
+        number.map(LogId).filter(|log| *log != self.id())
+    }
+
+    fn unread(&self) -> Vec<bool> {
+        let ends = (0..).zip(self.log.ends());
+        ends.map(|(partition, end)| end > self.log.start(partition))
+            .collect()
     }
 
     fn is_behind(&self, _: u16) -> bool {
@@ -121,11 +160,16 @@ impl Log for Embedded {
                 },
             }
         });
+        let starts: Vec<Start> = starts.collect();
         let mut consumer = self.log.consumer();
         consumer
-            .assign(starts.collect())
+            .assign(starts.clone())
             .map_err(|error| ReadError(error.to_string()))?;
-        Ok(Box::new(EmbeddedConsumer(Mutex::new(consumer))))
+        let starts = starts.into_iter();
+        Ok(Box::new(EmbeddedConsumer {
+            consumer: Mutex::new(consumer),
+            starts: starts.map(|start| (start.partition, start)).collect(),
+        }))
     }
 
     fn ends(&self) -> Vec<u64> {
@@ -146,8 +190,12 @@ impl Log for Embedded {
     }
 }
 
-/// The mutex is never contended; it makes the consumer movable whatever it holds.
-struct EmbeddedConsumer(Mutex<Consumer>);
+struct EmbeddedConsumer {
+    /// The mutex is never contended; it makes the consumer movable whatever it holds.
+    consumer: Mutex<Consumer>,
+    /// Where each partition is to be read from that is not being read.
+    starts: BTreeMap<u16, Start>,
+}
 
 impl Consume for EmbeddedConsumer {
     fn poll(
@@ -155,9 +203,27 @@ impl Consume for EmbeddedConsumer {
         bytes_max: usize,
         timeout: Duration,
     ) -> Result<Vec<StoredRecord>, ReadError> {
-        let consumer = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let consumer = self.consumer.get_mut();
+        let consumer = consumer.unwrap_or_else(PoisonError::into_inner);
         consumer
             .poll(bytes_max, timeout)
+            .map_err(|error| ReadError(error.to_string()))
+    }
+
+    fn assign(&mut self, taken: &BTreeSet<u16>, _: &BTreeSet<u16>) -> Result<(), ReadError> {
+        let consumer = self.consumer.get_mut();
+        let consumer = consumer.unwrap_or_else(PoisonError::into_inner);
+        for (partition, offset) in consumer.positions() {
+            if let Some(start) = self.starts.get_mut(&partition) {
+                // It came there by reading, so that the incarnation is the log's.
+                start.offset = offset;
+                start.incarnation = None;
+            }
+        }
+        let wanted = taken.iter();
+        let wanted = wanted.filter_map(|partition| self.starts.get(partition).copied());
+        consumer
+            .assign(wanted.collect())
             .map_err(|error| ReadError(error.to_string()))
     }
 }

@@ -8,6 +8,8 @@
 
 mod stream;
 
+mod buckets;
+
 mod config;
 
 mod ingest;
@@ -36,6 +38,9 @@ mod operations;
 
 pub mod kafka;
 
+pub use buckets::{
+    Alone, Answering, Asked, Claim, Cluster, OwnerLag, PullStatus, Reply, Table, TableRow,
+};
 pub use config::{Config, LogConfig};
 pub use counters::DeadLetterReason;
 pub use dead_letter::DeadLetter;

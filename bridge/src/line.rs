@@ -12,8 +12,9 @@ use runtime::{ChildSpec, Clock, Restart, Supervisor, SupervisorMessage};
 use storage::fs::Fs;
 use storage::log::EmbeddedLog;
 use storage::tsdb::{self, Tsdb};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
+use crate::buckets::{self, Alone, Asker, Cluster, Heard, Keeper, Puller, Pulls, Reader, Signs};
 use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::kafka::sender::Handle;
@@ -22,7 +23,7 @@ use crate::operations::Replays;
 use crate::parts::{self, Folders, Parts};
 use crate::progress::Progress;
 use crate::query::{QueryService, status_of};
-use crate::writer::{StoreWriter, WriterContext};
+use crate::writer::{StoreWriter, WriterContext, positions_of};
 
 /// Restarts of the writer within [`RESTART_WINDOW_MS`] after which the process is to end.
 const RESTARTS_MAX: usize = 5;
@@ -76,6 +77,7 @@ pub struct Telemetry {
     tsdb: Tsdb,
     pub(crate) running: Running,
     pub(crate) replays: Replays,
+    pub(crate) peers_queries: Arc<tokio::sync::Semaphore>,
 }
 
 /// What ends with the line.
@@ -85,6 +87,11 @@ pub(crate) struct Running {
     /// What sends to Kafka; none with the embedded log.
     pub(crate) kafka: Option<Handle>,
     pub(crate) context: Arc<WriterContext>,
+    /// Reads the log for other nodes; none with Kafka.
+    pub(crate) reader: Option<Reader>,
+    pub(crate) heard: Arc<Heard>,
+    /// What tells the table, and asks other nodes.
+    tasks: Vec<AbortHandle>,
     supervisor: ActorRef<SupervisorMessage>,
     watch: Mutex<Option<JoinHandle<()>>>,
     shut: AtomicBool,
@@ -115,12 +122,42 @@ impl Telemetry {
         Self::open_sabotaged(data_dir, fs, clock, config, on_fatal, Defects::default()).await
     }
 
+    /// As [`Telemetry::open`], as one of several nodes: the writer takes the buckets that the
+    /// cluster's table gives this node, once it is known.
+    ///
+    /// # Errors
+    /// As [`Telemetry::open`].
+    pub async fn open_in(
+        cluster: Arc<dyn Cluster>,
+        data_dir: &Path,
+        fs: Arc<dyn Fs>,
+        clock: Arc<dyn Clock>,
+        config: Config,
+        on_fatal: OnFatal,
+    ) -> Result<Self, OpenError> {
+        let defects = Defects::default();
+        Self::open_with(cluster, data_dir, fs, clock, config, on_fatal, defects).await
+    }
+
     /// As [`Telemetry::open`], with mistakes that a checker must find.
     ///
     /// # Errors
     /// As [`Telemetry::open`].
     #[doc(hidden)]
     pub async fn open_sabotaged(
+        data_dir: &Path,
+        fs: Arc<dyn Fs>,
+        clock: Arc<dyn Clock>,
+        config: Config,
+        on_fatal: OnFatal,
+        defects: Defects,
+    ) -> Result<Self, OpenError> {
+        let cluster = Arc::new(Alone::new(config.node, config.buckets));
+        Self::open_with(cluster, data_dir, fs, clock, config, on_fatal, defects).await
+    }
+
+    async fn open_with(
+        cluster: Arc<dyn Cluster>,
         data_dir: &Path,
         fs: Arc<dyn Fs>,
         clock: Arc<dyn Clock>,
@@ -140,17 +177,19 @@ impl Telemetry {
         let parts = parts
             .await
             .map_err(|error| OpenError::Start(error.to_string()))??;
-        Self::start(parts, clock, &config, on_fatal).await
+        Self::start(parts, cluster, clock, &config, on_fatal).await
     }
 
     async fn start(
         parts: Parts,
+        cluster: Arc<dyn Cluster>,
         clock: Arc<dyn Clock>,
         config: &Config,
         on_fatal: OnFatal,
     ) -> Result<Self, OpenError> {
         let Parts {
             log,
+            embedded,
             outlets,
             by_stream,
             ports,
@@ -162,17 +201,26 @@ impl Telemetry {
             stop,
         } = parts;
         let ingest = Ingest::new(outlets, by_stream, ports, config.node, config.buckets);
-        let progress = Arc::new(Progress::new(log.partitions()));
+        let progress = Arc::new(Progress::new());
+        let asker = Asker {
+            node: config.node,
+            cluster: Arc::clone(&cluster),
+        };
         let query = QueryService::start(
             &tsdb,
             Arc::clone(&log),
             Arc::clone(&progress),
+            asker,
             config.query_wait,
         )
         .map_err(|error| OpenError::Start(format!("the query threads: {error}")))?;
         let (sealed, merge) = crossbeam_channel::bounded(1);
+        let pulls = Arc::new(Pulls::new());
         let context = Arc::new(WriterContext {
             log,
+            node: config.node,
+            table: cluster.table(),
+            pulls,
             tsdb: tsdb.clone(),
             dead_letters,
             progress,
@@ -189,6 +237,7 @@ impl Telemetry {
             in_store: AtomicBool::new(false),
             on_fatal: Arc::clone(&on_fatal),
         });
+        let sharing = Sharing::start(&context, &cluster, embedded)?;
         let children = vec![
             writer_child(Arc::clone(&context)),
             merger_child(
@@ -202,6 +251,7 @@ impl Telemetry {
             name: "telemetry",
             restarts_max: RESTARTS_MAX,
             window_ms: RESTART_WINDOW_MS,
+            restarts: config.restarts.clone(),
         };
         let (supervisor, ended) = Actor::spawn(None, supervisor, children)
             .await
@@ -220,6 +270,9 @@ impl Telemetry {
             letters,
             kafka,
             context,
+            reader: sharing.reader,
+            heard: sharing.heard,
+            tasks: sharing.tasks,
             supervisor,
             watch: Mutex::new(Some(watch)),
             shut: AtomicBool::new(false),
@@ -231,6 +284,7 @@ impl Telemetry {
             tsdb,
             running,
             replays,
+            peers_queries: buckets::turns(),
         })
     }
 
@@ -282,12 +336,20 @@ impl Telemetry {
         status_of(&self.tsdb.stats())
     }
 
-    /// Waits until the writer has passed what is durable in the log now and has sealed it. For
+    /// Waits until the writer has passed what is durable now of its own buckets in this node's log,
+    /// and has sealed it. For
     /// tests, and for whoever wants everything in segments before a copy.
     pub async fn seal(&self) {
         let context = &self.running.context;
+        let table = context.table.borrow().clone();
+        let own = table.map_or_else(Default::default, |table| table.taken_by(context.node));
         for (partition, end) in (0..).zip(context.log.ends()) {
-            context.progress.reach(partition, end).await;
+            if own.contains(&partition) {
+                context
+                    .progress
+                    .reach(context.log.id(), partition, end)
+                    .await;
+            }
         }
         let mut done = context.seal_done.subscribe();
         let asked = context.seal_asked.fetch_add(1, Ordering::AcqRel) + 1;
@@ -351,6 +413,7 @@ const STOP_WAIT: Duration = Duration::from_secs(20);
 
 impl Running {
     fn stop(&self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
         self.context.stop.store(true, Ordering::Release);
         // A full channel wakes the merge thread as well.
         if self.context.sealed.try_send(()).is_err() {
@@ -364,6 +427,55 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
         self.supervisor.stop(None);
+    }
+}
+
+/// What works for other nodes, and asks them.
+struct Sharing {
+    reader: Option<Reader>,
+    heard: Arc<Heard>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Sharing {
+    fn start(
+        context: &Arc<WriterContext>,
+        cluster: &Arc<dyn Cluster>,
+        embedded: Option<EmbeddedLog>,
+    ) -> Result<Self, OpenError> {
+        let (signs, heard): (Arc<Signs>, Arc<Heard>) = Default::default();
+        let stored = positions_of(&context.tsdb, &*context.log).map_err(OpenError::Store)?;
+        let keeper = Keeper {
+            node: context.node,
+            cluster: Arc::clone(cluster),
+            log: Arc::clone(&context.log),
+            signs: Arc::clone(&signs),
+            stored: stored.values().flat_map(BTreeMap::keys).copied().collect(),
+        };
+        let mut sharing = Self {
+            reader: None,
+            heard: Arc::clone(&heard),
+            tasks: vec![tokio::spawn(keeper.run()).abort_handle()],
+        };
+        if let Some(log) = embedded {
+            let clock = Arc::clone(&context.clock);
+            let wake = Arc::clone(&signs);
+            let reader = Reader::start(log.clone(), cluster.table(), clock, move || wake.wake());
+            let failed = |error| OpenError::Start(format!("the log's reader: {error}"));
+            sharing.reader = Some(reader.map_err(failed)?);
+            let puller = Puller {
+                node: context.node,
+                cluster: Arc::clone(cluster),
+                pulls: Arc::clone(&context.pulls),
+                signs,
+                heard,
+                log,
+            };
+            sharing
+                .tasks
+                .push(tokio::spawn(puller.run()).abort_handle());
+        }
+        Ok(sharing)
     }
 }
 

@@ -4,6 +4,7 @@
 //! see only what is durable. A position names the log's incarnation, since a log that lost its
 //! torn tail counts on from an older offset: a consumer ahead of the end must stop, not go on.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -107,6 +108,16 @@ pub(crate) enum AppendError {
     Closed,
 }
 
+/// Names one of the logs that a store is filled from: by the number of its node, or 0 for a log that
+/// belongs to none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct LogId(pub(crate) u32);
+
+impl LogId {
+    /// A log that belongs to no node: a topic of Kafka.
+    pub(crate) const OF_NOBODY: Self = Self(0);
+}
+
 /// Is the place in one partition from which a consumer goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Position {
@@ -142,6 +153,29 @@ pub(crate) trait Append: Send + Sync + 'static {
 pub(crate) trait Log: Append {
     /// Is the log's name in the store's offsets.
     fn source(&self) -> &str;
+
+    /// Is which log it is.
+    fn id(&self) -> LogId;
+
+    /// Whether the logs of other nodes hold records for this node's store too. Their names in the
+    /// store's offsets are [`Log::name_of`].
+    fn is_one_of_many(&self) -> bool {
+        false
+    }
+
+    /// Is the name of a log of the same kind in the store's offsets.
+    fn name_of(&self, log: LogId) -> String {
+        assert_eq!(log, self.id(), "there is one log of this kind");
+        self.source().to_owned()
+    }
+
+    /// Is which log a name in the store's offsets is of; none for a log of another kind.
+    fn log_of(&self, name: &str) -> Option<LogId> {
+        (name == self.source()).then(|| self.id())
+    }
+
+    /// Says by partition whether the log holds anything that is not sealed, as far as it knows.
+    fn unread(&self) -> Vec<bool>;
 
     /// Is the number of partitions, 1 or more.
     fn partitions(&self) -> u16;
@@ -193,4 +227,11 @@ pub(crate) trait Consume: Send {
     /// When the records are damaged or gone; the position is unchanged.
     fn poll(&mut self, bytes_max: usize, timeout: Duration)
     -> Result<Vec<StoredRecord>, ReadError>;
+
+    /// Reads the partitions `taken` and no others from now on, each from where it was read last or was
+    /// to be read; of those `watched` it takes note whether there is anything ([`Log::unread`]).
+    ///
+    /// # Errors
+    /// When what is to be read is gone.
+    fn assign(&mut self, taken: &BTreeSet<u16>, watched: &BTreeSet<u16>) -> Result<(), ReadError>;
 }

@@ -254,6 +254,6 @@ fn the_embedded_log_conforms() {
             panic!("{fatal}")
         });
         let log = log.expect("the log opens");
-        Arc::new(crate::embedded::Embedded::new(log, ports, 1 << 20))
+        Arc::new(crate::embedded::Embedded::new(log, 3, ports, 1 << 20))
     });
 }

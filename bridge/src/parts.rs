@@ -18,7 +18,7 @@ use crate::kafka;
 use crate::kafka::sender::Handle;
 use crate::line::{Defects, Fatal, OnFatal, OpenError};
 use crate::log::{Append, Log, Ports};
-use crate::writer::positions_of;
+use crate::writer::{positions_in, positions_of};
 
 /// Bytes of a dead-letter segment file.
 const DLQ_SEGMENT_BYTES: u32 = 4 << 20;
@@ -45,6 +45,8 @@ impl Folders {
 /// Log and store, opened and matched; of the line only what sends to Kafka runs.
 pub(crate) struct Parts {
     pub(crate) log: Arc<dyn Log>,
+    /// The same, if it is the embedded one.
+    pub(crate) embedded: Option<EmbeddedLog>,
     pub(crate) outlets: Vec<Arc<dyn Append>>,
     pub(crate) by_stream: Vec<OutletId>,
     pub(crate) ports: Ports,
@@ -207,18 +209,21 @@ fn open_embedded(
     };
     let log = log.map_err(|error| OpenError::Log(error.to_string()))?;
     let ports = Ports::default();
+    let embedded = log.clone();
     let log = Arc::new(Embedded::new(
         log,
+        config.node,
         ports.clone(),
         config.inflight_bytes_limit,
     ));
     // Said now, and not by the writer later: a log that does not fit the store must not serve.
     let from = positions_of(&base.tsdb, &*log).map_err(OpenError::Store)?;
-    log.consume(&from)
+    log.consume(&positions_in(&*log, &from))
         .map_err(|error| OpenError::Log(error.to_string()))?;
     Ok(Parts {
         outlets: vec![Arc::clone(&log) as Arc<dyn Append>],
         log,
+        embedded: Some(embedded),
         by_stream: Vec::new(),
         ports,
         tsdb: base.tsdb,
@@ -247,6 +252,7 @@ fn open_kafka(
     };
     Ok(Parts {
         log: side.log,
+        embedded: None,
         outlets: side.outlets,
         by_stream: side.by_stream,
         ports,

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use admin::query::{LevelStatus, MetricValue, QueryAnswer, QueryRow, TsdbStatus};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use serde::{Deserialize, Serialize};
 use storage::tsdb::{self, Tsdb};
 use telemetry::query::{Aggregate, StepRow, Steps};
 use telemetry::{DeviceId, MetricName, Row};
 use tokio::sync::oneshot;
 
-use crate::log::Log;
+use crate::buckets::{Asker, Table};
+use crate::log::{Log, LogId};
 use crate::progress::Progress;
 
 /// Questions that may wait for a query thread.
@@ -22,7 +24,7 @@ const STEP_ROWS_MAX: usize = 200_000;
 pub(crate) const QUERY_THREADS: usize = 2;
 
 /// Is a question about one device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryRequest {
     /// Device id.
     pub device: String,
@@ -54,6 +56,14 @@ pub enum QueryError {
         /// The limit.
         limit: usize,
     },
+    /// The node that stores the device does not answer the question.
+    #[error("node {node}, which stores the device: {why}")]
+    Elsewhere {
+        /// The node.
+        node: u32,
+        /// What it says.
+        why: String,
+    },
     /// The line is shut down.
     #[error("the telemetry line is shut down")]
     Stopped,
@@ -65,6 +75,7 @@ pub struct QueryService {
     jobs: Sender<Job>,
     log: Arc<dyn Log>,
     progress: Arc<Progress>,
+    asker: Asker,
     wait: Duration,
 }
 
@@ -89,6 +100,7 @@ impl QueryService {
         tsdb: &Tsdb,
         log: Arc<dyn Log>,
         progress: Arc<Progress>,
+        asker: Asker,
         wait: Duration,
     ) -> std::io::Result<Self> {
         let (jobs, queue) = crossbeam_channel::bounded(WAITING_MAX);
@@ -102,26 +114,95 @@ impl QueryService {
             jobs,
             log,
             progress,
+            asker,
             wait,
         })
     }
 
-    /// Waits up to `query_wait` for the store's writer to pass the log's end as of now, then
-    /// reads; `partial` is true when it waited in vain. Dropping the future abandons the question.
+    /// Asks the node that stores the device, which may be this one: it waits up to `query_wait` for
+    /// its store's writer to pass the ends of all nodes' logs as of now, then reads. `partial` is
+    /// true when it waited in vain, or a node cannot be asked. Dropping the future abandons the
+    /// question.
     ///
     /// # Errors
     /// See [`QueryError`].
     pub async fn query(&self, request: QueryRequest) -> Result<QueryAnswer, QueryError> {
+        let (device, bucket) = self.place(&request)?;
+        let table = self.asker.table();
+        let owner = table.as_ref().and_then(|table| table.row(bucket));
+        match (table, owner) {
+            (Some(table), Some(row)) if row.owner == self.asker.node => {
+                self.answer(request, device, bucket, &table).await
+            }
+            (Some(_), Some(row)) => {
+                let node = row.owner;
+                let answer = self.asker.query(node, request).await;
+                answer.map_err(|why| QueryError::Elsewhere { node, why })
+            }
+            _ => Ok(QueryAnswer {
+                partial: true,
+                reason: Some("this node does not know yet who stores the device".to_owned()),
+                ..QueryAnswer::default()
+            }),
+        }
+    }
+
+    /// Answers another node, which takes this one for the owner.
+    ///
+    /// # Errors
+    /// It is not, or does not know it yet; or as [`QueryService::query`].
+    pub(crate) async fn query_of_peer(&self, request: QueryRequest) -> Result<QueryAnswer, String> {
+        let placed = self.place(&request);
+        let (device, bucket) = placed.map_err(|error| error.to_string())?;
+        let table = self.asker.table();
+        let owns = |table: &Arc<Table>| {
+            let row = table.row(bucket);
+            row.is_some_and(|row| row.owner == self.asker.node)
+        };
+        let table = table.filter(owns).ok_or("it does not store the device")?;
+        let answer = self.answer(request, device, bucket, &table).await;
+        answer.map_err(|error| error.to_string())
+    }
+
+    fn place(&self, request: &QueryRequest) -> Result<(DeviceId, u16), QueryError> {
         let device = DeviceId::parse(&request.device)
             .map_err(|error| QueryError::Device(error.to_string()))?;
         let bucket = telemetry::bucket_of(device.as_bytes(), u32::from(self.log.partitions()));
-        let end = self
-            .log
-            .ends()
-            .get(usize::from(bucket))
-            .copied()
-            .unwrap_or(0);
-        let reached = tokio::time::timeout(self.wait, self.progress.reach(bucket, end)).await;
+        Ok((device, bucket))
+    }
+
+    /// Waits for what the logs hold of a bucket now; why not all of it is seen, if so.
+    async fn caught_up(&self, table: &Table, bucket: u16) -> Option<String> {
+        let end = self.log.ends().get(usize::from(bucket)).copied();
+        let mut ends = vec![(self.log.id(), end.unwrap_or(0))];
+        let mut missing = Vec::new();
+        let reached = tokio::time::timeout(self.wait, async {
+            if self.log.is_one_of_many() {
+                // A node that is slow to answer leaves time for the others.
+                let others = self.asker.ends(table, bucket, self.wait / 2).await;
+                let known = others.known.into_iter();
+                ends.extend(known.map(|(node, end)| (LogId(node), end)));
+                missing = others.unknown;
+            }
+            for (log, end) in &ends {
+                self.progress.reach(*log, bucket, *end).await;
+            }
+        });
+        if reached.await.is_err() || self.log.is_behind(bucket) {
+            missing.push("the store has not caught up with the log yet".to_owned());
+        }
+        (!missing.is_empty()).then(|| missing.join("; "))
+    }
+
+    /// Answers from this node's store.
+    async fn answer(
+        &self,
+        request: QueryRequest,
+        device: DeviceId,
+        bucket: u16,
+        table: &Table,
+    ) -> Result<QueryAnswer, QueryError> {
+        let missing = self.caught_up(table, bucket).await;
         let (answer, answered) = oneshot::channel();
         self.jobs
             .try_send(Job {
@@ -136,7 +217,8 @@ impl QueryService {
             })?;
         let answer = answered.await.map_err(|_| QueryError::Stopped)?;
         let mut answer = answer.map_err(|error| QueryError::Store(error.to_string()))?;
-        answer.partial |= reached.is_err() || self.log.is_behind(bucket);
+        answer.partial |= missing.is_some();
+        answer.reason = missing.or(answer.reason);
         Ok(answer)
     }
 }
@@ -182,7 +264,7 @@ pub(crate) fn read(
     let Some(step_ms) = request.step_ms else {
         return Ok(QueryAnswer {
             rows: rows.iter().map(answer_row).collect(),
-            partial: false,
+            ..QueryAnswer::default()
         });
     };
     let partial = rows.len() >= STEP_ROWS_MAX;
@@ -191,9 +273,11 @@ pub(crate) fn read(
         steps.pop();
     }
     steps.truncate(request.limit);
+    let reason = || format!("a summary reads {STEP_ROWS_MAX} rows at most");
     Ok(QueryAnswer {
         rows: steps,
         partial,
+        reason: partial.then(reason),
     })
 }
 

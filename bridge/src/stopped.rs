@@ -1,5 +1,6 @@
-//! The store of a stopped node, read as it lies: its segments, and the log's records that no
-//! segment holds yet.
+//! The store of a stopped node, read as it lies: its segments, and the records of its own log that
+//! no segment of its own holds. Of several nodes each has a part: its store that of its buckets, and
+//! its log what its clients sent last.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use storage::tsdb::{self, Tsdb};
 use telemetry::payload::Decoder;
 use telemetry::{DeviceId, Stamp};
 
+use crate::embedded::SOURCE;
 use crate::overlay::Overlay;
 use crate::query::{self, QueryError, QueryRequest};
 
@@ -121,7 +123,7 @@ impl StoppedNode {
         let starts = (0..buckets).map(|partition| {
             offsets
                 .iter()
-                .find(|stored| stored.partition == partition)
+                .find(|stored| stored.partition == partition && stored.source == SOURCE)
                 .map_or(
                     Start {
                         partition,

@@ -1,5 +1,6 @@
 //! The writer: reads the log, fills the head, seals it together with the log's offsets.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,10 +11,11 @@ use runtime::ractor::{Actor, ActorProcessingErr, ActorRef};
 use storage::log::StoredRecord;
 use storage::tsdb::{ReplayOffset, Tsdb};
 
+use crate::buckets::{Places, Pulls, Table};
 use crate::counters::Counters;
 use crate::dead_letter::{DeadLetterError, DeadLetters, SharedDeadLetters};
 use crate::line::{Fatal, OnFatal};
-use crate::log::{Consume, Log, Position, ReadError};
+use crate::log::{Consume, Log, LogId, Position, ReadError};
 use crate::processor::Processor;
 use crate::progress::Progress;
 
@@ -29,6 +31,11 @@ const RELEASE_INTERVAL_MS: u64 = 10_000;
 /// Is all that a writer needs; it outlives a writer that panics.
 pub(crate) struct WriterContext {
     pub(crate) log: Arc<dyn Log>,
+    /// This node, and which buckets are its own.
+    pub(crate) node: u32,
+    pub(crate) table: tokio::sync::watch::Receiver<Option<Arc<Table>>>,
+    /// What is pulled from the logs of other nodes.
+    pub(crate) pulls: Arc<Pulls>,
     pub(crate) tsdb: Tsdb,
     pub(crate) dead_letters: SharedDeadLetters,
     pub(crate) progress: Arc<Progress>,
@@ -74,35 +81,74 @@ fn fatal(error: &dyn std::fmt::Display) -> WriterError {
     WriterError::Fatal(Fatal(error.to_string()))
 }
 
-/// Gives the store's replay offsets as positions by partition.
-pub(crate) fn positions_of(tsdb: &Tsdb, log: &dyn Log) -> Result<Vec<Option<Position>>, String> {
+/// Where a store goes on reading, by log and partition.
+pub(crate) type Positions = BTreeMap<LogId, Places>;
+
+/// Gives the store's replay offsets as positions in logs of this kind.
+pub(crate) fn positions_of(tsdb: &Tsdb, log: &dyn Log) -> Result<Positions, String> {
     let (partitions, name) = (log.partitions(), log.source());
-    let mut positions = vec![None; usize::from(partitions)];
+    let mut positions = Positions::new();
     for at in tsdb.replay_offsets().map_err(|error| error.to_string())? {
-        let place = positions
-            .get_mut(usize::from(at.partition))
-            .filter(|_| at.source == name)
-            .ok_or_else(|| {
-                let (source, partition) = (&at.source, at.partition);
-                format!(
-                    "the store was filled from {source:?} (partition {partition}), this node is to fill it \
-                     from {name:?}: a store has one source"
-                )
-            })?;
-        *place = Some(Position {
+        let id = log.log_of(&at.source);
+        let id = id.filter(|_| at.partition < partitions).ok_or_else(|| {
+            let (source, partition) = (&at.source, at.partition);
+            format!(
+                "the store was filled from {source:?} (partition {partition}), this node is to fill it \
+                 from {name:?}: a store has one source"
+            )
+        })?;
+        let position = Position {
             incarnation: at.incarnation,
             offset: at.offset,
-        });
+        };
+        positions
+            .entry(id)
+            .or_default()
+            .insert(at.partition, position);
     }
     Ok(positions)
+}
+
+/// The positions in a log, by partition.
+pub(crate) fn positions_in(log: &dyn Log, positions: &Positions) -> Vec<Option<Position>> {
+    let places = positions.get(&log.id());
+    (0..log.partitions())
+        .map(|partition| places.and_then(|places| places.get(&partition).copied()))
+        .collect()
+}
+
+/// How far one log was read.
+struct Feed {
+    incarnation: u64,
+    /// By partition, the next offset.
+    positions: Vec<u64>,
+    /// The same as far as it is sealed.
+    committed: Vec<u64>,
+}
+
+impl Feed {
+    fn new(partitions: u16, places: Option<&Places>) -> Self {
+        let offset = |partition| {
+            let place = places.and_then(|places| places.get(&partition));
+            place.map_or(0, |place| place.offset)
+        };
+        let positions: Vec<u64> = (0..partitions).map(offset).collect();
+        Self {
+            incarnation: 0,
+            committed: positions.clone(),
+            positions,
+        }
+    }
 }
 
 struct Writer<'a> {
     context: &'a WriterContext,
     consumer: Box<dyn Consume>,
     processor: Processor,
-    positions: Vec<u64>,
-    committed: Vec<u64>,
+    feeds: BTreeMap<LogId, Feed>,
+    table: tokio::sync::watch::Receiver<Option<Arc<Table>>>,
+    /// The buckets whose records are taken.
+    buckets: BTreeSet<u16>,
     /// Since when the log is ahead of the store's offsets, by the monotonic clock.
     ahead_since_ms: Option<u64>,
     released_at_ms: u64,
@@ -123,22 +169,29 @@ impl WriterContext {
     fn start(&self) -> Result<Writer<'_>, WriterError> {
         self.tsdb.clear_head();
         let from = positions_of(&self.tsdb, &*self.log).map_err(|error| fatal(&error))?;
-        let consumer = self.log.consume(&from).map_err(WriterError::Source)?;
-        let positions: Vec<u64> = from
-            .iter()
-            .map(|position| position.map_or(0, |position| position.offset))
-            .collect();
-        self.progress.set(&positions);
-        Ok(Writer {
+        let own = positions_in(&*self.log, &from);
+        let consumer = self.log.consume(&own).map_err(WriterError::Source)?;
+        let mut writer = Writer {
             context: self,
             consumer,
             processor: Processor::new(self.tsdb.clone(), Arc::clone(&self.counters)),
-            committed: positions.clone(),
-            positions,
+            feeds: BTreeMap::new(),
+            table: self.table.clone(),
+            buckets: BTreeSet::new(),
             ahead_since_ms: None,
             released_at_ms: self.clock.mono_ms(),
             not_before_ms: 0,
-        })
+        };
+        let partitions = self.log.partitions();
+        let logs = from.iter().map(|(log, places)| (*log, Some(places)));
+        for (log, places) in std::iter::once((self.log.id(), None)).chain(logs) {
+            let feed = Feed::new(partitions, places);
+            self.progress.set(log, &feed.positions);
+            writer.feeds.insert(log, feed);
+        }
+        writer.assign()?;
+        self.pulls.begin(from);
+        Ok(writer)
     }
 
     fn dead_letters(&self) -> MutexGuard<'_, DeadLetters> {
@@ -159,14 +212,11 @@ impl WriterContext {
 impl Writer<'_> {
     fn turn(&mut self) -> Result<(), WriterError> {
         let asked = self.context.seal_asked.load(Ordering::Acquire);
-        let records = match self.pace() {
-            Some(bytes_max) => self.consumer.poll(bytes_max, POLL_WAIT),
-            None => Ok(Vec::new()),
-        };
-        let records = records.map_err(WriterError::Source)?;
-        if !records.is_empty() {
-            self.take(&records)?;
-            self.count_pace(records.len());
+        if self.table.has_changed().unwrap_or(false) {
+            self.assign()?;
+        }
+        if let Some(bytes_max) = self.pace() {
+            self.read(bytes_max)?;
         }
         let is_asked = *self.context.seal_done.borrow() < asked;
         if self.is_due() || is_asked {
@@ -177,10 +227,67 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn take(&mut self, records: &[StoredRecord]) -> Result<(), WriterError> {
+    /// Takes what was pulled, if there is something, and what this node's log has.
+    fn read(&mut self, bytes_max: usize) -> Result<(), WriterError> {
         let context = self.context;
-        let incarnation = context.log.incarnation();
+        let mut wait = POLL_WAIT;
+        if let Some(pulled) = context.pulls.next() {
+            wait = Duration::ZERO;
+            self.take(pulled.log, pulled.incarnation, &pulled.records)?;
+            self.count_pace(pulled.records.len());
+        }
+        let records = self.consumer.poll(bytes_max, wait);
+        let records = records.map_err(WriterError::Source)?;
+        if !records.is_empty() {
+            self.take(context.log.id(), context.log.incarnation(), &records)?;
+            self.count_pace(records.len());
+        }
+        Ok(())
+    }
+
+    /// Reads the buckets that the table gives this node. One that it has given stays.
+    fn assign(&mut self) -> Result<(), WriterError> {
+        let table = self.table.borrow_and_update().clone();
+        let node = self.context.node;
+        let table = table.as_deref();
+        self.buckets = table.map_or_else(BTreeSet::new, |table| table.taken_by(node));
+        let empty = table.into_iter().flat_map(|table| table.empty_of(node));
+        let empty = empty.map(|claim| claim.bucket).collect();
+        let assigned = self.consumer.assign(&self.buckets, &empty);
+        assigned.map_err(WriterError::Source)
+    }
+
+    /// Takes records of a log, each once: what was pulled again is passed over.
+    ///
+    /// # Panics
+    /// If one is missing between them and those before.
+    fn take(
+        &mut self,
+        log: LogId,
+        incarnation: u64,
+        records: &[StoredRecord],
+    ) -> Result<(), WriterError> {
+        let context = self.context;
+        let partitions = context.log.partitions();
+        let feed = self.feeds.entry(log);
+        feed.or_insert_with(|| Feed::new(partitions, None))
+            .incarnation = incarnation;
+        let is_pulled = log != context.log.id();
         for source in records {
+            let bucket = source.record.partition;
+            let position = self.feeds[&log].positions[usize::from(bucket)];
+            if is_pulled && source.offset < position {
+                continue;
+            }
+            assert!(
+                !is_pulled || position == 0 || source.offset == position,
+                "offset {} of bucket {bucket} follows {position}",
+                source.offset
+            );
+            assert!(
+                self.buckets.contains(&bucket) || self.assigned_late(bucket),
+                "bucket {bucket} is not this node's"
+            );
             let complaint = context
                 .in_store(|| self.processor.process(source))
                 .map_err(|error| fatal(&error))?;
@@ -191,7 +298,8 @@ impl Writer<'_> {
                     context.counters.dead_letter(reason);
                 }
             }
-            self.positions[usize::from(source.record.partition)] = source.offset + 1;
+            let feed = self.feeds.get_mut(&log).expect("entered above");
+            feed.positions[usize::from(bucket)] = source.offset + 1;
             // A head that one poll overfills is sealed within it.
             if context.tsdb.head_bytes() >= 2 * context.head_bytes_limit {
                 self.seal()?;
@@ -200,8 +308,16 @@ impl Writer<'_> {
         context.dead_letters().flush()?;
         self.ahead_since_ms
             .get_or_insert_with(|| context.clock.mono_ms());
-        context.progress.set(&self.positions);
+        context.progress.set(log, &self.feeds[&log].positions);
         Ok(())
+    }
+
+    /// Whether the table gives the bucket to this node by now: those who pull may have seen that
+    /// before.
+    fn assigned_late(&self, bucket: u16) -> bool {
+        let table = self.table.borrow().clone();
+        let row = table.and_then(|table| table.row(bucket));
+        row.is_some_and(|row| row.owner == self.context.node && row.holds_rows)
     }
 
     /// Waits for the limit of messages per second, but not longer than for a poll; how many bytes to
@@ -236,22 +352,22 @@ impl Writer<'_> {
     fn seal(&mut self) -> Result<(), WriterError> {
         let context = self.context;
         context.dead_letters().flush()?;
-        let incarnation = context.log.incarnation();
-        let moved = (0..).zip(self.positions.iter().zip(&self.committed));
-        let offsets: Vec<ReplayOffset> = moved
-            .filter(|(_, (position, committed))| position > committed)
-            .map(|(partition, (&offset, _))| ReplayOffset {
-                source: context.log.source().to_owned(),
+        let mut offsets = Vec::new();
+        for (log, feed) in &self.feeds {
+            let moved = (0_u16..).zip(feed.positions.iter().zip(&feed.committed));
+            let moved = moved.filter(|(_, (position, committed))| position > committed);
+            offsets.extend(moved.map(|(partition, (&offset, _))| ReplayOffset {
+                source: context.log.name_of(*log),
                 partition,
-                incarnation,
+                incarnation: feed.incarnation,
                 offset,
-            })
-            .collect();
+            }));
+        }
         if !offsets.is_empty() {
             context
                 .in_store(|| context.tsdb.seal(&offsets))
                 .map_err(|error| fatal(&error))?;
-            self.committed.clone_from(&self.positions);
+            self.note_sealed();
             // A full channel means that the merge thread is to be woken anyway.
             if let Err(crossbeam_channel::TrySendError::Disconnected(())) =
                 context.sealed.try_send(())
@@ -262,6 +378,21 @@ impl Writer<'_> {
         self.ahead_since_ms = None;
         self.release();
         Ok(())
+    }
+
+    /// Everything that was read is in segments now.
+    fn note_sealed(&mut self) {
+        for (log, feed) in &mut self.feeds {
+            let moved = (0_u16..).zip(feed.positions.iter().zip(&feed.committed));
+            for (partition, (&offset, _)) in moved.filter(|(_, (to, from))| to > from) {
+                let position = Position {
+                    incarnation: feed.incarnation,
+                    offset,
+                };
+                self.context.pulls.note_sealed(*log, partition, position);
+            }
+            feed.committed.clone_from(&feed.positions);
+        }
     }
 
     fn release_by_age(&mut self) {
@@ -279,7 +410,12 @@ impl Writer<'_> {
     fn release(&mut self) {
         let context = self.context;
         let now_ms = context.clock.wall_ms() as i64;
-        let committed: Vec<(u16, u64)> = (0..).zip(self.committed.iter().copied()).collect();
+        // Of other buckets their owners say how far they are.
+        let committed = &self.feeds[&context.log.id()].committed;
+        let committed = (0_u16..).zip(committed.iter().copied());
+        let committed: Vec<(u16, u64)> = committed
+            .filter(|(partition, _)| self.buckets.contains(partition))
+            .collect();
         context.log.release(&committed, now_ms);
         context.dead_letters().release(now_ms);
         self.released_at_ms = context.clock.mono_ms();
@@ -297,6 +433,8 @@ pub(crate) enum Ended {
     Stopped,
     Panicked(String),
 }
+
+impl runtime::ractor::Message for Ended {}
 
 impl Actor for StoreWriter {
     type Msg = Ended;

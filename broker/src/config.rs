@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use bridge::{StreamRule, Streams};
 use cluster::raft::RaftConfig;
+use cluster_core::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::{self, Plan};
 
 /// Largest packet that MQTT can express, in bytes (§1.5.5 and its fixed header).
 const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
+/// Of several nodes: an entry of a shard's log holds up to 1 MiB and one packet more, and has to fit
+/// into one request between nodes (4 MiB, `cluster::link`).
+const PACKET_BYTES_MAX_OF_SEVERAL: u32 = 2 << 20;
 
 /// Most session shards of a cluster.
 pub const SHARDS_MAX: u16 = 128;
@@ -161,13 +165,17 @@ impl Default for Admin {
     }
 }
 
-/// The cluster. Other nodes cannot join yet: `listen` and `join` have no effect.
+/// The cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cluster {
-    /// Address for other nodes; reported, not yet bound.
+    /// Address for other nodes. Without `[cluster.tls]` it must be of loopback.
     pub listen: SocketAddr,
-    /// Nodes to join; not built yet.
+    /// Where other nodes are to dial this one, host and port; by default what `listen` is bound to,
+    /// which cannot be all addresses then.
+    pub advertise: Option<String>,
+    /// Addresses of members to ask, in this order, when the data folder is new; else without
+    /// effect.
     pub join: Vec<String>,
     /// Session shards, 1 to 128; fixed when the data folder is created.
     pub shards: u16,
@@ -178,6 +186,21 @@ pub struct Cluster {
     /// Age of the oldest change that is in no state file after which it is written out.
     #[serde(with = "humantime_serde")]
     pub state_flush_age: Duration,
+    /// Certificates, by which nodes know each other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClusterTls>,
+}
+
+/// PEM files of what a node shows to other nodes, and whom it believes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterTls {
+    /// The authorities whose certificates are believed.
+    pub ca: PathBuf,
+    /// The node's certificate, which names its number, and those between it and an authority.
+    pub cert: PathBuf,
+    /// The certificate's private key.
+    pub key: PathBuf,
 }
 
 impl Default for Cluster {
@@ -185,12 +208,21 @@ impl Default for Cluster {
         let listen = SocketAddr::from(([127, 0, 0, 1], 7000));
         Self {
             listen,
+            advertise: None,
             join: Vec::new(),
             shards: 32,
             routes_limit: 1_000_000,
             state_flush_bytes: 32 << 20,
             state_flush_age: Duration::from_secs(60),
+            tls: None,
         }
+    }
+}
+
+impl Cluster {
+    /// Where other nodes are to dial this one, which listens there.
+    pub(crate) fn address(&self, bound: &str) -> String {
+        self.advertise.clone().unwrap_or_else(|| bound.to_owned())
     }
 }
 
@@ -330,9 +362,17 @@ impl Config {
                 "cluster.shards = {shards}: must be 1 to {SHARDS_MAX}"
             ));
         }
-        if let Some(address) = self.cluster.join.first() {
+        let listen = self.cluster.listen;
+        if !listen.ip().is_loopback() && self.cluster.tls.is_none() {
             return refuse(format!(
-                "cluster.join = {address}: joining is not built yet"
+                "cluster.listen = {listen}: without certificates ([cluster.tls]) it must be an \
+                 address of loopback"
+            ));
+        }
+        if listen.ip().is_unspecified() && self.cluster.advertise.is_none() {
+            return refuse(format!(
+                "cluster.listen = {listen}: cluster.advertise must say where other nodes dial this \
+                 one"
             ));
         }
         self.kafka
@@ -352,6 +392,9 @@ impl Config {
             return refuse(format!(
                 "mqtt.packet_bytes_limit = {packet}: must be 1024 to {PACKET_BYTES_MAX}"
             ));
+        }
+        if !self.cluster.join.is_empty() {
+            self.check_for_several()?;
         }
         if self.mqtt.queue_messages_limit == 0 || self.mqtt.queue_bytes_limit == 0 {
             return refuse(
@@ -434,7 +477,7 @@ impl Config {
     }
 
     /// A flush is asked for at half of what may wait for one.
-    pub(crate) fn raft(&self, folder: PathBuf, node: u64) -> RaftConfig {
+    pub(crate) fn raft(&self, folder: PathBuf, node: NodeId) -> RaftConfig {
         let mut config = RaftConfig::new(folder, node);
         let memory = self.memory();
         let flush = memory.unflushed(0, 0) / 2;
@@ -482,7 +525,25 @@ impl Config {
             streams: streams.clone(),
             payload_bytes_max: self.mqtt.packet_bytes_limit,
             store_messages_per_s_max: telemetry.store_messages_per_s_max,
+            ..bridge::Config::default()
         }
+    }
+}
+
+impl Config {
+    /// What a node with others may not have.
+    ///
+    /// # Errors
+    /// It has it.
+    pub(crate) fn check_for_several(&self) -> Result<(), ConfigError> {
+        let packet = self.mqtt.packet_bytes_limit;
+        if packet <= PACKET_BYTES_MAX_OF_SEVERAL {
+            return Ok(());
+        }
+        Err(ConfigError::Value(format!(
+            "mqtt.packet_bytes_limit = {packet}: must be at most {PACKET_BYTES_MAX_OF_SEVERAL} \
+             with several nodes, or the log could not go from one to another"
+        )))
     }
 }
 
@@ -547,6 +608,23 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_joins_others_takes_no_packets_that_their_links_do_not() {
+        let mut config = Config::default();
+        config.mqtt.packet_bytes_limit = (2 << 20) + 1;
+        config.validate().expect("a lone node may");
+        config.cluster.join = vec!["127.0.0.1:7000".to_owned()];
+        let error = config.validate().expect_err("others are to get it");
+        assert!(
+            error
+                .to_string()
+                .contains("= 2097153: must be at most 2097152"),
+            "{error}"
+        );
+        config.mqtt.packet_bytes_limit = 2 << 20;
+        config.validate().expect("it fits");
+    }
+
+    #[test]
     fn an_address_beyond_loopback_needs_allow_anonymous() {
         let mut config = Config::default();
         config.mqtt.listen = SocketAddr::from(([0, 0, 0, 0], 1883));
@@ -556,5 +634,28 @@ mod tests {
         assert!(error.to_string().contains("0.0.0.0:1883"), "{error}");
         config.allow_anonymous = true;
         config.validate().expect("said aloud");
+    }
+
+    #[test]
+    fn an_address_for_nodes_beyond_loopback_needs_certificates() {
+        let mut config = Config::default();
+        config.cluster.listen = SocketAddr::from(([192, 0, 2, 1], 7000));
+        let error = config.validate().expect_err("whoever comes could speak");
+        let expected = "cluster.listen = 192.0.2.1:7000: without certificates";
+        assert!(error.to_string().starts_with(expected), "{error}");
+        let tls = "[cluster.tls]\nca = 'ca.pem'\ncert = 'node.pem'\nkey = 'node.key'";
+        let with_tls: Config = toml::from_str(tls).expect("each key is known");
+        config.cluster.tls = with_tls.cluster.tls;
+        config
+            .validate()
+            .expect("whoever comes shows a certificate");
+        let again: Config = toml::from_str(&config.to_toml()).expect("it was printed by us");
+        assert_eq!(again, config);
+
+        config.cluster.listen = SocketAddr::from(([0, 0, 0, 0], 7000));
+        let error = config.validate().expect_err("nobody can dial that");
+        assert!(error.to_string().contains("cluster.advertise"), "{error}");
+        config.cluster.advertise = Some("node-1.example:7000".to_owned());
+        config.validate().expect("peers know where");
     }
 }

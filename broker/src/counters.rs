@@ -54,6 +54,7 @@ counters! {
     /// Messages of QoS 1 and 2 neither taken nor acknowledged because a session shard's log took
     /// nothing for long.
     shard_withheld_total: counter;
+    node_qos0_dropped_total: counter;
     /// Messages dropped because another io thread was behind.
     thread_dropped_total: counter;
     /// Messages of a connection's own queue dropped because it was full.

@@ -1,11 +1,12 @@
 //! The data folder: whose it is, and that one process has it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cluster_core::{FolderId, StartCount};
 use runtime::Random;
 use serde::{Deserialize, Serialize};
-use storage::fs::{Fs, LOCK_FILE, LockError, RealFs};
+use storage::fs::{Fs, LOCK_FILE, LockError};
 
 use crate::Config;
 
@@ -28,6 +29,10 @@ pub(crate) struct Identity {
     pub(crate) shards: u16,
     /// Telemetry buckets.
     pub(crate) buckets: u16,
+    /// The cluster that the node joined, by its founder's folder in hexadecimal; none for the
+    /// founder itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cluster: Option<String>,
 }
 
 /// What distinguishes the folder, and its starts, from all others for the cluster.
@@ -49,7 +54,10 @@ struct Starts {
 
 /// A data folder that this process has, until it is dropped.
 pub(crate) struct DataFolder {
-    pub(crate) identity: Identity,
+    fs: Arc<dyn Fs>,
+    path: PathBuf,
+    /// None while its node has not joined yet.
+    identity: Option<Identity>,
     pub(crate) birth: Birth,
     _lock: Box<dyn storage::fs::FolderLock>,
 }
@@ -99,82 +107,139 @@ pub enum FolderError {
 
 impl DataFolder {
     /// Opens or creates the folder and takes it for this process.
-    pub(crate) fn open(config: &Config) -> Result<Self, FolderError> {
+    pub(crate) fn open(fs: &Arc<dyn Fs>, config: &Config) -> Result<Self, FolderError> {
         let folder = config.data.as_path();
         let io = |error: &dyn std::fmt::Display| FolderError::Io {
             folder: folder.into(),
             error: error.to_string(),
         };
-        RealFs.create_dir_all(folder).map_err(|error| io(&error))?;
-        let names = RealFs.list(folder).map_err(|error| io(&error))?;
+        fs.create_dir_all(folder).map_err(|error| io(&error))?;
+        let names = fs.list(folder).map_err(|error| io(&error))?;
         let is_new = !names.iter().any(|name| name == IDENTITY_FILE);
-        if is_new && let Some(file) = names.into_iter().find(|name| name != LOCK_FILE) {
+        // A node that has not joined yet has counted its starts.
+        let own = [LOCK_FILE, STARTS_FILE];
+        let foreign = names.into_iter().find(|name| !own.contains(&name.as_str()));
+        if is_new && let Some(file) = foreign {
             return Err(FolderError::Foreign {
                 folder: folder.into(),
                 file,
             });
         }
-        let lock = RealFs.lock(folder).map_err(|held| match held {
+        let lock = fs.lock(folder).map_err(|held| match held {
             LockError::Held { .. } => FolderError::Held {
                 folder: folder.into(),
                 held,
             },
             other => io(&other),
         })?;
-        let identity = if is_new {
-            create(folder, config).map_err(|error| io(&error))?
-        } else {
-            read(folder, config)?
+        let identity = match is_new {
+            true => None,
+            false => Some(read(&**fs, folder, config)?),
         };
-        let birth = count_start(folder)?;
-        Ok(Self {
+        let birth = count_start(&**fs, folder)?;
+        let mut opened = Self {
+            fs: Arc::clone(fs),
+            path: folder.into(),
             identity,
             birth,
             _lock: lock,
-        })
+        };
+        if is_new && config.cluster.join.is_empty() {
+            let (shards, buckets) = (config.cluster.shards, config.telemetry.buckets);
+            opened.set_identity(config.node.unwrap_or(1), shards, buckets, None)?;
+        }
+        Ok(opened)
     }
-}
 
-fn create(folder: &Path, config: &Config) -> Result<Identity, storage::fs::Error> {
-    let identity = Identity {
-        layout: LAYOUT,
-        node: config.node.unwrap_or(1),
-        shards: config.cluster.shards,
-        buckets: config.telemetry.buckets,
-    };
-    write(folder, IDENTITY_FILE, &identity)?;
-    Ok(identity)
+    /// Whether the node is still to join.
+    pub(crate) fn is_to_join(&self) -> bool {
+        self.identity.is_none()
+    }
+
+    /// What was fixed when the folder was created.
+    ///
+    /// # Panics
+    /// If the node is still to join.
+    pub(crate) fn identity(&self) -> &Identity {
+        self.identity.as_ref().expect("the node has joined")
+    }
+
+    /// Whether this node made its cluster.
+    pub(crate) fn is_founder(&self) -> bool {
+        self.identity().cluster.is_none()
+    }
+
+    /// The cluster: the folder of its founder.
+    pub(crate) fn cluster(&self) -> FolderId {
+        let joined = self.identity().cluster.as_ref();
+        let parsed = joined.map(|text| u128::from_str_radix(text, 16));
+        // It was looked at when it was read.
+        parsed.map_or(self.birth.folder, |id| FolderId(id.unwrap_or_default()))
+    }
+
+    /// Fixes what the node is from now on.
+    ///
+    /// # Errors
+    /// It is not fixed.
+    pub(crate) fn set_identity(
+        &mut self,
+        node: u32,
+        shards: u16,
+        buckets: u16,
+        cluster: Option<FolderId>,
+    ) -> Result<(), FolderError> {
+        let identity = Identity {
+            layout: LAYOUT,
+            node,
+            shards,
+            buckets,
+            cluster: cluster.map(|folder| format!("{:032x}", folder.0)),
+        };
+        write(&*self.fs, &self.path, IDENTITY_FILE, &identity).map_err(|error| {
+            FolderError::Io {
+                folder: self.path.clone(),
+                error: error.to_string(),
+            }
+        })?;
+        self.identity = Some(identity);
+        Ok(())
+    }
 }
 
 /// Writes a file of the folder, whole or not at all, and makes it durable.
-fn write(folder: &Path, name: &str, value: &impl Serialize) -> Result<(), storage::fs::Error> {
+pub(crate) fn write(
+    fs: &dyn Fs,
+    folder: &Path,
+    name: &str,
+    value: &impl Serialize,
+) -> Result<(), storage::fs::Error> {
     let mut text = serde_json::to_vec_pretty(value).expect("plain values are JSON");
     text.push(b'\n');
     let (path, new) = (folder.join(name), folder.join(format!("{name}.new")));
-    if RealFs.exists(&new)? {
-        RealFs.unlink(&new)?;
+    if fs.exists(&new)? {
+        fs.unlink(&new)?;
     }
-    let file = RealFs.create(&new)?;
+    let file = fs.create(&new)?;
     file.write_at(0, &text)?;
     file.sync_data()?;
-    RealFs.rename(&new, &path)?;
-    RealFs.sync_dir(folder)
+    fs.rename(&new, &path)?;
+    fs.sync_dir(folder)
 }
 
 /// Counts this start, before anything is asked of the cluster under its number.
-fn count_start(folder: &Path) -> Result<Birth, FolderError> {
+fn count_start(fs: &dyn Fs, folder: &Path) -> Result<Birth, FolderError> {
     let io = |error: storage::fs::Error| FolderError::Io {
         folder: folder.into(),
         error: error.to_string(),
     };
     let path = folder.join(STARTS_FILE);
     let mut random = Random::from_os();
-    let (id, before) = if RealFs.exists(&path).map_err(io)? {
+    let (id, before) = if fs.exists(&path).map_err(io)? {
         let damaged = |what: &dyn std::fmt::Display| FolderError::Differs {
             folder: folder.into(),
             text: format!("{STARTS_FILE} cannot be read: {what}"),
         };
-        let bytes = RealFs.read(&path).map_err(io)?;
+        let bytes = fs.read(&path).map_err(io)?;
         let Starts { folder: id, starts } =
             serde_json::from_slice(&bytes).map_err(|error| damaged(&error))?;
         let id = u128::from_str_radix(&id, 16).map_err(|error| damaged(&error))?;
@@ -188,19 +253,19 @@ fn count_start(folder: &Path) -> Result<Birth, FolderError> {
         folder: format!("{id:032x}"),
         starts,
     };
-    write(folder, STARTS_FILE, &stored).map_err(io)?;
+    write(fs, folder, STARTS_FILE, &stored).map_err(io)?;
     Ok(Birth {
         folder: FolderId(id),
         start: StartCount(starts),
     })
 }
 
-fn read(folder: &Path, config: &Config) -> Result<Identity, FolderError> {
+fn read(fs: &dyn Fs, folder: &Path, config: &Config) -> Result<Identity, FolderError> {
     let differs = |text: String| FolderError::Differs {
         folder: folder.into(),
         text,
     };
-    let bytes = RealFs
+    let bytes = fs
         .read(&folder.join(IDENTITY_FILE))
         .map_err(|error| FolderError::Io {
             folder: folder.into(),
@@ -222,13 +287,20 @@ fn read(folder: &Path, config: &Config) -> Result<Identity, FolderError> {
             identity.node
         )));
     }
+    let cluster = identity.cluster.as_ref();
+    if cluster.is_some_and(|id| u128::from_str_radix(id, 16).is_err()) {
+        return Err(differs(format!(
+            "{IDENTITY_FILE} cannot be read: `cluster` is no hexadecimal number"
+        )));
+    }
+    // Who joined took the numbers of the cluster.
+    let asked = match cluster {
+        Some(_) => (identity.shards, identity.buckets),
+        None => (config.cluster.shards, config.telemetry.buckets),
+    };
     for (key, asked, fixed) in [
-        ("cluster.shards", config.cluster.shards, identity.shards),
-        (
-            "telemetry.buckets",
-            config.telemetry.buckets,
-            identity.buckets,
-        ),
+        ("cluster.shards", asked.0, identity.shards),
+        ("telemetry.buckets", asked.1, identity.buckets),
     ] {
         if asked != fixed {
             return Err(differs(format!(
@@ -241,7 +313,13 @@ fn read(folder: &Path, config: &Config) -> Result<Identity, FolderError> {
 
 #[cfg(test)]
 mod tests {
+    use storage::fs::RealFs;
+
     use super::*;
+
+    fn real() -> Arc<dyn Fs> {
+        Arc::new(RealFs)
+    }
 
     fn config(folder: &Path) -> Config {
         Config {
@@ -255,11 +333,17 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a folder");
         let mut config = config(scratch.path());
         config.node = Some(7);
-        drop(DataFolder::open(&config).expect("new"));
+        drop(DataFolder::open(&real(), &config).expect("new"));
         config.node = None;
-        assert_eq!(DataFolder::open(&config).expect("again").identity.node, 7);
+        assert_eq!(
+            DataFolder::open(&real(), &config)
+                .expect("again")
+                .identity()
+                .node,
+            7
+        );
         config.node = Some(8);
-        let error = DataFolder::open(&config)
+        let error = DataFolder::open(&real(), &config)
             .err()
             .expect("another number")
             .to_string();
@@ -273,8 +357,8 @@ mod tests {
     fn each_start_is_counted_under_the_same_identity() {
         let scratch = tempfile::tempdir().expect("a folder");
         let config = config(scratch.path());
-        let first = DataFolder::open(&config).expect("new").birth;
-        let second = DataFolder::open(&config).expect("again").birth;
+        let first = DataFolder::open(&real(), &config).expect("new").birth;
+        let second = DataFolder::open(&real(), &config).expect("again").birth;
         assert_eq!(first.folder, second.folder);
         assert_eq!((first.start, second.start), (StartCount(1), StartCount(2)));
     }
@@ -283,9 +367,9 @@ mod tests {
     fn a_folder_serves_one_process() {
         let scratch = tempfile::tempdir().expect("a folder");
         let config = config(scratch.path());
-        let _first = DataFolder::open(&config).expect("free");
+        let _first = DataFolder::open(&real(), &config).expect("free");
         assert!(matches!(
-            DataFolder::open(&config),
+            DataFolder::open(&real(), &config),
             Err(FolderError::Held { .. })
         ));
     }
@@ -298,7 +382,7 @@ mod tests {
             data: scratch.path().into(),
             ..Config::default()
         };
-        let error = DataFolder::open(&config)
+        let error = DataFolder::open(&real(), &config)
             .err()
             .expect("foreign")
             .to_string();
@@ -313,9 +397,12 @@ mod tests {
     fn the_number_of_shards_is_fixed() {
         let scratch = tempfile::tempdir().expect("a folder");
         let mut config = config(scratch.path());
-        drop(DataFolder::open(&config).expect("new"));
+        drop(DataFolder::open(&real(), &config).expect("new"));
         config.cluster.shards = 8;
-        let error = DataFolder::open(&config).err().expect("fixed").to_string();
+        let error = DataFolder::open(&real(), &config)
+            .err()
+            .expect("fixed")
+            .to_string();
         assert!(error.contains("32") && error.contains('8'), "{error}");
     }
 }

@@ -17,6 +17,8 @@ use crate::counters::Counters;
 #[derive(Debug)]
 pub(crate) struct Exits(pub(crate) Vec<(SocketAddr, Exit)>);
 
+impl ractor::Message for Exits {}
+
 /// Supervises the connections of one io thread. A connection is never started again: the client
 /// does that.
 pub(crate) struct ConnectionSupervisor {

@@ -2,20 +2,25 @@
 
 mod bridge;
 mod bridge_metrics;
+mod cluster;
+mod cluster_metrics;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::bridge::{QueryError, QueryRequest, Telemetry};
+use ::bridge::{OwnerLag, PullStatus, QueryError, QueryRequest, Telemetry};
+use ::cluster::control::Control;
+use ::cluster::link::Links;
+use ::cluster::member::Member;
+use ::cluster::raft::RaftNode;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use cluster::raft::RaftNode;
-use runtime::Clock;
+use runtime::{Clock, Restarts};
 
-use crate::counters::{Counters, metric};
+use crate::counters::{Counters, metric, metric_by};
 use crate::routes::Snapshot;
 use crate::shard::Shards;
 
@@ -29,6 +34,12 @@ pub(crate) struct AdminState {
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) shards: Shards,
     pub(crate) raft: RaftNode,
+    pub(crate) member: Member,
+    pub(crate) control: Control,
+    pub(crate) restarts: Restarts,
+    /// When the node began to serve, by its monotonic clock.
+    pub(crate) started_ms: u64,
+    pub(crate) links: Links,
     pub(crate) snapshot: Snapshot,
     pub(crate) telemetry: Option<Arc<Telemetry>>,
     pub(crate) node: admin::node::NodeInfo,
@@ -41,6 +52,8 @@ pub(crate) fn router(state: Arc<AdminState>) -> Router {
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/node", get(node))
+        .route("/v1/cluster", get(cluster::status))
+        .route("/v1/cluster/members", get(cluster::members))
         .route("/v1/tsdb", get(tsdb))
         .route("/v1/query/{device}", get(query))
         .merge(bridge::routes())
@@ -48,7 +61,8 @@ pub(crate) fn router(state: Arc<AdminState>) -> Router {
 }
 
 async fn ready(State(state): State<Arc<AdminState>>) -> Response {
-    if !state.ready.load(Ordering::Acquire) {
+    let has_lease = state.member.lease().is_held(state.clock.mono_ms());
+    if !state.ready.load(Ordering::Acquire) || !has_lease {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response();
     }
     let log_waits = state.raft.log_counters().journal.waits_for_space;
@@ -123,7 +137,9 @@ async fn query(
 fn status_of(error: &QueryError) -> StatusCode {
     match error {
         QueryError::Device(_) => StatusCode::BAD_REQUEST,
-        QueryError::Busy { .. } | QueryError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+        QueryError::Busy { .. } | QueryError::Stopped | QueryError::Elsewhere { .. } => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -134,12 +150,28 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
     let routes = state.snapshot.load().len() as u64;
     let help = "Rows of the routes: filters of clean sessions and of shards.";
     metric(&mut text, "tidewire_broker_routes", help, "gauge", routes);
+    control_metrics(&state, &mut text);
     session_metrics(&state.shards, &mut text);
     raft_metrics(&state.raft, &mut text);
+    cluster_metrics::write(&state.member, &state.links, &mut text);
     if let Some(telemetry) = &state.telemetry {
         telemetry_metrics(telemetry, &mut text);
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+fn control_metrics(state: &AdminState, out: &mut String) {
+    let (name, help) = (
+        "tidewire_runtime_restarts_total",
+        "Actors that supervisors started again.",
+    );
+    metric(out, name, help, "counter", state.restarts.total());
+    let (name, help) = (
+        "tidewire_cluster_control_sessions",
+        "Nodes that can be asked over the control plane.",
+    );
+    let sessions = state.control.connected().len() as u64;
+    metric(out, name, help, "gauge", sessions);
 }
 
 fn session_metrics(shards: &Shards, out: &mut String) {
@@ -236,6 +268,12 @@ fn session_metrics(shards: &Shards, out: &mut String) {
         "group_members",
         "Members of groups, present or away.",
         counters.group_members,
+    );
+    gauge(
+        out,
+        "outbox_routes",
+        "Filters of which the routes are to hear.",
+        counters.outbox_routes,
     );
     gauge(
         out,
@@ -345,7 +383,42 @@ fn telemetry_metrics(telemetry: &Telemetry, out: &mut String) {
         "gauge",
         lag,
     );
+    pull_metrics(telemetry, out);
     if let Some(kafka) = telemetry.bridge_status().kafka {
         bridge_metrics::write(&kafka, out);
     }
+}
+
+/// What owners of buckets have not got of this node's log, and what this one has got of others': a
+/// sample for each member.
+fn pull_metrics(telemetry: &Telemetry, out: &mut String) {
+    let lags = telemetry.owner_lags();
+    let by_owner = |of: fn(&OwnerLag) -> u64| -> Vec<(String, u64)> {
+        let label = |lag: &OwnerLag| (format!("owner=\"{}\"", lag.owner), of(lag));
+        lags.iter().map(label).collect()
+    };
+    let name = "tidewire_telemetry_owner_lag_records";
+    let help = "Records of this node's log that the owner of their bucket has not read.";
+    metric_by(out, name, help, "gauge", &by_owner(|lag| lag.records));
+    let name = "tidewire_telemetry_owner_lag_bytes";
+    let help = "Their bytes, by the mean of the log.";
+    metric_by(out, name, help, "gauge", &by_owner(|lag| lag.bytes));
+    let pulls = telemetry.pulls();
+    let by_node = |of: fn(&PullStatus) -> u64| -> Vec<(String, u64)> {
+        let label = |pull: &PullStatus| (format!("node=\"{}\"", pull.node), of(pull));
+        pulls.iter().map(label).collect()
+    };
+    let name = "tidewire_telemetry_pulled_records_total";
+    let help = "Records pulled from another node's log.";
+    metric_by(out, name, help, "counter", &by_node(|pull| pull.records));
+    let name = "tidewire_telemetry_pulled_bytes_total";
+    let help = "Bytes of records pulled from another node's log.";
+    metric_by(out, name, help, "counter", &by_node(|pull| pull.bytes));
+    let name = "tidewire_telemetry_pull_lag_records";
+    let help = "Records of another node's log that this node owns and has not pulled.";
+    metric_by(out, name, help, "gauge", &by_node(|pull| pull.lag));
+    let name = "tidewire_telemetry_pull_failing";
+    let help = "1 while another node's log cannot be pulled.";
+    let failing = |pull: &PullStatus| u64::from(pull.trouble.is_some());
+    metric_by(out, name, help, "gauge", &by_node(failing));
 }

@@ -5,23 +5,29 @@
 //! matches the [`routes`] and puts batches on their way to other connections, to session
 //! [`shard`]s and to the telemetry line of `bridge`. [`Node`] starts, wires and stops all of it.
 
+mod buckets;
 pub mod config;
+mod control;
 mod counters;
 mod data_folder;
 mod defects;
+mod environment;
 mod exits;
-mod groups;
 mod http;
 mod ids;
 mod io;
 mod listener;
+mod membership;
 mod memory;
 mod node;
+mod peers;
 mod routes;
 mod shard;
 
+pub use cluster::control::ControlKind;
 pub use config::{Config, ConfigError};
 pub use data_folder::FolderError;
 pub use defects::Defects;
-pub use groups::GroupsError;
+pub use environment::{Environment, Fatal, OnFatal};
+pub use membership::MembershipError;
 pub use node::{Node, StartError};

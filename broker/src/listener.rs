@@ -43,15 +43,23 @@ pub(crate) fn bind(address: SocketAddr, backlog: u32) -> std::io::Result<TcpList
     TcpListener::from_std(socket.into())
 }
 
+/// Accept the next one; the actor tells it itself, so that a stop comes between two.
+pub(crate) struct Accept;
+
+impl ractor::Message for Accept {}
+
 impl Actor for Listener {
-    /// Accept the next one; the actor tells it itself, so that a stop comes between two.
-    type Msg = ();
+    type Msg = Accept;
     /// Sockets dealt to each thread since the node began.
     type State = Vec<u64>;
     type Arguments = ();
 
-    async fn pre_start(&self, me: ActorRef<()>, (): ()) -> Result<Vec<u64>, ActorProcessingErr> {
-        me.cast(())?;
+    async fn pre_start(
+        &self,
+        me: ActorRef<Accept>,
+        (): (),
+    ) -> Result<Vec<u64>, ActorProcessingErr> {
+        me.cast(Accept)?;
         let accepted = self.counters.iter();
         Ok(accepted
             .map(|of| of.connections_accepted_total.get())
@@ -60,8 +68,8 @@ impl Actor for Listener {
 
     async fn handle(
         &self,
-        me: ActorRef<()>,
-        (): (),
+        me: ActorRef<Accept>,
+        _: Accept,
         dealt: &mut Vec<u64>,
     ) -> Result<(), ActorProcessingErr> {
         match self.socket.accept().await {
@@ -72,7 +80,7 @@ impl Actor for Listener {
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        me.cast(())?;
+        me.cast(Accept)?;
         Ok(())
     }
 }

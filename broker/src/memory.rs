@@ -85,6 +85,16 @@ impl Plan {
     }
 }
 
+/// Resident memory of this process, in bytes, if the kernel says it.
+pub(crate) fn resident() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
 /// Bytes of memory that machine and cgroup allow.
 pub(crate) fn usable() -> u64 {
     let machine = fs::read_to_string("/proc/meminfo").ok();

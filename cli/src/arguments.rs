@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a simulated fleet against a node of its own, and check what was stored.
+    /// Run a simulated fleet against a node of its own, or several, and check what was stored.
     Demo(Demo),
     /// Serve as a node.
     Serve(Serve),
@@ -60,10 +60,10 @@ pub(crate) struct Serve {
     /// Address of the admin API [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR")]
     pub(crate) admin: Option<SocketAddr>,
-    /// Address for other nodes [default: 127.0.0.1:7000]; bound once the cluster is built.
+    /// Address for other nodes [default: 127.0.0.1:7000].
     #[arg(long, value_name = "ADDR")]
     pub(crate) cluster: Option<SocketAddr>,
-    /// A node of the cluster to join (not built yet).
+    /// A member of the cluster to join, if the data folder is new.
     #[arg(long, value_name = "ADDR")]
     pub(crate) join: Vec<String>,
     /// Session shards, 1 to 128, fixed when the data folder is created [default: 32].
@@ -86,7 +86,7 @@ pub(crate) struct Serve {
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// Nodes to start.
+    /// Nodes to start, 1 to 5; several are one cluster.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) nodes: u32,
     /// Simulated devices.
@@ -98,22 +98,23 @@ pub(crate) struct Demo {
     /// How long the fleet publishes.
     #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) duration: Duration,
-    /// Folder for the node's data and the ledger, absent or empty [default: a temporary one].
+    /// Folder for the nodes' data and the ledger, absent or empty [default: a temporary one].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Seed of the fleet [default: drawn, and printed].
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Address for MQTT clients [default: a free port].
+    /// Address of the first node for MQTT clients [default: a free port].
     #[arg(long, value_name = "ADDR")]
     pub(crate) mqtt: Option<SocketAddr>,
-    /// Address of the admin API [default: a free port].
+    /// Address of the first node's admin API [default: a free port].
     #[arg(long, value_name = "ADDR")]
     pub(crate) admin: Option<SocketAddr>,
     /// Kafka to go through: HOST:PORT, or several separated by commas [default: the embedded log].
     #[arg(long, value_name = "BOOTSTRAP")]
     pub(crate) kafka: Option<String>,
-    /// Kill the node with SIGKILL in the middle and start it again after 5 s.
+    /// Kill the node, of several the one that leads meta, with SIGKILL in the middle and start it
+    /// again after 5 s.
     #[arg(long)]
     pub(crate) kill: bool,
     /// Serve on after the check, until Ctrl-C.
@@ -214,6 +215,16 @@ pub(crate) enum Noun {
     Node {
         #[command(subcommand)]
         verb: crate::ctl::node::Verb,
+    },
+    /// The cluster and its members.
+    Cluster {
+        #[command(subcommand)]
+        verb: crate::ctl::cluster::Verb,
+    },
+    /// The session shards, and the groups of meta and of the routes.
+    Shard {
+        #[command(subcommand)]
+        verb: crate::ctl::shard::Verb,
     },
     #[command(external_subcommand)]
     Other(Vec<String>),

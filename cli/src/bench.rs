@@ -1,5 +1,6 @@
 //! `tidewire bench`: one module for each word.
 
+mod cluster;
 mod compare;
 mod density;
 mod load;
@@ -41,6 +42,8 @@ pub(crate) enum Bench {
     Surge(surge::Surge),
     /// Durable sessions: queues, connects, fsyncs and bytes, restart, memory; the node on one core.
     Sessions(sessions::Sessions),
+    /// Three nodes on one machine: durable pairs, connects, what crosses nodes, bytes, idle cost.
+    Cluster(cluster::Cluster),
     #[command(external_subcommand)]
     Other(Vec<String>),
 }
@@ -61,6 +64,7 @@ pub(crate) fn run(bench: &Bench) -> u8 {
         Bench::Pipeline(pipeline) => pipeline::run(pipeline),
         Bench::Surge(surge) => surge::run(surge),
         Bench::Sessions(sessions) => sessions::run(sessions),
+        Bench::Cluster(cluster) => cluster::run(cluster),
         Bench::Other(words) => not_built::refuse("bench", words),
     }
 }

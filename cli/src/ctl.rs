@@ -1,7 +1,9 @@
 //! `tidewire ctl`: a noun is a module, with its verbs, their answers and their tables.
 
 pub(crate) mod bridge;
+pub(crate) mod cluster;
 pub(crate) mod node;
+pub(crate) mod shard;
 pub(crate) mod tsdb;
 
 mod table;
@@ -54,6 +56,8 @@ pub(crate) fn run(arguments: &Ctl) -> u8 {
         Noun::Bridge { verb } => bridge::run(&node, verb),
         Noun::Tsdb { verb } => tsdb::run(&node, verb),
         Noun::Node { verb } => node::run(&node, verb),
+        Noun::Cluster { verb } => cluster::run(&node, verb),
+        Noun::Shard { verb } => shard::run(&node, verb),
         Noun::Other(words) => return other(words),
     };
     match done {

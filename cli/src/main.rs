@@ -44,11 +44,16 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// What is logged unless `TIDEWIRE_LOG` says otherwise. ractor's spans at INFO cost memory for every
+/// actor. openraft warns of every request to a peer that cannot be reached, several a second for each
+/// group: links and membership say once that a peer is gone, and once that it is back.
+const LOG: &str = "info,ractor=warn,openraft=warn,openraft::core::heartbeat=error,\
+    openraft::core::raft_core=error,openraft::engine::handler::replication_handler=error,\
+    openraft::replication=error,openraft::replication::stream_state=warn";
+
 /// Logs go to standard error; `TIDEWIRE_LOG` chooses, for instance `debug` or `broker=trace`.
 fn init_logs() {
-    // ractor's spans at INFO cost memory for every actor.
-    let filter =
-        std::env::var("TIDEWIRE_LOG").unwrap_or_else(|_| "info,ractor=warn,openraft=warn".into());
+    let filter = std::env::var("TIDEWIRE_LOG").unwrap_or_else(|_| LOG.into());
     let filter = tracing_subscriber::EnvFilter::new(filter);
     tracing_subscriber::fmt()
         .with_env_filter(filter)

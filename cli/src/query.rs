@@ -47,7 +47,9 @@ pub(crate) fn run(arguments: &Query) -> u8 {
         eprintln!("no rows of {} in that time", arguments.device);
     }
     if answer.partial {
-        eprintln!("partial: the store has not caught up with the log yet");
+        let reason = answer.reason.as_deref();
+        let reason = reason.unwrap_or("the store has not caught up with the log yet");
+        eprintln!("partial: {reason}");
     }
     if let Err(error) = std::io::stdout().write_all(text.as_bytes()) {
         return fail(exit::FAILED, &error);
@@ -176,6 +178,7 @@ mod tests {
         QueryAnswer {
             rows,
             partial: false,
+            reason: None,
         }
     }
 

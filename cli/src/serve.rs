@@ -1,6 +1,10 @@
 //! `tidewire serve`.
 
-use broker::{Config, ConfigError, Node, StartError};
+use std::pin::pin;
+use std::sync::Arc;
+
+use broker::{Config, ConfigError, ControlKind, Environment, Fatal, Node, StartError};
+use tokio::sync::Notify;
 
 use crate::arguments::Serve;
 use crate::{exit, fail};
@@ -55,30 +59,87 @@ fn config(arguments: &Serve) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
+/// Serves until a signal comes. When meta has ended the node's epoch, all its connections are closed
+/// and it begins anew, under another (SEMANTICS, Cluster).
 async fn serve(config: Config) -> u8 {
-    let cluster = config.cluster.listen;
-    let kafka = config.kafka.bootstrap.clone();
-    let node = match Node::start(config).await {
-        Ok(node) => node,
-        Err(error) => return refused(&error),
+    let mut signal = pin!(runtime::stop_signal());
+    loop {
+        let ended = Arc::new(Notify::new());
+        let environment = environment(&ended);
+        let started = tokio::select! {
+            started = Node::start_in(config.clone(), environment) => started,
+            signal = &mut signal => return stopped_early(signal),
+        };
+        let node = match started {
+            Ok(node) => node,
+            Err(error) if error.is_epoch_ended() => {
+                tracing::warn!(%error, "the node begins another epoch");
+                continue;
+            }
+            Err(error) => return refused(&error),
+        };
+        say_what_is_served(&config, &node);
+        let signal = tokio::select! {
+            signal = &mut signal => signal,
+            () = ended.notified() => {
+                node.abandon().await;
+                tracing::warn!("the epoch of this node has ended: it begins another");
+                continue;
+            }
+        };
+        let signal = match signal {
+            Ok(signal) => signal,
+            Err(error) => return fail(exit::FAILED, &format!("cannot wait for signals: {error}")),
+        };
+        tracing::info!(?signal, "stopping");
+        node.stop().await;
+        tracing::info!("stopped");
+        return 0;
+    }
+}
+
+/// Tells the end of the epoch, and lets everything else that is fatal end the process.
+fn environment(ended: &Arc<Notify>) -> Environment {
+    let environment = Environment::default();
+    let (ended, end_process) = (Arc::clone(ended), Arc::clone(&environment.on_fatal));
+    let on_fatal = move |fatal| match fatal {
+        Fatal::EpochEnded(_) => ended.notify_one(),
+        fatal => end_process(fatal),
     };
-    tracing::info!(node = node.number, mqtt = %node.mqtt, admin = %node.admin, "serving");
-    tracing::info!(%cluster, "the cluster is not built yet: its address is not bound");
-    if let Some(kafka) = kafka {
-        tracing::info!(%kafka, "telemetry goes to Kafka");
+    Environment {
+        on_fatal: Arc::new(on_fatal),
+        // The process is this node's alone.
+        control: ControlKind::Distributed,
+        ..environment
+    }
+}
+
+/// A start that is cut off leaves the folder as a crash would.
+fn stopped_early<S: std::fmt::Debug>(signal: std::io::Result<S>) -> u8 {
+    match signal {
+        Ok(signal) => {
+            tracing::info!(?signal, "stopped before it served");
+            0
+        }
+        Err(error) => fail(exit::FAILED, &format!("cannot wait for signals: {error}")),
+    }
+}
+
+fn say_what_is_served(config: &Config, node: &Node) {
+    tracing::info!(
+        node = node.number,
+        mqtt = %node.mqtt,
+        admin = %node.admin,
+        cluster = node.cluster,
+        "serving"
+    );
+    if let Some(kafka) = &config.kafka.bootstrap {
+        tracing::info!(kafka, "telemetry goes to Kafka");
     } else if node.telemetry() {
         tracing::info!(
-            "one node and no Kafka: killing it loses nothing acknowledged, losing its disk does"
+            "no Kafka: killing this node loses no acknowledged telemetry, losing its disk does"
         );
     }
-    let signal = match runtime::stop_signal().await {
-        Ok(signal) => signal,
-        Err(error) => return fail(exit::FAILED, &format!("cannot wait for signals: {error}")),
-    };
-    tracing::info!(?signal, "stopping");
-    node.stop().await;
-    tracing::info!("stopped");
-    0
 }
 
 fn refused(error: &StartError) -> u8 {

@@ -1,9 +1,12 @@
 //! Raft groups of a node: their log, their state files, and the machines that they replicate; and the
 //! links between nodes.
 
+pub mod control;
+pub mod exchange;
 pub mod link;
 mod machine;
 mod machines;
+pub mod member;
 pub mod raft;
 mod stored;
 

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// Tells the time, so that a test can.
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch; may step in either direction.
     fn wall_ms(&self) -> u64;
-    /// Milliseconds since a fixed moment of this process; never goes back.
+    /// Milliseconds since a fixed moment of this process; never goes back, and goes on while the
+    /// machine is suspended (`CLOCK_BOOTTIME`): a lease that is over there must be over here.
     fn mono_ms(&self) -> u64;
     /// Whether something is known to keep the wall clock right.
     fn is_synchronised(&self) -> bool {
@@ -19,13 +22,13 @@ pub trait Clock: Send + Sync + 'static {
 /// The machine's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
-    start: Instant,
+    start_ms: u64,
 }
 
 impl Default for SystemClock {
     fn default() -> Self {
         Self {
-            start: Instant::now(),
+            start_ms: boot_ms(),
         }
     }
 }
@@ -38,8 +41,16 @@ impl Clock for SystemClock {
     }
 
     fn mono_ms(&self) -> u64 {
-        self.start.elapsed().as_millis() as u64
+        boot_ms().saturating_sub(self.start_ms)
     }
+}
+
+/// Milliseconds since the machine was started, suspends included.
+fn boot_ms() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let ms = u64::try_from(time.tv_nsec / 1_000_000).unwrap_or_default();
+    seconds.saturating_mul(1_000).saturating_add(ms)
 }
 
 /// A clock that stands still until it is told to go on; clones share it.
@@ -82,6 +93,24 @@ impl Clock for ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_clock_counts_from_the_start_of_the_machine_as_the_kernel_does() {
+        // The kernel shows this very clock there, in hundredths of a second.
+        let uptime_ms = || {
+            let text = std::fs::read_to_string("/proc/uptime").expect("this system has one");
+            let seconds = text.split_whitespace().next().expect("two numbers");
+            (seconds.parse::<f64>().expect("a number") * 1_000.0) as u64
+        };
+        let (before, shown, after) = (uptime_ms(), boot_ms(), uptime_ms());
+        assert!(
+            (before..=after + 10).contains(&shown),
+            "{before} {shown} {after}"
+        );
+        let clock = SystemClock::default();
+        let first = clock.mono_ms();
+        assert!(first < 60_000 && clock.mono_ms() >= first);
+    }
 
     #[test]
     fn a_step_of_the_wall_clock_leaves_the_monotonic_clock_alone() {

@@ -22,7 +22,7 @@ pub use limits::{DescriptorLimit, descriptor_limit, usable_cores};
 pub use mailbox::{Mailbox, Priority, Refused};
 pub use random::Random;
 pub use stop::{StopSignal, stop_signal};
-pub use supervisor::{ChildSpec, Restart, Supervisor, SupervisorMessage};
+pub use supervisor::{ChildSpec, Restart, Restarted, Restarts, Supervisor, SupervisorMessage};
 pub use wheel::{TimerKey, Wheel};
 
 pub use ractor;

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 
@@ -49,6 +51,8 @@ pub struct Supervisor {
     pub restarts_max: usize,
     /// The window in milliseconds.
     pub window_ms: u64,
+    /// Where restarts are counted.
+    pub restarts: Restarts,
 }
 
 /// What a supervisor can be told.
@@ -56,6 +60,70 @@ pub struct Supervisor {
 pub enum SupervisorMessage {
     /// Start one more child.
     Start(ChildSpec),
+}
+
+impl ractor::Message for SupervisorMessage {}
+
+/// An actor that ended and is started again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restarted {
+    /// Who started it again.
+    pub supervisor: &'static str,
+    /// The name of its [`ChildSpec`].
+    pub child: String,
+    /// Its panic or error, or `normal`.
+    pub reason: String,
+}
+
+/// What the supervisors of a node had to start again; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Restarts(Arc<RestartsInner>);
+
+type Listener = Box<dyn Fn(&Restarted) + Send + Sync>;
+
+#[derive(Default)]
+struct RestartsInner {
+    total: AtomicU64,
+    last: Mutex<Option<Restarted>>,
+    listener: OnceLock<Listener>,
+}
+
+impl Restarts {
+    /// How many there were.
+    pub fn total(&self) -> u64 {
+        self.0.total.load(Ordering::Relaxed)
+    }
+
+    /// The latest.
+    pub fn last(&self) -> Option<Restarted> {
+        self.0
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Has each one told from now on. It must return at once; only the first listener counts.
+    pub fn listen(&self, listener: impl Fn(&Restarted) + Send + Sync + 'static) {
+        let _taken = self.0.listener.set(Box::new(listener));
+    }
+
+    fn record(&self, restarted: Restarted) {
+        self.0.total.fetch_add(1, Ordering::Relaxed);
+        if let Some(listener) = self.0.listener.get() {
+            listener(&restarted);
+        }
+        let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(restarted);
+    }
+}
+
+impl std::fmt::Debug for Restarts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Restarts")
+            .field("total", &self.total())
+            .finish_non_exhaustive()
+    }
 }
 
 #[cfg_attr(test, derive(Debug))]
@@ -89,10 +157,8 @@ impl Supervisor {
         let Some(spec) = children.running.remove(&child) else {
             return Ok(());
         };
-        let again = spec.restart == Restart::Always
-            || (spec.restart == Restart::OnFailure && failure.is_some());
         let reason = failure.as_deref().unwrap_or("normal");
-        if children.stopping || (failure.is_none() && !again) {
+        if children.stopping || (failure.is_none() && spec.restart == Restart::OnFailure) {
             return Ok(());
         }
         if spec.restart == Restart::EndProcess {
@@ -123,6 +189,11 @@ impl Supervisor {
             .into());
         }
         tracing::warn!(child = spec.name, reason, "restarting");
+        self.restarts.record(Restarted {
+            supervisor: self.name,
+            child: spec.name.clone(),
+            reason: reason.to_owned(),
+        });
         Self::start(me, children, spec).await
     }
 }
@@ -191,8 +262,7 @@ impl Actor for Supervisor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use tokio::sync::Notify;
 
     struct Fragile {
@@ -244,10 +314,20 @@ mod tests {
     #[tokio::test]
     async fn a_child_that_panics_is_started_again() {
         let (starts, started) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let (restarts, told) = (Restarts::default(), Arc::new(AtomicUsize::new(0)));
+        let telling = Arc::clone(&told);
+        restarts.listen(move |restarted| {
+            assert_eq!(
+                (restarted.supervisor, &*restarted.child),
+                ("root", "fragile")
+            );
+            telling.fetch_add(1, Ordering::SeqCst);
+        });
         let root = Supervisor {
             name: "root",
             restarts_max: 5,
             window_ms: 60_000,
+            restarts: restarts.clone(),
         };
         let (root, _task) = Actor::spawn(None, root, vec![fragile(&starts, &started)])
             .await
@@ -255,6 +335,12 @@ mod tests {
         while starts.load(Ordering::SeqCst) < 3 {
             started.notified().await;
         }
+        assert_eq!((restarts.total(), told.load(Ordering::SeqCst)), (2, 2));
+        assert!(
+            restarts
+                .last()
+                .is_some_and(|last| last.reason.contains("fragile"))
+        );
         root.stop(None);
     }
 
@@ -265,6 +351,7 @@ mod tests {
             name: "root",
             restarts_max: 1,
             window_ms: 60_000,
+            restarts: Restarts::default(),
         };
         let (_root, task) = Actor::spawn(None, root, vec![fragile(&starts, &started)])
             .await

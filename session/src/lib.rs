@@ -24,7 +24,7 @@
 //!                       │       Command::Enqueue per shard that wants it, Command::Retain
 //!                       └─ all settled ─► Live::handle_settled(token, outcome)
 //!   Subscribe, Unsubscribe ─► the node's router (clean sessions) ─► handle_settled
-//!   Retained{token, filters} ─► Durable::retained_matching of every shard ─► handle_retained
+//!   Retained{token, filters} ─► Durable::retained_matching of the shards ─► handle_retained
 //!
 //!  Durable::poll_effect ─► Deliver ─► Live::handle_delivery       (persistent sessions, QoS > 0)
 //!                          TakenOver ─► Live::handle_kick(SessionTakenOver)

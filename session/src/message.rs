@@ -184,6 +184,15 @@ impl Match {
         }
     }
 
+    /// What matched at QoS 0 on another node: RETAIN flag of the delivery and identifiers.
+    pub fn of_qos_0(retain: bool, ids: SubscriptionIds) -> Self {
+        Self {
+            qos: Some(QoS::AtMostOnce),
+            retain_as_published: retain,
+            ids,
+        }
+    }
+
     /// Whether nothing is to be delivered.
     pub fn is_empty(&self) -> bool {
         self.qos.is_none()

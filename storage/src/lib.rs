@@ -11,3 +11,6 @@ pub mod log;
 pub mod raft;
 pub mod state;
 pub mod tsdb;
+mod turns;
+
+pub use turns::Turns;

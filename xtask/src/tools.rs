@@ -79,6 +79,22 @@ const KCAT: [Tool; 1] = [Tool {
     package: "kcat",
 }];
 
+/// What cuts links between nodes in a network of the test's own.
+const NETWORKS: [Tool; 3] = [
+    Tool {
+        program: "ip",
+        package: "iproute2",
+    },
+    Tool {
+        program: "nft",
+        package: "nftables",
+    },
+    Tool {
+        program: "unshare",
+        package: "util-linux",
+    },
+];
+
 /// Build tools that are absent and could not be installed.
 #[derive(Debug)]
 pub(crate) struct Missing(String);
@@ -112,6 +128,7 @@ pub(crate) fn ensure_build(may_install: bool) -> Result<(), Missing> {
 pub(crate) fn ensure_clients() {
     install(&absent(&CLIENTS));
     install(&absent(&KCAT));
+    install(&absent(&NETWORKS));
 }
 
 /// Installs those of `tools` that are absent, as far as that is allowed; the caller sees what stays so.

@@ -200,6 +200,7 @@ impl Peer {
                 command.arg("--data").arg(folder.join("data"));
                 command.args(["--mqtt", &address]);
                 command.args(["--admin", &format!("127.0.0.1:{admin}")]);
+                command.args(["--cluster", "127.0.0.1:0"]);
                 command.env("TIDEWIRE_LOG", "warn");
                 command
             }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Error;
 use super::folder::Kafka;
 use super::node::Node;
+use super::nodes::Nodes;
 use super::progress::TICK;
 use crate::profile;
 
@@ -90,4 +91,44 @@ async fn is_some_spooled(node: &Node, devices: u32) -> Result<bool, Error> {
         }
     }
     Ok(false)
+}
+
+/// Waits until the stores of several nodes have read all there is and sealed every row: the check
+/// reads the folders of stopped nodes, and what is not sealed may be in another node's log.
+pub(super) async fn sealed_by_all(
+    nodes: &Nodes,
+    kafka: Option<&Kafka>,
+    devices: u32,
+) -> Result<Vec<Status>, Error> {
+    let deadline = Instant::now() + CATCH_UP_DEADLINE;
+    let mut stored_before = None;
+    loop {
+        let mut statuses = Vec::new();
+        let mut is_some_away = false;
+        for node in nodes.running() {
+            statuses.push(node.ask(|client| client.tsdb()).await?);
+            is_some_away |= kafka.is_some() && is_some_spooled(node, devices).await?;
+        }
+        let is_sealed = |status: &Status| is_read(status) && status.store.head_rows == 0;
+        let is_sealed = !is_some_away && statuses.iter().all(is_sealed);
+        let stored: u64 = statuses.iter().map(stored_points).sum();
+        // A row on its way from one node to another shows at neither. So the second look.
+        if is_sealed && stored_before == Some(stored) {
+            return Ok(statuses);
+        }
+        stored_before = is_sealed.then_some(stored);
+        if Instant::now() >= deadline {
+            let unsealed: u64 = statuses.iter().map(|one| one.store.head_rows).sum();
+            let lags: Vec<_> = statuses.iter().map(|one| &one.pipeline.lag).collect();
+            return Err(Error::Failed(format!(
+                "the stores of the nodes have not everything {CATCH_UP_DEADLINE:?} after the last message: \
+                 {unsealed} rows are unsealed; unread by node and partition: {lags:?}"
+            )));
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+fn stored_points(status: &Status) -> u64 {
+    status.pipeline.stored_points
 }

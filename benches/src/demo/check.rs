@@ -38,6 +38,19 @@ pub trait Store {
     /// # Errors
     /// [`Error::Failed`] naming the file.
     fn for_each_point(&self, each: &mut dyn FnMut(StoredPoint<'_>)) -> Result<(), Error>;
+
+    /// The same of the chosen devices of the fleet, by number; points of others may come too.
+    ///
+    /// # Errors
+    /// As [`Store::for_each_point`].
+    fn for_each_point_of(
+        &self,
+        _chosen: &dyn Fn(u32) -> bool,
+        each: &mut dyn FnMut(StoredPoint<'_>),
+    ) -> Result<(), Error> {
+        // A scan passes everything anyway.
+        self.for_each_point(each)
+    }
 }
 
 /// A message of the ledger, and what was found of it.
@@ -83,6 +96,7 @@ pub fn compare_in_passes(
         bytes_per_point: record.bytes_per_point,
         reconnects: record.reconnects,
         complete: record.complete,
+        cluster: record.cluster.clone(),
         ..Report::default()
     };
     let messages = count(ledger, &mut report)?;
@@ -110,6 +124,10 @@ pub fn compare_in_passes(
         0
     };
     report.duplicates += report.counted_beyond_sent;
+    if let Some(cluster) = &record.cluster {
+        // What is stored and cannot be had is lost to whoever asks.
+        report.lost = report.lost.max(cluster.lost_in_answers);
+    }
     report.unacked = report.published - report.acked;
     Ok(report)
 }
@@ -223,7 +241,7 @@ fn find_rows(
     let mut unsent = 0;
     // The first rows with points that were never sent, as many as a report names.
     let mut shown: BTreeMap<(u32, i64), u64> = BTreeMap::new();
-    store.for_each_point(&mut |point| {
+    store.for_each_point_of(chosen, &mut |point| {
         // Others may publish to the node of a demo; what they sent is not the fleet's.
         let Some(device) = profile::device_number(point.device)
             .filter(|device| *device < devices && chosen(*device))

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `demo.json` | [`Record`], written at the start and again at the end |
 //! | `ledger` | what was sent and acknowledged, see [`crate::ledger`] |
-//! | `node-1` | data folder of the node |
+//! | `node-1` | data folder of the first node; `node-2` and so on of the others |
 //! | `node-1.toml`, `node-1.log` | its configuration, and what it wrote to standard error |
 
 use std::io;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use crate::pairs;
 
 /// Version of [`Record`].
 const VERSION: u32 = 1;
@@ -25,6 +26,23 @@ pub struct Kafka {
     pub bootstrap: String,
     /// The topic, of this demo alone.
     pub topic: String,
+}
+
+/// Says what several nodes did beside storing points.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterRecord {
+    /// The node that was killed.
+    pub killed: Option<u32>,
+    /// Seconds from the kill until every living node named another leader for every shard; at most
+    /// 600 ms too long, for that is how old their answers may be.
+    pub led_again_s: Option<f64>,
+    /// Seconds from the new start of the killed node until it said that it is ready.
+    pub ready_again_s: Option<f64>,
+    /// Acknowledged points that the nodes did not answer, whichever of them was asked.
+    pub lost_in_answers: u64,
+    /// Messages through sessions, and what became of them.
+    pub sessions: pairs::Summary,
 }
 
 /// Says how a demo went.
@@ -55,8 +73,12 @@ pub struct Record {
     pub bytes_per_point: Option<f64>,
     /// Points that the node counted as new, for each of its processes (one, or two with
     /// `--kill`; what the first counted is read shortly before it is killed). After a restart a
-    /// node counts rows again that no segment held, so the counts are not a sum.
+    /// node counts rows again that no segment held, so the counts are not a sum. Of several nodes
+    /// it is one count: the sum over all of them, with the greater one of a node that was killed.
     pub points_counted_as_new: Vec<u64>,
+    /// What concerns several nodes; absent for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterRecord>,
 }
 
 impl Record {
@@ -119,22 +141,22 @@ impl Folder {
         self.path.join("ledger")
     }
 
-    /// Returns the data folder of the node.
+    /// Returns the data folder of a node; numbers begin at 1.
     #[must_use]
-    pub fn node_data(&self) -> PathBuf {
-        self.path.join("node-1")
+    pub fn node_data(&self, node: u32) -> PathBuf {
+        self.path.join(format!("node-{node}"))
     }
 
-    /// Returns the path of the node's configuration.
+    /// Returns the path of a node's configuration.
     #[must_use]
-    pub fn node_config(&self) -> PathBuf {
-        self.path.join("node-1.toml")
+    pub fn node_config(&self, node: u32) -> PathBuf {
+        self.path.join(format!("node-{node}.toml"))
     }
 
-    /// Returns the path of what the node logs.
+    /// Returns the path of what a node logs.
     #[must_use]
-    pub fn node_log(&self) -> PathBuf {
-        self.path.join("node-1.log")
+    pub fn node_log(&self, node: u32) -> PathBuf {
+        self.path.join(format!("node-{node}.log"))
     }
 
     fn record_path(&self) -> PathBuf {

@@ -1,21 +1,26 @@
-//! The demo: a node as a child process, a fleet that publishes to it, and the check of what the
-//! store kept.
+//! The demo: one node or several as child processes, a fleet that publishes to them, and the check
+//! of what the stores kept.
 
+mod answers;
 mod caught_up;
 pub mod check;
 mod folder;
-mod node;
+pub(crate) mod node;
+pub(crate) mod nodes;
 mod options;
 mod progress;
+mod publish;
 mod report;
 mod run;
+mod show;
 mod store;
+mod view;
 
 use std::io::Write;
 use std::path::Path;
 
-pub use folder::{Folder, Kafka, Record};
-pub use options::{DEVICES_MAX, INTERVAL_MIN, Options};
+pub use folder::{ClusterRecord, Folder, Kafka, Record};
+pub use options::{DEVICES_MAX, INTERVAL_MIN, NODES_MAX, Options};
 pub use report::{Report, VIOLATIONS_SHOWN_MAX, Violation, ViolationKind};
 
 /// Says why a demo or a check did not come to a verdict.
@@ -64,8 +69,9 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<Report, Error> {
 ///
 /// # Errors
 /// [`Error::Usage`] when `dir` is not the folder of a demo, [`Error::Failed`] when its files
-/// cannot be read, or when it is of a demo through Kafka that did not reach its end: what the
-/// store had not sealed then is in Kafka only. Nothing in the folder is changed.
+/// cannot be read, or when it is of a demo through Kafka or of several nodes that did not reach its
+/// end: what the stores had not sealed then is in Kafka, or in logs that no one node reads alone.
+/// Nothing in the folder is changed.
 pub fn check(dir: &Path) -> Result<Report, Error> {
     run::check_folder(dir)
 }

@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -14,10 +14,11 @@ use tokio::time::{Instant, timeout};
 
 use super::Error;
 use super::folder::{Folder, Kafka};
+use crate::ports;
 
 /// Time from the start of the process to `GET /health/ready` = 200; a node that replays a long
 /// log takes its time.
-const READY_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const READY_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Time from SIGTERM to the end of the process; its own `stop_deadline` is 30 s.
 const STOP_DEADLINE: Duration = Duration::from_secs(45);
@@ -31,119 +32,163 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lines of the node's log that an error shows.
 const LOG_LINES_SHOWN: usize = 15;
 
-/// Short times and small blocks, so that a short run passes seals and merges.
+/// Keys that every node of a demo has.
 const CONFIG: &str = "[telemetry]\nhead_age_max = \"5s\"\nblock_rows = 16\n";
+
+/// Says what the nodes of a demo or of a bench have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan<'a> {
+    /// The program whose `serve` is a node; `None`: the running one.
+    pub(crate) program: Option<&'a Path>,
+    /// Where their folders are.
+    pub(crate) folder: &'a Folder,
+    /// How many.
+    pub(crate) nodes: u32,
+    /// Their configuration.
+    pub(crate) config: String,
+    /// Through which their messages go; `None`: their embedded logs.
+    pub(crate) kafka: Option<&'a Kafka>,
+    /// MQTT and admin address of the first node; `None`: free ports of loopback, as the others have.
+    pub(crate) mqtt: Option<SocketAddr>,
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+/// Short times and small blocks, so that a short run passes seals and merges.
+pub(super) fn demo_config(kafka: Option<&Kafka>) -> String {
+    let stream = kafka.map_or_else(String::new, |kafka| {
+        let topic = &kafka.topic;
+        format!("[[telemetry.streams]]\ntopic = \"{topic}\"\n")
+    });
+    format!("{CONFIG}{stream}")
+}
 
 /// Says how a node is started.
 #[derive(Clone, Debug)]
-pub(super) struct Launch {
+pub(crate) struct Launch {
     program: PathBuf,
-    folder: Folder,
-    /// Through which its messages go; `None`: its embedded log.
-    pub(super) kafka: Option<Kafka>,
+    /// Its number, from 1.
+    pub(crate) number: u32,
+    pub(crate) data: PathBuf,
+    pub(crate) config: PathBuf,
+    log: PathBuf,
+    kafka: Option<String>,
     /// MQTT address.
-    pub(super) mqtt: SocketAddr,
+    pub(crate) mqtt: SocketAddr,
     /// Admin address.
-    pub(super) admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    /// Address for the other nodes; a lone node has none and takes any port.
+    pub(crate) cluster: Option<SocketAddr>,
+    /// The node that founds the cluster, if it is another one.
+    join: Option<SocketAddr>,
 }
 
 impl Launch {
-    /// Writes the node's configuration and chooses free ports of loopback where none are given.
-    pub(super) fn prepare(
-        program: Option<&Path>,
-        folder: &Folder,
-        kafka: Option<&Kafka>,
-        mqtt: Option<SocketAddr>,
-        admin: Option<SocketAddr>,
-    ) -> Result<Self, Error> {
-        let program = match program {
+    /// Writes the nodes' configurations and chooses free ports of loopback where none are given.
+    pub(crate) fn prepare(plan: &Plan<'_>) -> Result<Vec<Self>, Error> {
+        let program = match plan.program {
             Some(program) => program.to_owned(),
             None => std::env::current_exe()
                 .map_err(|error| Error::Failed(format!("the running program: {error}")))?,
         };
-        let config = folder.node_config();
-        let stream = kafka.map_or_else(String::new, |kafka| {
-            let topic = &kafka.topic;
-            format!("[[telemetry.streams]]\ntopic = \"{topic}\"\n")
+        let ports = ports::free(3 * plan.nodes as usize)
+            .map_err(|error| Error::Failed(format!("a free port of 127.0.0.1: {error}")))?;
+        let founder = ports[2];
+        let numbered = (1..=plan.nodes).zip(ports.chunks_exact(3));
+        let launches = numbered.map(|(number, ports)| {
+            let config = plan.folder.node_config(number);
+            std::fs::write(&config, &plan.config)
+                .map_err(|error| Error::Failed(format!("{}: {error}", config.display())))?;
+            let given = |address: Option<SocketAddr>| address.filter(|_| number == 1);
+            Ok(Self {
+                program: program.clone(),
+                number,
+                data: plan.folder.node_data(number),
+                config,
+                log: plan.folder.node_log(number),
+                kafka: plan.kafka.map(|kafka| kafka.bootstrap.clone()),
+                mqtt: given(plan.mqtt).unwrap_or(ports[0]),
+                admin: given(plan.admin).unwrap_or(ports[1]),
+                cluster: (plan.nodes > 1).then_some(ports[2]),
+                join: (number > 1).then_some(founder),
+            })
         });
-        std::fs::write(&config, format!("{CONFIG}{stream}"))
-            .map_err(|error| Error::Failed(format!("{}: {error}", config.display())))?;
-        // Both are held before either is released, so that they differ.
-        let listeners = (free_listener()?, free_listener()?);
-        let address = |listener: &TcpListener| {
-            listener
-                .local_addr()
-                .map_err(|error| Error::Failed(format!("a free port: {error}")))
-        };
-        let (mqtt, admin) = (
-            mqtt.map_or_else(|| address(&listeners.0), Ok)?,
-            admin.map_or_else(|| address(&listeners.1), Ok)?,
-        );
-        Ok(Self {
-            program,
-            folder: folder.clone(),
-            kafka: kafka.cloned(),
-            mqtt,
-            admin,
-        })
+        launches.collect()
     }
 
-    /// Starts the process and waits until it is ready.
-    pub(super) async fn start(&self) -> Result<Node, Error> {
-        let log_path = self.folder.node_log();
+    /// Returns the command that starts the node again on its folder.
+    pub(super) fn command_line(&self) -> String {
+        let mut line = "tidewire serve".to_owned();
+        if let Some(bootstrap) = &self.kafka {
+            line += &format!(" --config {} --kafka {bootstrap}", self.config.display());
+        }
+        line += &format!(" --data {}", self.data.display());
+        if let Some(cluster) = self.cluster {
+            let Self { mqtt, admin, .. } = self;
+            line += &format!(" --mqtt {mqtt} --admin {admin} --cluster {cluster}");
+        }
+        line
+    }
+
+    /// Starts the process and waits for nothing.
+    pub(crate) fn spawn(&self) -> Result<Node, Error> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
-            .open(&log_path)
-            .map_err(|error| Error::Failed(format!("{}: {error}", log_path.display())))?;
-        let kafka = self.kafka.iter();
-        let kafka = kafka.flat_map(|kafka| ["--kafka", &kafka.bootstrap]);
-        let child = Command::new(&self.program)
-            .arg("serve")
-            .args(kafka)
-            .arg("--config")
-            .arg(self.folder.node_config())
-            .arg("--data")
-            .arg(self.folder.node_data())
-            .args([
-                "--mqtt",
-                &self.mqtt.to_string(),
-                "--admin",
-                &self.admin.to_string(),
-            ])
+            .open(&self.log)
+            .map_err(|error| Error::Failed(format!("{}: {error}", self.log.display())))?;
+        let mut command = Command::new(&self.program);
+        command.arg("serve").arg("--config").arg(&self.config);
+        command.arg("--data").arg(&self.data);
+        command.args(["--mqtt", &self.mqtt.to_string()]);
+        command.args(["--admin", &self.admin.to_string()]);
+        match self.cluster {
+            None => command.args(["--cluster", "127.0.0.1:0"]),
+            Some(cluster) => command
+                .args(["--cluster", &cluster.to_string()])
+                // Those that join at once would get their numbers in any order.
+                .args(["--node", &self.number.to_string()]),
+        };
+        if let Some(founder) = self.join {
+            command.args(["--join", &founder.to_string()]);
+        }
+        if let Some(bootstrap) = &self.kafka {
+            command.args(["--kafka", bootstrap]);
+        }
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
-            // Out of the terminal's group: Ctrl-C reaches the demo, which then stops its node.
+            // Out of the terminal's group: Ctrl-C reaches the demo, which then stops its nodes.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| Error::Failed(format!("{}: {error}", self.program.display())))?;
-        let mut node = Node {
+        Ok(Node {
             child,
+            number: self.number,
             admin: self.admin,
-            log_path,
-        };
-        node.wait_until_ready().await?;
-        Ok(node)
+            log_path: self.log.clone(),
+        })
     }
-}
-
-fn free_listener() -> Result<TcpListener, Error> {
-    TcpListener::bind(("127.0.0.1", 0))
-        .map_err(|error| Error::Failed(format!("a free port of 127.0.0.1: {error}")))
 }
 
 /// Is a running node; dropped, it is killed.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     child: Child,
+    pub(super) number: u32,
     admin: SocketAddr,
     log_path: PathBuf,
 }
 
 impl Node {
-    async fn wait_until_ready(&mut self) -> Result<(), Error> {
+    /// Returns the number of the process, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits until the node says that it is ready.
+    pub(super) async fn wait_until_ready(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + READY_DEADLINE;
         loop {
             if let Some(status) = self.child.try_wait().map_err(wait_failed)? {
@@ -156,7 +201,8 @@ impl Node {
             };
             if Instant::now() >= deadline {
                 return Err(Error::Failed(format!(
-                    "the node is not ready after {READY_DEADLINE:?}: {last}{}",
+                    "node {} is not ready after {READY_DEADLINE:?}: {last}{}",
+                    self.number,
                     self.log_end()
                 )));
             }
@@ -173,7 +219,8 @@ impl Node {
     }
 
     fn ended(&self, status: ExitStatus) -> Error {
-        Error::Failed(format!("the node ended: {status}{}", self.log_end()))
+        let number = self.number;
+        Error::Failed(format!("node {number} ended: {status}{}", self.log_end()))
     }
 
     /// Kills the process with SIGKILL.
@@ -181,27 +228,30 @@ impl Node {
         self.child.kill().await.map_err(wait_failed)
     }
 
-    /// Stops the process with SIGTERM and waits for its end.
+    /// Asks the process to stop with SIGTERM.
+    pub(super) fn terminate(&self) -> Result<(), Error> {
+        let pid = self.child.id().map(u32::cast_signed);
+        let Some(pid) = pid.and_then(Pid::from_raw) else {
+            // It has ended, which [`Node::await_stop`] tells.
+            return Ok(());
+        };
+        kill_process(pid, Signal::TERM)
+            .map_err(|error| Error::Failed(format!("SIGTERM to node {}: {error}", self.number)))
+    }
+
+    /// Waits for the end of a process that was asked to stop.
     ///
     /// # Errors
     /// [`Error::Failed`] when it does not end in time (it is killed then) or not with 0.
-    pub(super) async fn stop(mut self) -> Result<(), Error> {
-        let Some(pid) = self
-            .child
-            .id()
-            .and_then(|id| Pid::from_raw(id.cast_signed()))
-        else {
-            return Err(self.ended_by_itself().await);
-        };
-        kill_process(pid, Signal::TERM)
-            .map_err(|error| Error::Failed(format!("SIGTERM to the node: {error}")))?;
+    pub(super) async fn await_stop(mut self) -> Result<(), Error> {
         match timeout(STOP_DEADLINE, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(self.ended(status)),
             Ok(Err(error)) => Err(wait_failed(error)),
             Err(_) => {
                 let text = format!(
-                    "the node did not stop within {STOP_DEADLINE:?} of SIGTERM and was killed{}",
+                    "node {} did not stop within {STOP_DEADLINE:?} of SIGTERM and was killed{}",
+                    self.number,
                     self.log_end()
                 );
                 self.child.kill().await.map_err(wait_failed)?;
@@ -210,12 +260,17 @@ impl Node {
         }
     }
 
+    /// Returns a client of the node's admin API.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.admin.to_string())
+    }
+
     /// Asks the node over its admin API.
-    pub(super) async fn ask<T: Send + 'static>(
+    pub(crate) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Client) -> Result<T, ClientError> + Send + 'static,
     ) -> Result<T, Error> {
-        let client = Client::new(&self.admin.to_string());
+        let client = self.client();
         tokio::task::spawn_blocking(move || question(&client))
             .await
             .map_err(|error| Error::Failed(error.to_string()))?
@@ -240,6 +295,11 @@ impl Node {
 )]
 fn wait_failed(error: io::Error) -> Error {
     Error::Failed(format!("waiting for the node's process: {error}"))
+}
+
+/// Returns whether the node at this admin address says that it is ready.
+pub(super) async fn is_ready(admin: SocketAddr) -> bool {
+    matches!(readiness(admin).await, Ok(200))
 }
 
 /// Returns the status of `GET /health/ready`, or why there is no answer.

@@ -54,8 +54,8 @@ impl Progress {
         }
     }
 
-    /// Shows where the fleet is now.
-    pub(super) fn tick(&mut self, stats: &Stats) {
+    /// Shows where the fleet is now, and in a line of its own what is to be said of several nodes.
+    pub(super) fn tick(&mut self, stats: &Stats, cluster: Option<String>) {
         let now = Instant::now();
         let acknowledged = stats.acknowledged();
         let seconds = (now - self.last_tick).as_secs_f64();
@@ -69,11 +69,15 @@ impl Progress {
         match &self.bar {
             Some(bar) => {
                 bar.set_position(elapsed.min(self.duration).as_millis() as u64);
-                bar.set_message(self.line(stats));
+                let cluster = cluster.map_or_else(String::new, |line| format!("\n{line}"));
+                bar.set_message(self.line(stats) + &cluster);
             }
             None if now - self.last_line >= LINE_INTERVAL => {
                 self.last_line = now;
                 eprintln!("{:4.0} s  {}", elapsed.as_secs_f64(), self.line(stats));
+                if let Some(line) = cluster {
+                    eprintln!("        {line}");
+                }
             }
             None => {}
         }

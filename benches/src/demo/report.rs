@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::folder::ClusterRecord;
+use crate::pairs;
+
 /// Violations that a report names one by one; beyond it they are only counted.
 pub const VIOLATIONS_SHOWN_MAX: usize = 20;
 
@@ -25,7 +28,8 @@ pub struct Report {
     pub unacked: u64,
     /// Points of the fleet found in the store.
     pub stored: u64,
-    /// Acknowledged points that are absent or different.
+    /// Acknowledged points that are absent or different, in the store or in the answers of several
+    /// nodes.
     pub lost: u64,
     /// Points found more than once, plus points counted or found as new beyond those sent.
     pub duplicates: u64,
@@ -50,6 +54,9 @@ pub struct Report {
     pub complete: bool,
     /// The first violations, at most [`VIOLATIONS_SHOWN_MAX`].
     pub violations: Vec<Violation>,
+    /// What concerns several nodes; absent for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterRecord>,
 }
 
 /// Is one violation: which point, and what is wrong with it.
@@ -82,10 +89,12 @@ pub enum ViolationKind {
 }
 
 impl Report {
-    /// Returns true when nothing acknowledged is lost and nothing is stored twice.
+    /// Returns true when nothing acknowledged is lost and nothing is stored twice; of several nodes
+    /// also when their sessions lost nothing.
     #[must_use]
     pub fn is_ok(&self) -> bool {
-        self.lost == 0 && self.duplicates == 0
+        let sessions = self.cluster.as_ref().map(|cluster| &cluster.sessions);
+        self.lost == 0 && self.duplicates == 0 && sessions.is_none_or(pairs::Summary::is_ok)
     }
 
     /// Returns the exit code of the command: 0 ok, 1 a violation was found.
@@ -153,6 +162,9 @@ impl fmt::Display for Report {
             writeln!(f, "{:>16} {bytes:>14.3}  in merged blocks", "bytes/point")?;
         }
         writeln!(f, "{:>16} {:>14}", "reconnects", self.reconnects)?;
+        if let Some(cluster) = &self.cluster {
+            write_cluster(f, cluster)?;
+        }
         for violation in &self.violations {
             writeln!(
                 f,
@@ -170,11 +182,64 @@ impl fmt::Display for Report {
                 self.counted_beyond_sent
             )?;
         }
-        let verdict = if self.is_ok() {
-            "OK: every acknowledged point is stored exactly once"
-        } else {
-            "FAILED: the store and the ledger disagree"
+        let verdict = match (self.is_ok(), &self.cluster) {
+            (true, None) => "OK: every acknowledged point is stored exactly once",
+            (true, Some(_)) => {
+                "OK: every acknowledged point is stored exactly once, and no session lost a message"
+            }
+            (false, None) => "FAILED: the store and the ledger disagree",
+            (false, Some(_)) => "FAILED: stores, answers or sessions and the ledger disagree",
         };
         writeln!(f, "{verdict}")
     }
+}
+
+fn write_cluster(f: &mut fmt::Formatter<'_>, cluster: &ClusterRecord) -> fmt::Result {
+    if let Some(node) = cluster.killed {
+        writeln!(
+            f,
+            "{:>16} {:>14}  with SIGKILL",
+            "killed",
+            format!("node {node}")
+        )?;
+        let times = [
+            (
+                cluster.led_again_s,
+                "from the kill until all shards were led again",
+            ),
+            (cluster.ready_again_s, "from the new start until ready"),
+        ];
+        for (seconds, meaning) in times {
+            let seconds = seconds.map_or_else(|| "never".to_owned(), |s| format!("{s:.1}"));
+            writeln!(f, "{:>16} {seconds:>14}  {meaning}", "s")?;
+        }
+    }
+    let sessions = &cluster.sessions;
+    writeln!(
+        f,
+        "through sessions of {} pairs, QoS 1: {} messages acknowledged, {} received, {} lost, {} out of order, \
+         {} came again; {} reconnects, of which {} found no session",
+        sessions.pairs,
+        sessions.acked,
+        sessions.received,
+        sessions.lost,
+        sessions.out_of_order,
+        sessions.repeated,
+        sessions.reconnects,
+        sessions.sessions_missing,
+    )?;
+    if cluster.lost_in_answers > 0 {
+        let points = cluster.lost_in_answers;
+        writeln!(
+            f,
+            "VIOLATION {points} acknowledged points were in no node's answer"
+        )?;
+    }
+    if !sessions.is_ok() {
+        writeln!(
+            f,
+            "VIOLATION the sessions lost messages, their order, or themselves"
+        )?;
+    }
+    Ok(())
 }

@@ -2,43 +2,33 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
-use admin::query::QueryAnswer;
 use admin::question::Question;
-use admin::time::format_time;
+use admin::tsdb::Status;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::folder::{Folder, Kafka, Record};
-use super::node::{Launch, Node};
-use super::progress::{Progress, TICK};
+use super::answers::Answers;
+use super::folder::{ClusterRecord, Folder, Kafka, Record};
+use super::node::{Launch, Plan, demo_config};
+use super::nodes::Nodes;
+use super::publish::{pairs_of, publish};
 use super::report::Report;
+use super::show::{describe_rows, show};
+use super::store::{Scanned, Sealed};
 use super::{Error, Options, caught_up, check};
-use crate::fleet::{self, Stats};
-use crate::ledger::{self, Header};
 use crate::profile::{self, METRICS};
 
-/// Time between `--kill` and the new start.
-const KILL_PAUSE: Duration = Duration::from_secs(5);
-
-/// Descriptors that this process needs beside one socket a device.
+/// Descriptors that this process needs beside one socket a client.
 const DESCRIPTORS_BESIDE: u64 = 128;
-
-/// Rows and metrics of the device that is shown at the end.
-const ROWS_SHOWN: usize = 3;
-const METRICS_SHOWN: [&str; 4] = ["battery", "speed", "temp_motor", "sequence"];
 
 /// Runs the demo.
 pub(super) fn run(options: &Options, out: &mut dyn Write) -> Result<Report, Error> {
     options.validate()?;
-    require_descriptors(options.devices)?;
+    require_descriptors(options)?;
     let scratch = Scratch::create(options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -50,9 +40,11 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> Result<Report, Erro
     ended
 }
 
-/// Raises the limit of open files if it is too low, for this process and the node it starts.
-fn require_descriptors(devices: u32) -> Result<(), Error> {
-    let needed = u64::from(devices) + DESCRIPTORS_BESIDE;
+/// Raises the limit of open files if it is too low, for this process and the nodes it starts.
+fn require_descriptors(options: &Options) -> Result<(), Error> {
+    let devices = options.devices;
+    let clients = u64::from(devices) + 2 * u64::from(pairs_of(options.nodes));
+    let needed = clients + DESCRIPTORS_BESIDE;
     let limit = getrlimit(Resource::Nofile);
     // An absent limit is none at all.
     let Some(current) = limit.current.filter(|current| *current < needed) else {
@@ -124,7 +116,7 @@ impl Scratch {
 }
 
 /// SIGINT and SIGTERM.
-struct Interrupts {
+pub(super) struct Interrupts {
     int: Signal,
     term: Signal,
 }
@@ -139,7 +131,7 @@ impl Interrupts {
     }
 
     /// Waits for one of them. Cancel-safe.
-    async fn recv(&mut self) {
+    pub(super) async fn recv(&mut self) {
         tokio::select! {
             _ = self.int.recv() => {}
             _ = self.term.recv() => {}
@@ -167,18 +159,21 @@ async fn run_in(options: &Options, folder: &Folder, out: &mut dyn Write) -> Resu
             SmallRng::from_os_rng().random::<u64>()
         ),
     });
-    let launch = Launch::prepare(
-        options.program.as_deref(),
+    let launches = Launch::prepare(&Plan {
+        program: options.program.as_deref(),
         folder,
-        kafka.as_ref(),
-        options.mqtt,
-        options.admin,
-    )?;
+        nodes: options.nodes,
+        config: demo_config(kafka.as_ref()),
+        kafka: kafka.as_ref(),
+        mqtt: options.mqtt,
+        admin: options.admin,
+    })?;
     if let Some(Kafka { bootstrap, topic }) = &kafka {
         eprintln!("through Kafka at {bootstrap}, topic {topic}, which stays there");
     }
     let mut record = Record {
         kafka,
+        cluster: (options.nodes > 1).then(ClusterRecord::default),
         ..Record::new(options.nodes, options.devices, seed)
     };
     folder.write_record(&record)?;
@@ -190,22 +185,30 @@ async fn run_in(options: &Options, folder: &Folder, out: &mut dyn Write) -> Resu
         options.duration,
         folder.path().display()
     );
-    let node = interrupts.or(launch.start()).await?;
-    eprintln!(
-        "node 1 serves mqtt://{} and http://{}",
-        launch.mqtt, launch.admin
-    );
+    let mut nodes = interrupts.or(Nodes::found(launches.clone())).await?;
+    for Launch {
+        number,
+        mqtt,
+        admin,
+        ..
+    } in &launches
+    {
+        eprintln!("node {number} serves mqtt://{mqtt} and http://{admin}");
+    }
 
-    let node = publish(options, &launch, node, folder, &mut record, &mut interrupts).await?;
-    let text = interrupts.or(last_look(&node, &launch, &mut record)).await;
-    let text = match text {
+    let text = async {
+        publish(options, &mut nodes, folder, &mut record, &mut interrupts).await?;
+        let looking = last_look(&nodes, folder, &mut record);
+        interrupts.or(looking).await
+    };
+    let text = match text.await {
         Ok(text) => text,
         Err(error) => {
-            stop_after(node, &error).await;
+            nodes.stop_after(&error).await;
             return Err(error);
         }
     };
-    node.stop().await?;
+    nodes.stop().await?;
     record.complete = true;
     folder.write_record(&record)?;
 
@@ -218,199 +221,24 @@ async fn run_in(options: &Options, folder: &Folder, out: &mut dyn Write) -> Resu
                 .map_err(|error| Error::Failed(error.to_string()))?
         })
         .await?;
-    show(options, &launch, folder, &report, &text, out)?;
+    show(options, &launches, folder, &report, &text, out)?;
     if options.keep {
-        serve_on(&launch, &mut interrupts).await?;
+        serve_on(launches, &mut interrupts).await?;
     }
     Ok(report)
 }
 
-/// Lets the fleet publish until its end and returns the node, another one after `--kill`.
-async fn publish(
-    options: &Options,
-    launch: &Launch,
-    node: Node,
-    folder: &Folder,
-    record: &mut Record,
-    interrupts: &mut Interrupts,
-) -> Result<Node, Error> {
-    let header = Header {
-        seed: record.seed,
-        devices: options.devices,
-        metrics: profile::METRIC_NAMES.map(str::to_owned).to_vec(),
-    };
-    let ledger = ledger::Writer::create(&folder.ledger(), &header)
-        .map_err(|error| Error::Failed(error.to_string()))?;
-    let stats = Arc::new(Stats::default());
-    let stop = CancellationToken::new();
-    let config = fleet::Config {
-        seed: record.seed,
-        ..fleet::Config::new(
-            launch.mqtt,
-            options.devices,
-            options.interval,
-            options.duration,
-        )
-    };
-    let running = fleet::run(config, ledger.handle(), Arc::clone(&stats), stop.clone());
-    let mut running = tokio::spawn(running);
-    let mut progress = Progress::new(options.duration);
-    let outcome = watch(
-        options,
-        launch,
-        node,
-        record,
-        &stats,
-        &mut progress,
-        &mut running,
-        interrupts,
-    )
-    .await;
-    if outcome.is_err() {
-        stop.cancel();
-        // Its own end says nothing beside the error that is on its way already.
-        drop(running.await);
+/// Waits until the stores have all, reads the counters, and queries one device.
+async fn last_look(nodes: &Nodes, folder: &Folder, record: &mut Record) -> Result<String, Error> {
+    if record.cluster.is_some() {
+        read_back(nodes, folder, record).await?;
+        let statuses =
+            caught_up::sealed_by_all(nodes, record.kafka.as_ref(), record.devices).await?;
+        count_of_all(&statuses, record);
+        return describe(nodes, record).await;
     }
-    let finished = tokio::task::spawn_blocking(move || ledger.finish())
-        .await
-        .map_err(|error| Error::Failed(error.to_string()))?;
-    let (node, summary) = outcome?;
-    progress.finish(&stats);
-    if let Err(error) = finished {
-        let error = Error::Failed(error.to_string());
-        stop_after(node, &error).await;
-        return Err(error);
-    }
-    let seconds = summary.elapsed.as_secs_f64();
-    if seconds > 0.0 {
-        record.points_per_s = (stats.acknowledged() * METRICS as u64) as f64 / seconds;
-    }
-    record.p99_ms = stats
-        .latencies()
-        .quantile(0.99)
-        .map_or(0.0, |p99| p99.as_secs_f64() * 1e3);
-    record.reconnects = stats.reconnects();
-    if summary.devices_unfinished > 0 {
-        eprintln!(
-            "{} devices ended with messages unsent or unacknowledged",
-            summary.devices_unfinished
-        );
-    }
-    if summary.skipped > 0 {
-        eprintln!(
-            "{} measurements were not taken, for their devices were full",
-            summary.skipped
-        );
-    }
-    Ok(node)
-}
-
-type Running = tokio::task::JoinHandle<Result<fleet::Summary, fleet::Error>>;
-
-/// Where `--kill` stands.
-enum Kill {
-    At(Instant),
-    StartAt(Instant),
-    Over,
-}
-
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one loop over everything that can happen"
-)]
-async fn watch(
-    options: &Options,
-    launch: &Launch,
-    node: Node,
-    record: &mut Record,
-    stats: &Stats,
-    progress: &mut Progress,
-    running: &mut Running,
-    interrupts: &mut Interrupts,
-) -> Result<(Node, fleet::Summary), Error> {
-    let mut node = Some(node);
-    let mut kill = if options.kill {
-        Kill::At(Instant::now() + options.duration / 2)
-    } else {
-        Kill::Over
-    };
-    let mut summary = None;
-    let mut ticks = tokio::time::interval(TICK);
-    loop {
-        // With `--kill` and a short run the fleet may end while the node is away.
-        if let (Some(_), Some(_), Kill::Over) = (&node, &summary, &kill)
-            && let (Some(node), Some(summary)) = (node.take(), summary.take())
-        {
-            return Ok((node, summary));
-        }
-        let kill_due = match &kill {
-            Kill::At(due) | Kill::StartAt(due) => Some(*due),
-            Kill::Over => None,
-        };
-        tokio::select! {
-            ended = &mut *running, if summary.is_none() => {
-                let ended = ended.map_err(|error| Error::Failed(error.to_string()))?;
-                summary = Some(ended.map_err(|error| Error::Failed(error.to_string()))?);
-            }
-            _ = ticks.tick() => progress.tick(stats),
-            error = ended_by_itself(&mut node) => return Err(error),
-            () = interrupts.recv() => {
-                if let Some(node) = node.take() {
-                    stop_after(node, &Error::Interrupted).await;
-                }
-                return Err(Error::Interrupted);
-            }
-            () = sleep_until(kill_due) => {
-                kill = match (kill, node.take()) {
-                    (Kill::At(_), Some(node)) => {
-                        record.points_counted_as_new.push(counted_as_new(&node).await?);
-                        node.kill().await?;
-                        progress.say("node 1 killed with SIGKILL");
-                        Kill::StartAt(Instant::now() + KILL_PAUSE)
-                    }
-                    _ => {
-                        node = Some(interrupts.or(launch.start()).await?);
-                        progress.say("node 1 started again and ready");
-                        Kill::Over
-                    }
-                };
-            }
-        }
-    }
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn ended_by_itself(node: &mut Option<Node>) -> Error {
-    match node {
-        Some(node) => node.ended_by_itself().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn counted_as_new(node: &Node) -> Result<u64, Error> {
-    Ok(node
-        .ask(|client| client.tsdb())
-        .await?
-        .pipeline
-        .stored_points)
-}
-
-/// Stops a node on the way out with an error, which stays the one that is told.
-async fn stop_after(node: Node, error: &Error) {
-    if let Err(second) = node.stop().await {
-        eprintln!("after the error \"{error}\": {second}");
-    }
-}
-
-/// Waits until the store has all, reads the counters, and queries one device.
-async fn last_look(node: &Node, launch: &Launch, record: &mut Record) -> Result<String, Error> {
-    let status = match &launch.kafka {
+    let node = nodes.running().next().expect("it runs until it is stopped");
+    let status = match &record.kafka {
         None => caught_up::read(node).await?,
         Some(kafka) => caught_up::sealed(node, kafka, record.devices).await?,
     };
@@ -418,110 +246,80 @@ async fn last_look(node: &Node, launch: &Launch, record: &mut Record) -> Result<
         .points_counted_as_new
         .push(status.pipeline.stored_points);
     record.bytes_per_point = status.store.merged_bytes_per_point;
+    describe(nodes, record).await
+}
+
+/// Reads every acknowledged point back from the running nodes, each device from one of them.
+async fn read_back(nodes: &Nodes, folder: &Folder, record: &mut Record) -> Result<(), Error> {
+    let answers = Answers::of(nodes, record.devices);
+    let (ledger, asked) = (folder.ledger(), record.clone());
+    let comparing = tokio::task::spawn_blocking(move || check::compare(&ledger, &asked, &answers));
+    let report = comparing
+        .await
+        .map_err(|error| Error::Failed(error.to_string()))??;
+    for violation in &report.violations {
+        eprintln!(
+            "in the nodes' answers, {} at {}: {}",
+            violation.device, violation.time, violation.detail
+        );
+    }
+    if let Some(cluster) = &mut record.cluster {
+        cluster.lost_in_answers = report.lost;
+    }
+    Ok(())
+}
+
+/// Takes the counters of several nodes. What the killed one counted before counts if it is more
+/// than what it has counted since: some of its rows it may have counted twice.
+fn count_of_all(statuses: &[Status], record: &mut Record) {
+    let before = record.points_counted_as_new.pop().unwrap_or(0);
+    let killed = record.cluster.as_ref().and_then(|cluster| cluster.killed);
+    let counts = (1..).zip(statuses).map(|(number, status)| {
+        let counted = status.pipeline.stored_points;
+        if Some(number) == killed {
+            counted.max(before)
+        } else {
+            counted
+        }
+    });
+    record.points_counted_as_new = vec![counts.sum()];
+    let merged: Vec<f64> = statuses
+        .iter()
+        .filter_map(|status| status.store.merged_bytes_per_point)
+        .collect();
+    if !merged.is_empty() {
+        record.bytes_per_point = Some(merged.iter().sum::<f64>() / merged.len() as f64);
+    }
+}
+
+/// Queries the last device, of several nodes from the last.
+async fn describe(nodes: &Nodes, record: &Record) -> Result<String, Error> {
     let device = profile::device_id(record.devices - 1);
     let asked = device.clone();
+    let node = nodes
+        .running()
+        .last()
+        .expect("they run until they are stopped");
     let answer = node
         .ask(move |client| client.query(&asked, &Question::default()))
         .await?;
     Ok(describe_rows(&device, &answer))
 }
 
-fn describe_rows(device: &str, answer: &QueryAnswer) -> String {
-    let mut text = format!(
-        "{device}: {} rows in the last hour, the newest:\n",
-        answer.rows.len()
-    );
-    text.push_str(&format!("{:>26}", "time"));
-    for name in METRICS_SHOWN {
-        text.push_str(&format!("{name:>14}"));
+/// Starts the nodes again and serves until Ctrl-C.
+async fn serve_on(launches: Vec<Launch>, interrupts: &mut Interrupts) -> Result<(), Error> {
+    let mut nodes = interrupts.or(Nodes::again(launches)).await?;
+    for launch in nodes.launches() {
+        eprintln!(
+            "serving on mqtt://{} and http://{} until Ctrl-C",
+            launch.mqtt, launch.admin
+        );
     }
-    text.push('\n');
-    for row in &answer.rows[answer.rows.len().saturating_sub(ROWS_SHOWN)..] {
-        text.push_str(&format!("{:>26}", format_time(row.ts)));
-        for name in METRICS_SHOWN {
-            let value = row
-                .metrics
-                .get(name)
-                .map_or_else(|| "-".to_owned(), ToString::to_string);
-            text.push_str(&format!("{value:>14}"));
-        }
-        text.push('\n');
-    }
-    text
-}
-
-/// Writes the result and the commands to go on with.
-fn show(
-    options: &Options,
-    launch: &Launch,
-    folder: &Folder,
-    report: &Report,
-    rows: &str,
-    out: &mut dyn Write,
-) -> Result<(), Error> {
-    let commands = commands(options, launch, folder, report);
-    let written = if options.json {
-        eprint!("{rows}\n{report}\n{commands}");
-        writeln!(out, "{}", report.to_json())
-    } else {
-        write!(out, "{rows}\n{report}\n{commands}")
-    };
-    written
-        .and_then(|()| out.flush())
-        .map_err(|error| Error::Failed(format!("standard output: {error}")))
-}
-
-fn commands(options: &Options, launch: &Launch, folder: &Folder, report: &Report) -> String {
-    let device = profile::device_id(report.devices - 1);
-    let path = folder.path().display();
-    let data = folder.node_data();
-    let data = data.display();
-    let serve = match &launch.kafka {
-        None => format!("--data {data}"),
-        Some(kafka) => format!(
-            "--config {} --kafka {} --data {data}",
-            folder.node_config().display(),
-            kafka.bootstrap
-        ),
-    };
-    if options.keep {
-        format!(
-            "go on, while this node serves:\n  \
-             tidewire query {device} --metric battery --admin http://{admin}\n  \
-             curl 'http://{admin}/v1/query/{device}?from=-15m&metric=speed'\n  \
-             mosquitto_sub -h {host} -p {port} -t 'fleet/#' -v\n",
-            admin = launch.admin,
-            host = launch.mqtt.ip(),
-            port = launch.mqtt.port(),
-        )
-    } else if options.data.is_some() || !report.is_ok() {
-        format!(
-            "go on:\n  \
-             tidewire query {device} --metric battery --data {data}\n  \
-             tidewire demo --check {path}\n  \
-             tidewire serve {serve}\n"
-        )
-    } else {
-        "go on (the temporary folder of this run is removed):\n  \
-         tidewire demo --keep                  # serves on after the check\n  \
-         tidewire demo --data ./tidewire-demo  # keeps the data\n  \
-         tidewire demo --kill                  # kills the node in the middle\n"
-            .to_owned()
-    }
-}
-
-/// Starts the node again and serves until Ctrl-C.
-async fn serve_on(launch: &Launch, interrupts: &mut Interrupts) -> Result<(), Error> {
-    let mut node = interrupts.or(launch.start()).await?;
-    eprintln!(
-        "serving on mqtt://{} and http://{} until Ctrl-C",
-        launch.mqtt, launch.admin
-    );
     tokio::select! {
-        error = node.ended_by_itself() => return Err(error),
+        error = nodes.ended_by_itself() => return Err(error),
         () = interrupts.recv() => {}
     }
-    node.stop().await
+    nodes.stop().await
 }
 
 /// Checks a folder, see [`super::check`].
@@ -535,6 +333,18 @@ pub(super) fn check_folder(path: &Path) -> Result<Report, Error> {
             path.display()
         )));
     }
-    let store = super::store::Scanned::open(&folder.node_data())?;
+    if record.nodes > 1 {
+        if !record.complete {
+            return Err(Error::Failed(format!(
+                "{}: this demo of {} nodes did not reach its end, and what a store had not sealed by then may be in \
+                 another node's log: there is no verdict",
+                path.display(),
+                record.nodes
+            )));
+        }
+        let data = (1..=record.nodes).map(|node| folder.node_data(node));
+        return check::compare(&folder.ledger(), &record, &Sealed::open(data)?);
+    }
+    let store = Scanned::open(&folder.node_data(1))?;
     check::compare(&folder.ledger(), &record, &store)
 }

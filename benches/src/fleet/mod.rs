@@ -5,7 +5,9 @@ mod connection;
 mod device;
 #[cfg(test)]
 mod device_test;
+pub(crate) mod homes;
 mod latency;
+pub(crate) mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,8 +27,9 @@ pub use latency::Latencies;
 /// Says what the fleet does.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// MQTT address of the node.
-    pub address: SocketAddr,
+    /// MQTT addresses of the nodes; devices are dealt over them in turn, and go to another one
+    /// whenever a connection is lost or refused.
+    pub addresses: Arc<[SocketAddr]>,
     /// Number of devices.
     pub devices: u32,
     /// Time between two messages of a device, whole milliseconds.
@@ -55,11 +58,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// Returns the demo's choices for a fleet of this size.
+    /// Returns the demo's choices for a fleet of this size at one node.
     #[must_use]
     pub fn new(address: SocketAddr, devices: u32, interval: Duration, duration: Duration) -> Self {
         Self {
-            address,
+            addresses: Arc::new([address]),
             devices,
             interval,
             duration,

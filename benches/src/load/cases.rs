@@ -9,7 +9,7 @@ use super::crew::{Crew, Launch};
 use super::outcome::Outcome;
 use super::packet::Version;
 use super::plan::{Command, Group, Plan, Publishers, Role, Tally, WINDOW_MAX};
-use super::process::{Usage, usage};
+use super::process::{Moment, Usage, usage};
 
 mod away;
 mod conn;
@@ -36,6 +36,9 @@ const STORM_WATCH_MS: u64 = 1_000;
 pub struct Load {
     /// The broker.
     pub address: SocketAddr,
+    /// Its further nodes: connections go to one after the other, and the publisher of a pair to the
+    /// node behind its subscriber's.
+    pub others: Vec<Other>,
     /// Version of MQTT.
     pub version: Version,
     /// QoS of messages and subscriptions, 0 or 1.
@@ -63,6 +66,7 @@ impl Load {
     pub fn new(address: SocketAddr, program: PathBuf) -> Self {
         Self {
             address,
+            others: Vec::new(),
             version: Version::V311,
             qos: 1,
             payload_bytes: 256,
@@ -73,6 +77,23 @@ impl Load {
             pid: None,
             launch: Launch::Program(program, vec!["bench".into(), "worker".into()]),
         }
+    }
+}
+
+/// A further node of a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Other {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its process, measured as [`Load::pid`] is.
+    pub pid: u32,
+}
+
+impl Load {
+    /// Processes that are measured, of several nodes.
+    pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
+        let others = self.others.iter().map(|other| other.pid);
+        self.pid.into_iter().chain(others)
     }
 }
 
@@ -299,7 +320,10 @@ fn run_prefix() -> String {
 
 fn plan(load: &Load, groups: Vec<Group>) -> Plan {
     Plan {
-        address: load.address,
+        addresses: [load.address]
+            .into_iter()
+            .chain(load.others.iter().map(|other| other.address))
+            .collect(),
         sources: (1..=load.sources)
             .map(|last| Ipv4Addr::new(127, 0, 0, last))
             .collect(),
@@ -311,7 +335,18 @@ fn plan(load: &Load, groups: Vec<Group>) -> Plan {
 }
 
 fn measured(load: &Load) -> Result<Option<Usage>, LoadError> {
-    load.pid.map(usage).transpose()
+    if load.pid.is_none() {
+        return Ok(None);
+    }
+    load.pids()
+        .map(usage)
+        .try_fold(Usage::default(), |sum, one| {
+            one.map(|one| Usage {
+                cpu_s: sum.cpu_s + one.cpu_s,
+                rss_bytes: sum.rss_bytes + one.rss_bytes,
+            })
+        })
+        .map(Some)
 }
 
 /// Connects a group at a pace every broker stands.
@@ -357,6 +392,7 @@ fn subscriber_group(
         prefix: format!("{prefix}s"),
         first,
         count,
+        home: 0,
         persistent: load.persistent,
         role: Role::Subscriber {
             filter: format!("{prefix}/{filter}"),
@@ -377,6 +413,7 @@ fn publisher_group(
         prefix: format!("{prefix}p"),
         first,
         count,
+        home: 1,
         persistent: false,
         role: Role::Publisher {
             topic: format!("{prefix}/{topic}"),

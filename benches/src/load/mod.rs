@@ -23,7 +23,7 @@ mod sink;
 mod socket;
 mod worker;
 
-pub use cases::{Case, Load, run};
+pub use cases::{Case, Load, Other, run};
 pub use crew::Launch;
 pub use histogram::Histogram;
 pub use order::{OrderCheck, Verdict};
@@ -31,7 +31,7 @@ pub use outcome::Outcome;
 pub(crate) use outcome::grouped;
 pub use packet::Version;
 pub use plan::WINDOW_MAX;
-pub use process::{Usage, usage};
+pub use process::{Spent, Usage, usage};
 pub use sink::Sink;
 pub use worker::work;
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::histogram::Histogram;
 use super::plan::Tally;
-use super::process::Usage;
+use super::process::{Spent, Usage};
 
 /// A run's figures, and what it found wrong.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,8 @@ pub struct Outcome {
     pub figures: Vec<(&'static str, f64)>,
     /// What a correct broker does not do; empty: nothing.
     pub violations: Vec<String>,
+    /// What each process used while it was measured, of several nodes only.
+    pub spent: Option<Spent>,
 }
 
 impl Outcome {
@@ -26,6 +28,7 @@ impl Outcome {
             settings: Vec::new(),
             figures: Vec::new(),
             violations: Vec::new(),
+            spent: None,
         }
     }
 

@@ -13,8 +13,8 @@ pub const WINDOW_MAX: u32 = 32_768;
 /// A worker's connections, in groups. Sent once, before every command.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Plan {
-    /// The broker.
-    pub address: SocketAddr,
+    /// The nodes of the broker.
+    pub addresses: Vec<SocketAddr>,
     /// Source addresses, taken in turn; empty: the system chooses.
     pub sources: Vec<Ipv4Addr>,
     /// Version of MQTT.
@@ -37,6 +37,8 @@ pub(super) struct Group {
     pub first: u32,
     /// Number of connections.
     pub count: u32,
+    /// Place of the node of number 0; the next number goes to the next node.
+    pub home: u32,
     /// Sessions outlive their connections.
     pub persistent: bool,
     /// What they do.

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::time::Instant;
 
 use serde::Serialize;
 
 use super::LoadError;
+use super::cases::Load;
 
 /// CPU time and memory of a process and its children, at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -37,6 +39,55 @@ pub fn usage(pid: u32) -> Result<Usage, LoadError> {
     }
     usage.cpu_s /= rustix::param::clock_ticks_per_second() as f64;
     Ok(usage)
+}
+
+/// What processes used over a time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Spent {
+    /// The time, seconds.
+    pub seconds: f64,
+    /// CPU seconds of each node's process.
+    pub nodes_s: Vec<f64>,
+    /// CPU seconds of this process and its other children: the generator.
+    pub generator_s: f64,
+}
+
+/// CPU time of several nodes, which are children of this process, and of everything else here.
+pub(super) struct Moment {
+    at: Instant,
+    nodes_s: Vec<f64>,
+    all_s: f64,
+}
+
+impl Moment {
+    /// Reads the clocks of several nodes; `None` of one alone.
+    pub(super) fn now(load: &Load) -> Result<Option<Self>, LoadError> {
+        (!load.others.is_empty())
+            .then(|| Self::read(load))
+            .transpose()
+    }
+
+    fn read(load: &Load) -> Result<Self, LoadError> {
+        let nodes = load.pids().map(|pid| Ok(usage(pid)?.cpu_s));
+        Ok(Self {
+            at: Instant::now(),
+            nodes_s: nodes.collect::<Result<_, LoadError>>()?,
+            all_s: usage(std::process::id())?.cpu_s,
+        })
+    }
+
+    /// Returns what was used since.
+    pub(super) fn until_now(&self, load: &Load) -> Result<Spent, LoadError> {
+        let now = Self::read(load)?;
+        let pairs = now.nodes_s.iter().zip(&self.nodes_s);
+        let nodes_s: Vec<f64> = pairs.map(|(now, then)| now - then).collect();
+        let of_nodes: f64 = nodes_s.iter().sum();
+        Ok(Spent {
+            seconds: (now.at - self.at).as_secs_f64(),
+            generator_s: (now.all_s - self.all_s - of_nodes).max(0.0),
+            nodes_s,
+        })
+    }
 }
 
 struct Stat {

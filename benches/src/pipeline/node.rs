@@ -48,6 +48,7 @@ impl Node {
             .arg(folder.join("data"))
             .args(kafka.iter().flat_map(|kafka| ["--kafka", kafka]))
             .args(["--mqtt", &mqtt.to_string(), "--admin", &admin.to_string()])
+            .args(["--cluster", "127.0.0.1:0"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -1,7 +1,7 @@
 //! `bench sessions`: what durable sessions cost and bear, on a node of one core, beside mosquitto
 //! with persistence.
 
-mod probe;
+pub(crate) mod probe;
 mod report;
 
 use std::io::Write;

@@ -68,7 +68,7 @@ pub(super) fn until_ready(admin: SocketAddr, patience: Duration) -> Result<(), S
 }
 
 /// Lets time pass; other wake-ups do not shorten it.
-pub(super) fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     let deadline = Instant::now() + time;
     while let Some(left) = deadline.checked_duration_since(Instant::now()) {
         std::thread::park_timeout(left);

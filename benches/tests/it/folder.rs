@@ -35,7 +35,7 @@ fn folder(missing: Option<Key>, doubled: Option<Key>) -> TempDir {
     record.points_counted_as_new = vec![u64::from(DEVICES) * MESSAGES * METRICS as u64];
     folder.write_record(&record).unwrap();
     write_ledger(&folder.ledger());
-    let node = folder.node_data();
+    let node = folder.node_data(1);
     std::fs::create_dir(&node).unwrap();
     let identity = format!("{{\"layout\":1,\"node\":1,\"shards\":32,\"buckets\":{BUCKETS}}}");
     std::fs::write(node.join("node.json"), identity).unwrap();

@@ -11,7 +11,8 @@ use tidewire_benches::chart;
 use tidewire_benches::compare::median;
 use tidewire_benches::load::packet::{self, Malformed, Template};
 use tidewire_benches::load::{
-    Case, Histogram, Launch, Load, LoadError, OrderCheck, Outcome, Sink, Verdict, Version, run,
+    Case, Histogram, Launch, Load, LoadError, OrderCheck, Other, Outcome, Sink, Verdict, Version,
+    run,
 };
 
 #[test]
@@ -291,6 +292,29 @@ fn pairs_get_their_own_messages() {
         rate_per_s: None,
     };
     all_arrived(&run(&load, &case).unwrap(), 1.0);
+}
+
+#[test]
+fn the_ends_of_a_pair_are_at_different_nodes_of_several() {
+    // Two brokers that know nothing of each other: whatever crosses is lost.
+    let (one, two) = (RunningSink::start(), RunningSink::start());
+    let load = Load {
+        others: vec![Other {
+            address: two.address,
+            pid: std::process::id(),
+        }],
+        ..one.load()
+    };
+    let case = Case::P2p {
+        pairs: 7,
+        window: 2,
+        rate_per_s: Some(100.0),
+    };
+    let outcome = run(&load, &case).unwrap();
+    assert!(outcome.figure("acked") > Some(0.0), "{outcome}");
+    // The last subscriber and the first publisher are both at the first node, but no pair.
+    assert_eq!(outcome.figure("delivered"), Some(0.0), "{outcome}");
+    assert!(outcome.spent.is_some(), "each node is measured");
 }
 
 #[test]

@@ -11,3 +11,4 @@ mod folder;
 mod ledger;
 mod load;
 mod options;
+mod several;

@@ -4,12 +4,19 @@ use std::time::Duration;
 use tidewire_benches::demo::{self, Error, Options};
 
 #[test]
-fn what_is_not_built_or_makes_no_sense_ends_with_2_and_names_the_option() {
+fn what_makes_no_sense_ends_with_2_and_names_the_option() {
     let wrong = [
         (
-            "--nodes 3",
+            "--nodes 0: must be 1 to 5",
             Options {
-                nodes: 3,
+                nodes: 0,
+                ..Options::default()
+            },
+        ),
+        (
+            "--nodes 6: must be 1 to 5",
+            Options {
+                nodes: 6,
                 ..Options::default()
             },
         ),

@@ -1,5 +1,6 @@
 //! The consumer side: one topic's partitions, read from the store's own offsets on.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -42,6 +43,12 @@ pub(crate) struct KafkaConsumer {
     watch: Arc<Watch>,
     /// Whether the positions were compared with what Kafka has, and the partitions assigned.
     is_assigned: bool,
+    /// The partitions that are read; none: all.
+    wanted: Option<BTreeSet<u16>>,
+    /// Whether other partitions are wanted than are assigned.
+    is_changed: bool,
+    /// Partitions that are not read, of which it is to be known whether there is any record.
+    watched: BTreeSet<u16>,
 }
 
 struct Context {
@@ -52,6 +59,8 @@ struct Context {
     fetched: Mutex<Vec<(u16, u64)>>,
     /// Whether an event that is no record was served: "no record" says then nothing of the queue.
     is_served: AtomicBool,
+    /// Whether another second has passed.
+    is_second: AtomicBool,
 }
 
 impl Context {
@@ -72,6 +81,7 @@ impl ClientContext for Context {
 
     fn stats(&self, statistics: Statistics) {
         self.is_served.store(true, Ordering::Release);
+        self.is_second.store(true, Ordering::Release);
         let Some(topic) = statistics.topics.get(&self.topic) else {
             return;
         };
@@ -161,6 +171,7 @@ impl KafkaConsumer {
             watch: Arc::clone(&watch),
             fetched: Mutex::new(Vec::new()),
             is_served: AtomicBool::new(false),
+            is_second: AtomicBool::new(false),
         };
         let client = config
             .create_with_context(context)
@@ -176,6 +187,9 @@ impl KafkaConsumer {
                 .collect(),
             watch,
             is_assigned: false,
+            wanted: None,
+            is_changed: false,
+            watched: BTreeSet::new(),
         })
     }
 
@@ -185,24 +199,31 @@ impl KafkaConsumer {
         match self.compare()? {
             Ok(starts) => {
                 let mut assignment = TopicPartitionList::with_capacity(starts.len());
-                for (partition, start) in (0..).zip(&starts) {
+                for (partition, start) in self.wanted_of(&starts) {
                     let offset = i64::try_from(start.position.offset).unwrap_or(i64::MAX);
                     assignment
-                        .add_partition_offset(&self.topic, partition, Offset::Offset(offset))
+                        .add_partition_offset(&self.topic, partition.into(), Offset::Offset(offset))
                         .map_err(|error| ReadError(error.to_string()))?;
                 }
                 let assigned = self.client.assign(&assignment);
                 assigned.map_err(|error| ReadError(error.to_string()))?;
                 self.client.context().take_fetched();
-                for (partition, start) in (0_u16..).zip(&starts) {
+                for (partition, start) in self.wanted_of(&starts) {
                     if start.position.offset >= start.high {
                         let reached = self.reached[usize::from(partition)];
                         self.watch.note_passed(partition, start.high, reached);
                     }
                 }
                 // From now on what retention deletes unread is a gap, also where nothing was read.
-                self.next = starts.iter().map(|start| Some(start.position)).collect();
+                let positions = self.wanted_of(&starts);
+                let positions: Vec<_> = positions
+                    .map(|(partition, start)| (partition, start.position))
+                    .collect();
+                for (partition, position) in positions {
+                    self.next[usize::from(partition)] = Some(position);
+                }
                 self.is_assigned = true;
+                self.is_changed = false;
                 self.watch.note_compared();
                 self.watch.note_error(None);
                 Ok(true)
@@ -212,6 +233,16 @@ impl KafkaConsumer {
                 Ok(false)
             }
         }
+    }
+
+    fn is_wanted(&self, partition: u16) -> bool {
+        let wanted = self.wanted.as_ref();
+        wanted.is_none_or(|wanted| wanted.contains(&partition))
+    }
+
+    fn wanted_of<'a>(&'a self, starts: &'a [Start]) -> impl Iterator<Item = (u16, &'a Start)> {
+        let starts = (0_u16..).zip(starts);
+        starts.filter(|(partition, _)| self.is_wanted(*partition))
     }
 
     /// The outer error is a position that is none of this topic; the inner says that Kafka was
@@ -224,6 +255,14 @@ impl KafkaConsumer {
         let mut starts = Vec::with_capacity(self.next.len());
         for (partition, position) in (0_u16..).zip(&self.next) {
             let place = i32::from(partition);
+            if !self.is_wanted(partition) && !self.watched.contains(&partition) {
+                let position = Position {
+                    incarnation,
+                    offset: 0,
+                };
+                starts.push(Start { position, high: 0 });
+                continue;
+            }
             let marks = self
                 .client
                 .fetch_watermarks(&self.topic, place, ANSWER_WAIT);
@@ -237,7 +276,9 @@ impl KafkaConsumer {
                 }
             };
             self.watch.note_end(partition, high);
-            let offset = self.offset_of(partition, *position, incarnation, (low, high))?;
+            // What another node's store reads is its matter.
+            let position = position.filter(|_| self.is_wanted(partition));
+            let offset = self.offset_of(partition, position, incarnation, (low, high))?;
             let position = Position {
                 incarnation,
                 offset,
@@ -369,6 +410,41 @@ impl KafkaConsumer {
         }
     }
 
+    /// Looks once a second which of the watched partitions have a record.
+    fn look(&self) {
+        let is_due = self
+            .client
+            .context()
+            .is_second
+            .swap(false, Ordering::AcqRel);
+        if self.watched.is_empty() || !is_due {
+            return;
+        }
+        let mut asked = TopicPartitionList::with_capacity(self.watched.len());
+        for partition in &self.watched {
+            // The first record of any time; none is the end.
+            let place = i32::from(*partition);
+            let added = asked.add_partition_offset(&self.topic, place, Offset::Offset(0));
+            if let Err(error) = added {
+                tracing::debug!(%error, "a partition to be watched");
+            }
+        }
+        match self.client.offsets_for_times(asked, ANSWER_WAIT) {
+            Ok(found) => {
+                let elements = found.elements();
+                for one in elements.iter().filter(|one| one.error().is_ok()) {
+                    let partition = u16::try_from(one.partition()).ok();
+                    let offset = one.offset().to_raw();
+                    let offset = offset.and_then(|offset| u64::try_from(offset).ok());
+                    if let (Some(partition), Some(offset)) = (partition, offset) {
+                        self.watch.note_end(partition, offset + 1);
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "partitions cannot be watched"),
+        }
+    }
+
     /// Tells Kafka how far the store is, for the tools that show the lag of groups; nothing here
     /// rests on it.
     fn commit(&self) {
@@ -396,8 +472,12 @@ impl Consume for KafkaConsumer {
         timeout: Duration,
     ) -> Result<Vec<StoredRecord>, ReadError> {
         if !self.is_assigned {
-            // Unread, what the client reports of an outage would pile up.
-            let records = self.gather(bytes_max, None);
+            // Unread, what the client reports of an outage would pile up. An assignment drops what
+            // the client has of the one before.
+            let records = match self.is_changed {
+                true => Vec::new(),
+                false => self.gather(bytes_max, None),
+            };
             if !records.is_empty() {
                 return Ok(records);
             }
@@ -407,11 +487,22 @@ impl Consume for KafkaConsumer {
             }
         }
         self.commit();
+        self.look();
         let records = self.gather(bytes_max, Some(timeout));
         if !records.is_empty() {
             self.watch.note_error(None);
         }
         Ok(records)
+    }
+
+    fn assign(&mut self, taken: &BTreeSet<u16>, watched: &BTreeSet<u16>) -> Result<(), ReadError> {
+        self.watched.clone_from(watched);
+        if self.wanted.as_ref() != Some(taken) {
+            self.wanted = Some(taken.clone());
+            self.is_changed = true;
+            self.is_assigned = false;
+        }
+        Ok(())
     }
 }
 

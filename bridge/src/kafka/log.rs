@@ -1,5 +1,6 @@
 //! A topic of Kafka behind the log trait.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -10,7 +11,7 @@ use super::dead_letters::LetterTopic;
 use super::sender::{Backlog, Handle, KafkaOutlet};
 use super::settings::Settings;
 use super::watch::Watch;
-use crate::log::{Append, AppendError, Consume, Log, Position, ReadError, Submission};
+use crate::log::{Append, AppendError, Consume, Log, LogId, Position, ReadError, Submission};
 use crate::room::Room;
 
 /// Is the topic that this node's store reads.
@@ -61,6 +62,14 @@ impl Append for KafkaLog {
 impl Log for KafkaLog {
     fn source(&self) -> &str {
         &self.topic
+    }
+
+    fn id(&self) -> LogId {
+        LogId::OF_NOBODY
+    }
+
+    fn unread(&self) -> Vec<bool> {
+        self.watch.ends().into_iter().map(|end| end > 0).collect()
     }
 
     fn partitions(&self) -> u16 {
@@ -135,6 +144,14 @@ impl Log for NoLog {
         super::NO_SOURCE
     }
 
+    fn id(&self) -> LogId {
+        LogId::OF_NOBODY
+    }
+
+    fn unread(&self) -> Vec<bool> {
+        vec![false; usize::from(self.partitions)]
+    }
+
     fn partitions(&self) -> u16 {
         self.partitions
     }
@@ -177,5 +194,9 @@ impl Consume for Nothing {
     ) -> Result<Vec<storage::log::StoredRecord>, ReadError> {
         std::thread::park_timeout(timeout);
         Ok(Vec::new())
+    }
+
+    fn assign(&mut self, _: &BTreeSet<u16>, _: &BTreeSet<u16>) -> Result<(), ReadError> {
+        Ok(())
     }
 }

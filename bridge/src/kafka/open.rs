@@ -258,7 +258,7 @@ impl Plan {
         };
         let dead_letters = dlq.map(|dlq| {
             let stop = Arc::clone(&opening.stop);
-            DeadLetters::elsewhere(Box::new(keep(dlq)), opening.buckets, stop)
+            DeadLetters::elsewhere(Box::new(keep(dlq)), stop)
         });
         let appends = (0..outlets.len()).map(|topic| outlet_of(topic) as Arc<dyn Append>);
         Ok(KafkaSide {

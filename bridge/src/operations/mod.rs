@@ -143,10 +143,30 @@ impl Telemetry {
         }
     }
 
+    /// How far this node's log was read: by its writer, or by the node that owns the bucket.
+    fn position(&self, partition: u16) -> u64 {
+        let context = &self.running.context;
+        let row = context
+            .table
+            .borrow()
+            .as_ref()
+            .and_then(|table| table.row(partition));
+        let owner = row.map_or(context.node, |row| row.owner);
+        let reader = self.running.reader.as_ref();
+        match reader.filter(|_| owner != context.node) {
+            None => context.progress.position(context.log.id(), partition),
+            Some(reader) => {
+                let asked = reader.progress().remove(&owner);
+                let next = asked.and_then(|asked| asked.get(&partition).copied());
+                next.unwrap_or(0)
+            }
+        }
+    }
+
     pub(crate) fn lags(&self) -> Vec<PartitionLag> {
         let context = &self.running.context;
         let of = |(partition, end): (u16, u64)| {
-            let position = context.progress.position(partition);
+            let position = self.position(partition);
             PartitionLag {
                 partition,
                 end,

@@ -1,5 +1,6 @@
 //! The telemetry line from outside.
 
+mod buckets;
 mod crash;
 mod dead_letters;
 mod harness;

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
+use cluster_core::Sighting;
 use mqtt::{Decoder, Publish, ReasonCode};
 use runtime::{Exit, Mailbox};
 use session::{Answer, ConnectionId, Dropped, GroupSeq, Live, MonoMs, Opened, Seq, Token};
@@ -13,8 +15,10 @@ use tokio::net::TcpStream;
 
 use super::serve::Io;
 use super::slots::ConnectionMessage;
+use lease::Promise;
 
 mod effects;
+mod lease;
 mod room;
 mod socket;
 mod stash;
@@ -70,6 +74,8 @@ struct Extra {
     stash_bytes: usize,
     /// The `Open` under way, to be proposed again if the session moved.
     open: Option<Box<session::Open>>,
+    /// What it may replace, until it is answered; a lone node's may replace anything.
+    sighting: Option<Arc<Sighting>>,
     /// Shards that have not answered for retained messages yet.
     retained: Vec<Gathering>,
     /// Sequences that the subscriber acknowledged in this turn.
@@ -80,6 +86,10 @@ struct Extra {
     filters: Vec<mqtt::Filter>,
     /// What `Live` had dropped when it was last counted.
     dropped: Dropped,
+    /// Answers that wait for the node's lease; as many as the windows allow.
+    withheld: VecDeque<Promise>,
+    /// The answer to the `Open`, which waits for it too.
+    opened: Option<Opened>,
 }
 
 impl Extra {
@@ -92,13 +102,18 @@ impl Extra {
             && self.shared_acked.is_empty()
             && self.filters.is_empty()
             && self.dropped == Dropped::default()
+            && self.withheld.is_empty()
+            && self.opened.is_none()
+            && self.sighting.is_none()
     }
 }
 
 /// Retained messages of several shards on their way to one answer.
 struct Gathering {
     token: Token,
-    shards: u16,
+    /// Shards whose answer lacks.
+    shards: usize,
+    /// For each filter.
     rows: Vec<Vec<std::sync::Arc<session::Message>>>,
 }
 
@@ -112,6 +127,13 @@ impl Connection {
         let shared = &io.shared;
         let live = Live::new(&shared.session, shared.node_epoch, id, io.tick());
         let decoder = Decoder::new(shared.limits.unauthenticated());
+        let sighting = shared.sighting.load_full();
+        let extra = sighting.map(|sighting| {
+            Box::new(Extra {
+                sighting: Some(sighting),
+                ..Extra::default()
+            })
+        });
         Self {
             id,
             socket,
@@ -120,7 +142,7 @@ impl Connection {
             decoder,
             partial: BytesMut::new(),
             unsent: BytesMut::new(),
-            extra: None,
+            extra,
             timer: MonoMs(u64::MAX),
             linger_until: None,
             exit: None,
@@ -215,7 +237,7 @@ impl Connection {
     fn handle(&mut self, message: ConnectionMessage) {
         let now = self.io.now();
         match message {
-            ConnectionMessage::Opened(opened) => self.opened(opened),
+            ConnectionMessage::Opened(opened) => self.opened_under_lease(opened),
             ConnectionMessage::WrongEpoch(current) => self.open_again(current),
             ConnectionMessage::Answer(token, answer) => {
                 self.trim_due |= matches!(answer, Answer::Subscribed(_));
@@ -234,6 +256,7 @@ impl Connection {
                 self.live.handle_kick(reason, now);
             }
             ConnectionMessage::ReadOn => self.read_on(),
+            ConnectionMessage::Leased => self.keep_promises(),
             ConnectionMessage::Timer => self.timer_fired(),
         }
         self.unstash();
@@ -275,6 +298,7 @@ impl Connection {
 
     fn opened(&mut self, opened: Opened) {
         self.extra().open = None;
+        self.extra().sighting = None;
         self.trim_due = true;
         if matches!(opened, Opened::Yes { .. }) {
             self.decoder.set_limits(self.io.shared.limits);

@@ -3,6 +3,8 @@
 use std::sync::{Arc, PoisonError};
 
 use bridge::{Class, StreamId};
+use cluster::exchange::Letter;
+use cluster_core::NodeEpoch;
 use mqtt::{QoS, Topic, VISITED_NODES_MAX};
 use session::{
     Command, ConnectionId, Enqueue, Match, Message, Origin, Retain, Stamp, Subscription, WillRow,
@@ -13,6 +15,7 @@ use super::outbound::thread_of;
 use super::serve::Io;
 use super::slots::ConnectionMessage;
 use crate::ids::{Owed, shard_of};
+use crate::peers::Posted;
 use crate::routes::Destination;
 use crate::shard::ShardItem;
 
@@ -42,11 +45,12 @@ impl FannedOut {
 struct Destinations {
     shards: SmallVec<[u16; 4]>,
     connections: SmallVec<[(ConnectionId, Subscription); 8]>,
+    nodes: SmallVec<[NodeEpoch; 2]>,
 }
 
 impl Destinations {
     fn is_empty(&self) -> bool {
-        self.shards.is_empty() && self.connections.is_empty()
+        self.shards.is_empty() && self.connections.is_empty() && self.nodes.is_empty()
     }
 }
 
@@ -200,6 +204,7 @@ impl Io {
                         }
                     }
                     Destination::Connection(id) => destinations.connections.push((id, *wanted)),
+                    Destination::Node(epoch) => destinations.nodes.push(epoch),
                 },
             );
         if let Err(limit) = result {
@@ -217,6 +222,7 @@ impl Io {
             stamp,
             origin,
         } = source;
+        let owed = self.shared.defects.owed(owed);
         let is_repeat = !to.connections.is_empty() && self.is_repeat(origin.as_deref());
         let mut open =
             self.send_to_shards(message, (connection, owed), origin.as_deref(), &to.shards);
@@ -229,6 +235,7 @@ impl Io {
             }
             open += u32::from(owed.is_some());
         }
+        open += self.send_to_nodes(message, (connection, owed), origin.as_deref(), &to.nodes);
         if !is_repeat {
             self.send_to_connections(message, connection, &to.connections);
         }
@@ -275,17 +282,53 @@ impl Io {
         open
     }
 
+    /// Hands a message to the nodes with clean sessions that want it; their receipts settle.
+    fn send_to_nodes(
+        &self,
+        message: &Arc<Message>,
+        (connection, owed): (Option<ConnectionId>, Option<Owed>),
+        origin: Option<&Origin>,
+        nodes: &[NodeEpoch],
+    ) -> u32 {
+        let mut open = 0;
+        for &node in nodes {
+            let is_full = !self.shared.peers.has_room(node, message.qos);
+            if message.qos == QoS::AtMostOnce && is_full {
+                self.counters.node_qos0_dropped_total.add(1);
+                continue;
+            }
+            open += u32::from(owed.is_some());
+            if message.qos != QoS::AtMostOnce && self.is_behind(connection, is_full) {
+                continue;
+            }
+            let letter = Letter::Message {
+                message: Arc::clone(message),
+                origin: origin.cloned().map(Box::new),
+            };
+            let letter = Arc::new(letter);
+            self.outbound
+                .borrow_mut()
+                .push_to_node(node, Posted { letter, owed });
+        }
+        open
+    }
+
     /// Whether a message of QoS > 0 is not put on its way to a shard that is full. Then nothing
     /// later of its connection is, to any shard: it would overtake that one. The obligation stays
     /// open; the connection ends by its settle deadline, and its client sends all of it again. Wills
     /// are bounded in their outbox.
     fn is_withheld(&self, connection: Option<ConnectionId>, shard: u16) -> bool {
+        self.is_behind(connection, self.shared.shards.is_full(shard))
+    }
+
+    /// The same of a shard or node that is full, or not.
+    fn is_behind(&self, connection: Option<ConnectionId>, is_full: bool) -> bool {
         let Some(connection) = connection else {
             return false;
         };
         let mut withheld = self.withheld_from_shards.borrow_mut();
         let is_behind = !withheld.is_empty() && withheld.contains(&connection);
-        if !is_behind && !self.shared.shards.is_full(shard) {
+        if !is_behind && !is_full {
             return false;
         }
         withheld.insert(connection);

@@ -16,6 +16,7 @@ use runtime::{IoHandle, SendRefused};
 use session::{Answer, ConnectionId, Delivery, GroupDelivery, Match, Message, Token, WillRow};
 
 use crate::ids::Owed;
+use crate::shard::RowsAt;
 
 pub(crate) use serve::{Shared, serve};
 pub(crate) use stream_subscribers::rules as persistent_rules;
@@ -75,7 +76,7 @@ pub(crate) enum ShardEvent {
     Retained {
         connection: ConnectionId,
         token: Token,
-        rows: Vec<Vec<Arc<Message>>>,
+        rows: Vec<RowsAt>,
     },
     TakenOver {
         connection: ConnectionId,

@@ -1,15 +1,17 @@
 //! What an io thread owes others, gathered over a round of its connections into batches.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bridge::{Batch, Ingest, Outcome, OutletId, PortId, Refused};
+use cluster_core::NodeEpoch;
 use ractor::ActorRef;
 use runtime::ractor;
 use session::{Acks, Command, GroupSeq, Match, Message, Retain};
 
 use super::{CrossMessage, IoMessage, Threads};
 use crate::ids::{Owed, Place};
+use crate::peers::{Given, Peers, Posted};
 use crate::routes::{Delta, RoutesMessage};
 use crate::shard::{ShardItem, ShardMessage, Shards};
 
@@ -29,6 +31,8 @@ pub(crate) struct Outbound {
     to_shards: Vec<Vec<ShardItem>>,
     acks: Vec<Vec<Acks>>,
     shared_acks: Vec<Vec<GroupSeq>>,
+    peers: Peers,
+    to_nodes: BTreeMap<NodeEpoch, Vec<Posted>>,
     deltas: Vec<Delta>,
     waiting: Vec<Owed>,
     /// Bytes of telemetry that may wait behind a batch that the log refused.
@@ -99,6 +103,7 @@ impl Outbound {
         thread: usize,
         threads: Threads,
         shards: Shards,
+        peers: Peers,
         routes: ActorRef<RoutesMessage>,
         ingest: Option<Ingest>,
         telemetry_bytes_limit: u64,
@@ -116,6 +121,8 @@ impl Outbound {
             shared_acks: std::iter::repeat_with(Vec::new).take(count).collect(),
             shards,
             routes,
+            peers,
+            to_nodes: BTreeMap::new(),
             deltas: Vec::new(),
             waiting: Vec::new(),
             telemetry_bytes_limit,
@@ -231,6 +238,12 @@ impl Outbound {
         true
     }
 
+    /// Puts a message on its way to another node.
+    pub(crate) fn push_to_node(&mut self, node: NodeEpoch, posted: Posted) {
+        self.dirty = true;
+        self.to_nodes.entry(node).or_default().push(posted);
+    }
+
     /// Puts changes of the routes on their way; `owed` is settled once every reader sees them.
     pub(crate) fn reroute(&mut self, deltas: impl IntoIterator<Item = Delta>, owed: Option<Owed>) {
         self.dirty = true;
@@ -297,6 +310,22 @@ impl Outbound {
             self.flush_thread(thread);
         }
         self.flush_telemetry();
+        self.flush_nodes();
+    }
+
+    /// What is owed to an epoch that has ended is settled; by this thread's inbox, as all is.
+    fn flush_nodes(&mut self) {
+        for (node, letters) in std::mem::take(&mut self.to_nodes) {
+            // What is owed to an epoch that is not known here yet stays owed: its publisher's
+            // settle deadline ends that, and the publisher sends it again.
+            let Given::Ended(letters) = self.peers.post(node, letters) else {
+                continue;
+            };
+            let owed = letters.into_iter().filter_map(|one| one.owed).collect();
+            let to = &mut self.to_threads[self.thread];
+            to.held.push_back(IoMessage::Settled(owed));
+            self.flush_thread(self.thread);
+        }
     }
 
     fn flush_thread(&mut self, thread: usize) {

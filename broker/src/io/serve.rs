@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bridge::{Ingest, Streams};
 use bytes::BytesMut;
+use cluster::member::LeaseView;
+use cluster_core::Sighting;
 use mqtt::ClientId;
 use ractor::ActorRef;
 use runtime::{Clock, Exit, Guarded, Mailbox, TimerKey, Wheel, ractor};
@@ -27,6 +30,7 @@ use crate::counters::Counters;
 use crate::defects::Defects;
 use crate::exits::{Exits, Seat};
 use crate::ids::{Owed, Place, shard_of};
+use crate::peers::Peers;
 use crate::routes::{RouteTrie, RoutesMessage, Snapshot};
 use crate::shard::{ShardItem, Shards};
 
@@ -46,11 +50,17 @@ pub(crate) struct Shared {
     pub(crate) session: Arc<session::Config>,
     pub(crate) limits: mqtt::Limits,
     pub(crate) node_epoch: NodeEpoch,
+    /// How far this node knows the shards now: what a connection that it accepts now may replace.
+    /// None while the node is alone.
+    pub(crate) sighting: ArcSwapOption<Sighting>,
+    /// Until when the node may promise anything.
+    pub(crate) lease: Arc<LeaseView>,
     pub(crate) shard_count: NonZeroU32,
     pub(crate) streams: Streams,
     pub(crate) snapshot: Snapshot,
     pub(crate) threads: Threads,
     pub(crate) shards: Shards,
+    pub(crate) peers: Peers,
     pub(crate) routes: ActorRef<RoutesMessage>,
     pub(crate) ingest: Option<Ingest>,
     /// The supervisor of each thread's connections.
@@ -91,6 +101,8 @@ pub(crate) struct Io {
     pub(super) write_buffer: RefCell<BytesMut>,
     /// Connections that are not read until there is room, the longest waiting first.
     waiting_for_room: RefCell<VecDeque<session::ConnectionId>>,
+    /// Connections whose answers wait for the lease, and since when.
+    waiting_for_lease: RefCell<Vec<(MonoMs, session::ConnectionId)>>,
     /// Connections that ended since the supervisor was told last.
     exits: RefCell<Vec<(SocketAddr, Exit)>>,
     wheel: RefCell<Wheel>,
@@ -162,6 +174,36 @@ impl Io {
         for id in waiting.drain(..released) {
             self.tell(id, ConnectionMessage::ReadOn);
         }
+    }
+
+    /// Has a connection told once the node has its lease.
+    pub(super) fn wait_for_lease(&self, id: session::ConnectionId) {
+        let since = self.now().mono;
+        self.waiting_for_lease.borrow_mut().push((since, id));
+    }
+
+    /// Tells those who wait that the lease is there. Who waits too long is closed: another node may
+    /// serve its client (SEMANTICS, Publishing).
+    fn look_for_lease(&self) {
+        let mut waiting = self.waiting_for_lease.borrow_mut();
+        if waiting.is_empty() {
+            return;
+        }
+        let now = self.now().mono;
+        let has_lease = self.shared.lease.is_held(now.0);
+        let deadline_ms = self.shared.session.settle_deadline_ms;
+        waiting.retain(|(since, id)| {
+            if has_lease {
+                self.tell(*id, ConnectionMessage::Leased);
+                return false;
+            }
+            let is_late = now.0.saturating_sub(since.0) >= deadline_ms;
+            if is_late {
+                let reason = mqtt::ReasonCode::ServerBusy;
+                self.tell(*id, ConnectionMessage::Kick(reason));
+            }
+            !is_late
+        });
     }
 
     /// Tells the supervisor how connections ended.
@@ -352,6 +394,7 @@ pub(crate) async fn serve(
         thread,
         shared.threads.clone(),
         shared.shards.clone(),
+        shared.peers.clone(),
         shared.routes.clone(),
         shared.ingest.clone(),
         shared.telemetry_bytes_limit,
@@ -371,6 +414,7 @@ pub(crate) async fn serve(
         read_buffer: RefCell::new(BytesMut::with_capacity(BUFFER_BYTES)),
         write_buffer: RefCell::new(BytesMut::with_capacity(BUFFER_BYTES)),
         waiting_for_room: RefCell::default(),
+        waiting_for_lease: RefCell::default(),
         exits: RefCell::default(),
         wheel: RefCell::new(Wheel::new(TICK_MS, WHEEL_TICKS, now_ms)),
         now: Cell::default(),
@@ -396,6 +440,7 @@ pub(crate) async fn serve(
             () = io.flush.notified() => io.outbound.borrow_mut().flush(),
             _ = ticks.tick() => {
                 io.fire_timers();
+                io.look_for_lease();
                 io.report_exits();
                 if io.outbound.borrow().is_waiting() {
                     io.outbound.borrow_mut().flush();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mqtt::ReasonCode;
 
 use crate::ids::{Place, SLOTS_MAX};
+use crate::shard::RowsAt;
 
 /// What a connection actor is told.
 #[derive(Debug)]
@@ -21,10 +22,12 @@ pub(crate) enum ConnectionMessage {
     Delivery(Box<Delivery>),
     Shared(Box<GroupDelivery>),
     Message(Arc<Message>, Match),
-    Retained(Token, Vec<Vec<Arc<Message>>>),
+    Retained(Token, Vec<RowsAt>),
     Kick(ReasonCode),
     /// There is room again for what it publishes.
     ReadOn,
+    /// The node has its lease again.
+    Leased,
     Timer,
 }
 

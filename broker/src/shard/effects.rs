@@ -5,17 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::ShardMachine;
+use cluster::exchange::Letter;
 use cluster::raft::Group;
-use cluster_core::{Deltas, DrainEffect, MembershipEffect, RouteDelta, RouteVersion, WillKey};
+use cluster_core::{
+    Deltas, DrainEffect, MembershipEffect, NodeEpoch, RouteDelta, RouteVersion, WillKey,
+};
 use session::{
-    Command, Delivery, DeliveryStep, DurableEffect, GroupDelivery, Message, MessageId, WillId,
-    WillRow,
+    Command, ConnectionId, Delivery, DeliveryStep, DurableEffect, GroupDelivery, Message,
+    MessageId, WillId, WillRow,
 };
 
 use super::host::{Hosted, ShardHost};
-use super::stream::Wired;
+use super::lead::Wired;
 use super::{ShardItem, ShardMessage};
-use crate::ids::{Place, shard_of};
+use crate::environment::Fatal;
+use crate::ids::{self, shard_of};
 use crate::io::ShardEvent;
 use crate::routes::RoutesMessage;
 
@@ -23,6 +27,14 @@ use crate::routes::RoutesMessage;
 const EFFECTS_AT_ONCE: usize = 256;
 /// How long payloads wait that a state file does not give because a full disk has closed it.
 const LOAD_RETRY_DELAY: Duration = Duration::from_millis(250);
+
+/// Where a connection is.
+enum Place {
+    /// On this io thread of this node.
+    Here(usize),
+    /// On the node of this epoch.
+    There(NodeEpoch),
+}
 
 /// Why payloads were not read.
 enum Unread {
@@ -34,31 +46,49 @@ enum Unread {
 impl ShardHost {
     /// Hands a QoS 0 message to the connected sessions that want it, past the log.
     pub(super) fn deliver_qos0(&self, hosted: &mut Hosted, message: &Arc<Message>) {
+        let Some(lead) = &hosted.lead else { return };
         let publisher = message.publisher.as_ref();
-        let recipients = self.group.with(|machine| {
+        let recipients = lead.group.with(|machine| {
             let durable = machine.durable_mut();
             let mut all = durable.qos0_recipients(&message.topic, message.qos, publisher);
             all.extend(durable.next_qos0_members(&message.topic, message.qos));
             all
         });
         for recipient in recipients {
-            if recipient.node_epoch.0 != self.epoch.0 {
-                continue;
+            let (connection, matched) = (recipient.connection, recipient.matched);
+            let message = Arc::clone(message);
+            match self.place(recipient.node_epoch, connection) {
+                Place::Here(thread) => hosted.out[thread].push(ShardEvent::Message {
+                    connection,
+                    message,
+                    matched,
+                }),
+                Place::There(to) => hosted.post(
+                    to,
+                    Letter::Passing {
+                        connection,
+                        retain: matched.retain(message.retain),
+                        subscription_ids: matched.into_ids(),
+                        message,
+                    },
+                ),
             }
-            let event = ShardEvent::Message {
-                connection: recipient.connection,
-                message: Arc::clone(message),
-                matched: recipient.matched,
-            };
-            hosted.out[Place::of(recipient.connection).thread].push(event);
+        }
+    }
+
+    /// Where a connection is.
+    fn place(&self, node_epoch: session::NodeEpoch, connection: ConnectionId) -> Place {
+        match NodeEpoch(node_epoch.0) {
+            epoch if epoch == self.epoch => Place::Here(ids::Place::of(connection).thread),
+            epoch => Place::There(epoch),
         }
     }
 
     /// Carries the effects of what was applied out, in their order.
     pub(super) fn carry_out(&self, hosted: &mut Hosted) {
         let mut loads = Vec::new();
-        loop {
-            let effects: Vec<DurableEffect> = self.group.with(|machine| {
+        while let Some(lead) = &hosted.lead {
+            let effects: Vec<DurableEffect> = lead.group.with(|machine| {
                 let durable = machine.durable_mut();
                 std::iter::from_fn(|| durable.poll_effect())
                     .take(EFFECTS_AT_ONCE)
@@ -68,34 +98,7 @@ impl ShardHost {
                 break;
             }
             for effect in effects {
-                match effect {
-                    DurableEffect::Deliver(delivery) => self.deliver(hosted, delivery),
-                    DurableEffect::DeliverShared(delivery) => {
-                        self.deliver_shared(hosted, delivery);
-                    }
-                    DurableEffect::Membership(row) => {
-                        hosted.memberships.handle_row(row.version, row.since, row);
-                    }
-                    DurableEffect::TakenOver {
-                        connection,
-                        node_epoch,
-                        ..
-                    } => {
-                        if node_epoch.0 == self.epoch.0 {
-                            let thread = Place::of(connection).thread;
-                            hosted.out[thread].push(ShardEvent::TakenOver { connection });
-                        }
-                    }
-                    DurableEffect::Route(row) => hosted.drain.handle_route(RouteDelta {
-                        filter: row.filter,
-                        wanted: row.wanted,
-                        version: RouteVersion(row.version),
-                    }),
-                    DurableEffect::WillDue(row) => {
-                        hosted.drain.handle_will(WillKey(row.id.0), row);
-                    }
-                    DurableEffect::Load { message } => loads.push(message),
-                }
+                self.effect(hosted, effect, &mut loads);
             }
         }
         if !loads.is_empty() {
@@ -103,29 +106,61 @@ impl ShardHost {
         }
     }
 
-    fn deliver_shared(&self, hosted: &mut Hosted, mut delivery: GroupDelivery) {
-        if delivery.node_epoch.0 != self.epoch.0 {
-            return;
+    fn effect(&self, hosted: &mut Hosted, effect: DurableEffect, loads: &mut Vec<MessageId>) {
+        let Some(lead) = &mut hosted.lead else { return };
+        match effect {
+            DurableEffect::Deliver(delivery) => self.deliver(hosted, delivery),
+            DurableEffect::DeliverShared(delivery) => self.deliver_shared(hosted, delivery),
+            DurableEffect::Membership(row) => {
+                hosted.memberships.handle_row(row.version, row.since, row);
+            }
+            DurableEffect::TakenOver {
+                connection,
+                node_epoch,
+                ..
+            } => match self.place(node_epoch, connection) {
+                Place::Here(thread) => {
+                    hosted.out[thread].push(ShardEvent::TakenOver { connection });
+                }
+                Place::There(to) => hosted.post(to, Letter::TakenOver { connection }),
+            },
+            DurableEffect::Route(row) => lead.drain.handle_route(RouteDelta {
+                filter: row.filter,
+                wanted: row.wanted,
+                version: RouteVersion(row.version),
+            }),
+            DurableEffect::WillDue(row) => lead.drain.handle_will(WillKey(row.id.0), row),
+            DurableEffect::Load { message } => loads.push(message),
         }
-        delivery.message = hosted.times.out_of_log(delivery.message);
-        let thread = Place::of(delivery.connection).thread;
-        hosted.out[thread].push(ShardEvent::Shared(Box::new(delivery)));
+    }
+
+    fn deliver_shared(&self, hosted: &mut Hosted, mut delivery: GroupDelivery) {
+        let Some(lead) = &hosted.lead else { return };
+        delivery.message = lead.times.out_of_log(delivery.message);
+        let delivery = Box::new(delivery);
+        match self.place(delivery.node_epoch, delivery.connection) {
+            Place::Here(thread) => hosted.out[thread].push(ShardEvent::Shared(delivery)),
+            Place::There(to) => hosted.post(to, Letter::Shared(delivery)),
+        }
     }
 
     fn deliver(&self, hosted: &mut Hosted, mut delivery: Delivery) {
-        if delivery.node_epoch.0 != self.epoch.0 {
-            return;
-        }
+        let Some(lead) = &hosted.lead else { return };
         if let DeliveryStep::Publish { message, .. } = &mut delivery.step {
-            *message = hosted.times.out_of_log(Arc::clone(message));
+            *message = lead.times.out_of_log(Arc::clone(message));
         }
-        let thread = Place::of(delivery.connection).thread;
-        hosted.out[thread].push(ShardEvent::Delivery(Box::new(delivery)));
+        let delivery = Box::new(delivery);
+        match self.place(delivery.node_epoch, delivery.connection) {
+            Place::Here(thread) => hosted.out[thread].push(ShardEvent::Delivery(delivery)),
+            Place::There(to) => hosted.post(to, Letter::Delivery(delivery)),
+        }
     }
 
     /// Reads payloads back from the state file, off the workers that must not wait.
     pub(super) fn load(&self, hosted: &Hosted, ids: Vec<MessageId>) {
-        let (group, me, shard) = (self.group.clone(), hosted.me.clone(), self.shard);
+        let Some(lead) = &hosted.lead else { return };
+        let (group, me, shard) = (lead.group.clone(), hosted.me.clone(), self.shard);
+        let on_fatal = Arc::clone(&self.on_fatal);
         tokio::task::spawn_blocking(move || match read_messages(&group, &ids) {
             Ok(messages) => {
                 let loaded = ids.into_iter().zip(messages).collect();
@@ -137,39 +172,47 @@ impl ShardHost {
                 // Its end is the timer's: nobody waits for it.
                 drop(me.send_after(LOAD_RETRY_DELAY, move || ShardMessage::LoadAgain(ids)));
             }
-            Err(Unread::Never(error)) => {
-                // What was acknowledged to its publisher cannot be delivered: no promise of this
-                // node can be trusted any more (SEMANTICS, Damage).
-                tracing::error!(shard, error, "a queued message cannot be read");
-                std::process::abort();
-            }
+            Err(Unread::Never(why)) => on_fatal(Fatal::Unreadable { shard, why }),
         });
     }
 
     /// Does what the shard's outbox asks for.
     pub(super) fn drain(&self, hosted: &mut Hosted) {
         let now = self.boot();
-        while let Some(effect) = hosted.drain.poll_effect(now) {
+        while let Some(lead) = &mut hosted.lead {
+            let Some(effect) = lead.drain.poll_effect(now) else {
+                return;
+            };
             match effect {
                 DrainEffect::Resume => {
                     hosted.memberships.handle_lead();
-                    self.group
-                        .with(|machine| machine.durable_mut().resume_outbox());
+                    lead.group
+                        .with(|machine| machine.durable_mut().handle_lead());
                     self.carry_out(hosted);
+                    self.resumed(hosted);
                 }
                 DrainEffect::SendRoutes(deltas) => self.send_routes(deltas),
                 DrainEffect::RoutesDone { version } => {
                     let version = version.0;
-                    let done = Wired::Duty(Command::RoutesDone { version });
-                    hosted.stream.duty(done, now);
+                    lead.handle_item(Wired::Duty(Command::RoutesDone { version }), now);
                 }
                 DrainEffect::Publish { key, row } => self.publish_will(hosted, key, row),
                 DrainEffect::WillDone { key: WillKey(id) } => {
-                    let done = Wired::Duty(Command::WillDone { id: WillId(id) });
-                    hosted.stream.duty(done, now);
+                    let done = Command::WillDone { id: WillId(id) };
+                    lead.handle_item(Wired::Duty(done), now);
                 }
             }
         }
+    }
+
+    /// Every row of the outbox has been handed in: those that are missing are done.
+    fn resumed(&self, hosted: &mut Hosted) {
+        let Some(lead) = &hosted.lead else { return };
+        let last = lead
+            .group
+            .with(|machine| machine.durable().membership_version());
+        hosted.memberships.handle_resumed(last);
+        self.let_go(hosted);
     }
 
     /// Does what the outbox asks for in the home shards of groups.
@@ -188,8 +231,10 @@ impl ShardHost {
                     self.shards.tell(home, ShardMessage::Batch(vec![item]));
                 }
                 MembershipEffect::Done { version } => {
-                    let done = Wired::Duty(Command::MembershipDone { version });
-                    hosted.stream.duty(done, now);
+                    let done = Command::MembershipDone { version };
+                    let lead = hosted.lead.as_mut();
+                    lead.into_iter()
+                        .for_each(|lead| lead.handle_item(Wired::Duty(done.clone()), now));
                 }
             }
         }
@@ -212,7 +257,8 @@ impl ShardHost {
 
     fn publish_will(&self, hosted: &mut Hosted, key: WillKey, mut will: WillRow) {
         debug_assert_eq!(key.0, will.id.0);
-        will.message = hosted.times.out_of_log(will.message);
+        let Some(lead) = &hosted.lead else { return };
+        will.message = lead.times.out_of_log(will.message);
         // The first io thread publishes the wills of all shards and keeps the account of what
         // they owe.
         hosted.out[0].push(ShardEvent::WillDue {

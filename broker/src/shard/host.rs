@@ -1,36 +1,38 @@
-//! The host of one shard: it brings commands into the shard's log, tells who waits what they
-//! answered, and carries out what the applied entries ask for.
+//! The host of one shard on one node: it numbers what the node asks of the shard and brings it to
+//! whoever leads, tells who waits what was answered, and, where the shard is led here, brings
+//! commands of all nodes into the log and carries out what the applied entries ask for.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use cluster::raft::{Group, Unproposed};
-use cluster::{Outcome, ShardMachine};
+use cluster::ShardMachine;
+use cluster::exchange::Letter;
+use cluster::link::Responder;
+use cluster::raft::Group;
 use cluster_core::{
-    Batch, BootMs, ClockReading, Drain, EpochView, LogClock, LogTime, Memberships, NodeEpoch,
-    RouteVersion, ShardId, Stamped, WallMs, WillKey,
+    BootMs, ClockReading, EpochView, Memberships, NodeEpoch, ShardId, Sighting, WallMs, WillKey,
 };
-use mqtt::Filter;
+use mqtt::{ClientId, ReasonCode};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use runtime::{Clock, ractor};
-use session::{
-    Answer, Command, ConnectionId, MembershipRow, Message, MessageId, Open, Token, WillRow,
-};
+use session::{Command, ConnectionId, MembershipRow, Open};
 use tokio::sync::oneshot;
 
+use super::answers::Answers;
 use super::backlog::Backlog;
-use super::expiry::Times;
-use super::stream::{Carried, Item, Reply, Stream, Wired};
-use super::{Seat, ShardItem, ShardMessage, Shards};
+use super::lead::{Lead, Requests, Wired};
+use super::questions::{Answered, Question, Questions};
+use super::stream::{Carried, Item, Reply, Stream};
+use super::uplink::Uplink;
+use super::{Leading, Seat, ShardItem, ShardMessage, Shards};
+use crate::environment::{Fatal, OnFatal};
 use crate::ids::Place;
 use crate::io::{IoMessage, ShardEvent, Threads};
 use crate::memory::Plan;
+use crate::peers::{Given, Peers, Posted};
 use crate::routes::RoutesMessage;
-
-/// Commands that one look at the clock may make due.
-const DUE_COMMANDS_MAX: usize = 1_000;
 
 /// How long acknowledged sequences may wait for something else to go into the log with (SEMANTICS,
 /// Sessions).
@@ -39,7 +41,8 @@ const ACKS_WAIT: Duration = Duration::from_millis(50);
 /// The host of one shard.
 pub(crate) struct ShardHost {
     pub(crate) shard: u16,
-    pub(crate) group: Group<ShardMachine>,
+    /// The replica on this node, if it has one from the start.
+    pub(crate) group: Option<Group<ShardMachine>>,
     /// The epoch of this run of the node.
     pub(crate) epoch: NodeEpoch,
     /// The epochs that are current as it begins.
@@ -47,50 +50,47 @@ pub(crate) struct ShardHost {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) threads: Threads,
     pub(crate) shards: Shards,
+    pub(crate) peers: Peers,
     pub(crate) routes: Arc<OnceLock<ActorRef<RoutesMessage>>>,
     /// Says how many payloads may wait in memory for a flush before nothing more is proposed; and what
     /// may wait to be proposed while the log takes nothing.
     pub(crate) memory: Plan,
+    pub(crate) on_fatal: OnFatal,
 }
 
 /// What a host holds.
 pub(crate) struct Hosted {
     pub(super) me: ActorRef<ShardMessage>,
+    /// The replica on this node.
+    pub(super) replica: Option<Group<ShardMachine>>,
+    pub(super) leading: Leading,
+    /// While the shard is led here.
+    pub(super) lead: Option<Lead>,
+    pub(super) leads: u64,
+    /// The epochs that are current, as meta says.
+    pub(super) epochs: EpochView,
     pub(super) stream: Stream,
-    backlog: Backlog,
-    log_clock: LogClock,
-    /// What the log's time and the wall clock were when an entry was stamped last, or looked for
-    /// what is due; and when that was.
-    pub(super) times: Times,
-    times_at: BootMs,
-    pub(super) drain: Drain<WillRow>,
-    /// Highest version that every reader of the routes sees.
-    pub(super) routes_visible: RouteVersion,
-    /// Answers that wait for the routes or for groups. Bounded by the connections' requests, and
-    /// by the outboxes of the members' shards.
-    waiting: VecDeque<Waiting>,
+    pub(super) uplink: Uplink,
+    /// Of other nodes.
+    pub(super) requests: Requests,
+    /// Of other nodes, which wait until memberships are with their homes.
+    pub(super) asked_seated: Vec<(Vec<u64>, Responder)>,
+    /// This node has asked so.
+    pub(super) asks_seated: bool,
+    /// Questions for retained messages while the shard is not led here.
+    pub(super) questions: Questions,
+    /// The next tick asks them again.
+    pub(super) asks_retained_later: bool,
+    pub(super) backlog: Backlog,
+    pub(super) answers: Answers,
+    /// It outlives leaderships: what another leader brought to its end is handed in no more.
     pub(super) memberships: Memberships<MembershipRow>,
     pub(super) out: Vec<Vec<ShardEvent>>,
+    letters: BTreeMap<NodeEpoch, Vec<Posted>>,
     /// [`ShardMessage::AcksDue`] is on its way.
     acks_are_timed: bool,
     /// Are told once nothing is under way.
     draining: Vec<oneshot::Sender<()>>,
-}
-
-/// An answer that waits.
-struct Waiting {
-    /// For this version of the routes.
-    route: u64,
-    /// For the memberships of these versions.
-    memberships: Vec<u64>,
-    told: Told,
-}
-
-/// Who is told an answer.
-enum Told {
-    Thread(usize, ShardEvent),
-    /// The shard of a member, about the row of this version.
-    Shard(u16, u64),
 }
 
 impl Actor for ShardHost {
@@ -106,38 +106,31 @@ impl Actor for ShardHost {
         if self.seat().host.set(me.clone()).is_err() {
             return Err("a shard's host starts once: its state cannot be made again".into());
         }
-        let told = me.clone();
-        let last = self.group.with(|machine| {
-            machine.on_flushed(move || {
-                if told.cast(ShardMessage::Flushed).is_err() {
-                    tracing::debug!("flushed after the shard's host has ended");
-                }
-            });
-            machine.time()
-        });
-        let reading = self.reading();
-        let log_clock = LogClock::new(last, reading);
         let mut hosted = Hosted {
             me: me.clone(),
+            replica: None,
+            leading: Leading::Nobody,
+            lead: None,
+            leads: 0,
+            epochs: self.epochs.clone(),
             stream: Stream::new(),
+            uplink: Uplink::new(me.clone()),
+            requests: Requests::default(),
+            asked_seated: Vec::new(),
+            asks_seated: false,
+            questions: Questions::new(self.shards.len()),
+            asks_retained_later: false,
             backlog: Backlog::new(self.memory.unflushed(0, 0)),
-            times: times(log_clock.last(), reading),
-            times_at: reading.boot,
-            log_clock,
-            drain: Drain::new(ShardId(self.shard)),
-            routes_visible: RouteVersion(0),
-            waiting: VecDeque::new(),
+            answers: Answers::default(),
             memberships: Memberships::default(),
             out: std::iter::repeat_with(Vec::new)
                 .take(self.threads.len())
                 .collect(),
+            letters: BTreeMap::new(),
             acks_are_timed: false,
             draining: Vec::new(),
         };
-        // The sessions of ended epochs are disconnected before anything of this one is applied.
-        let view = Wired::Epochs(self.epochs.clone());
-        hosted.stream.duty(view, self.boot());
-        hosted.drain.handle_lead();
+        self.replica(&mut hosted, self.group.clone());
         me.cast(ShardMessage::Tick)?;
         Ok(hosted)
     }
@@ -153,23 +146,33 @@ impl Actor for ShardHost {
                 items.into_iter().for_each(|item| self.take(hosted, item));
             }
             ShardMessage::Landed {
+                lead,
                 batch,
                 items,
                 result,
-            } => self.landed(hosted, batch, items, result),
-            ShardMessage::RoutesAnswered(answer) => match answer {
-                Some(answer) => hosted.drain.handle_routes_answer(answer, self.boot()),
-                None => hosted.drain.handle_routes_failed(self.boot()),
-            },
+            } => self.landed(hosted, (lead, batch), items, result),
+            ShardMessage::Landing { flight, reply } => self.landing(hosted, &flight, reply),
+            ShardMessage::SendAgain => hosted.uplink.go_on(),
+            ShardMessage::Asked { request, responder } => self.asked(hosted, request, responder),
+            ShardMessage::Replica(replica) => self.replica(hosted, replica),
+            ShardMessage::Leading(leading) => self.led(hosted, leading),
+            ShardMessage::Epochs(epochs) => self.epochs(hosted, epochs),
+            ShardMessage::RoutesAnswered(answer) => self.routes_answered(hosted, answer),
             ShardMessage::RoutesVisible(version) => {
-                hosted.routes_visible = hosted.routes_visible.max(version);
+                hosted.answers.handle_visible(version);
                 self.let_go(hosted);
             }
             ShardMessage::Seated(version) => {
                 hosted.memberships.handle_seated(version);
                 self.let_go(hosted);
             }
-            ShardMessage::Loaded(messages) => self.loaded(messages),
+            ShardMessage::SeatedThere(versions) => {
+                hosted.asks_seated = false;
+                hosted.answers.handle_seated(versions);
+                self.let_go(hosted);
+            }
+            ShardMessage::RetainedCame(number, reply) => self.retained_came(hosted, number, reply),
+            ShardMessage::Loaded(messages) => hosted.loaded(messages),
             ShardMessage::LoadAgain(ids) => self.load(hosted, ids),
             // What waited for room is proposed below.
             ShardMessage::Flushed => {}
@@ -186,10 +189,11 @@ impl Actor for ShardHost {
         self.carry_out(hosted);
         self.drain(hosted);
         self.drain_memberships(hosted);
+        self.forward(hosted);
         self.propose(hosted);
         self.tell_backlog(hosted);
         self.flush(hosted).await;
-        if hosted.stream.is_idle() {
+        if hosted.is_idle() {
             for done in hosted.draining.drain(..) {
                 if done.send(()).is_err() {
                     tracing::debug!("the stop waits no longer");
@@ -209,7 +213,7 @@ impl ShardHost {
         BootMs(self.clock.mono_ms())
     }
 
-    fn reading(&self) -> ClockReading {
+    pub(super) fn reading(&self) -> ClockReading {
         ClockReading {
             boot: self.boot(),
             wall: WallMs(self.clock.wall_ms()),
@@ -217,6 +221,21 @@ impl ShardHost {
             // A lone node has no peers to compare with.
             apart_ms: None,
         }
+    }
+
+    /// The replica of this node is this one from now on.
+    fn replica(&self, hosted: &mut Hosted, replica: Option<Group<ShardMachine>>) {
+        if let Some(group) = &replica {
+            let told = hosted.me.clone();
+            group.with(|machine| {
+                machine.on_flushed(move || {
+                    if told.cast(ShardMessage::Flushed).is_err() {
+                        tracing::debug!("flushed after the shard's host has ended");
+                    }
+                });
+            });
+        }
+        hosted.replica = replica;
     }
 
     fn take(&self, hosted: &mut Hosted, item: ShardItem) {
@@ -230,10 +249,17 @@ impl ShardHost {
             ShardItem::Open {
                 connection,
                 command,
+                sighting,
             } => {
                 let client = command.client.clone();
-                let open = self.expecting(*command);
-                (open, Reply::Opened(connection, client))
+                let open = hosted.expecting(*command);
+                if !self.may_replace(hosted, &open, sighting.as_deref()) {
+                    return hosted.refuse_open(connection, client);
+                }
+                (
+                    Command::Open(Box::new(open)),
+                    Reply::Opened(connection, client),
+                )
             }
             ShardItem::Member(membership) => {
                 let reply = Reply::Member(membership.source, membership.version);
@@ -257,137 +283,114 @@ impl ShardHost {
             },
             ShardItem::RetainQoS0 { retain, bytes } => {
                 self.give_qos0_room(bytes);
+                if hosted.lead.is_none() {
+                    return hosted.uplink.pass_retain(*retain);
+                }
                 (Command::Retain(*retain), Reply::Nobody)
             }
             ShardItem::QoS0(message) => {
                 self.give_qos0_room(message.bytes() as u64);
+                if hosted.lead.is_none() {
+                    return hosted.uplink.pass(message);
+                }
                 return self.deliver_qos0(hosted, &message);
             }
             ShardItem::WillPublished(id) => {
-                return hosted.drain.handle_will_published(WillKey(id.0));
+                if let Some(lead) = &mut hosted.lead {
+                    lead.drain.handle_will_published(WillKey(id.0));
+                }
+                return;
             }
             ShardItem::Retained {
                 connection,
                 token,
-                filters,
+                wanted,
                 limit,
-            } => return self.read_retained(hosted, connection, token, &filters, limit),
+            } => {
+                let question = Question {
+                    connection,
+                    token,
+                    wanted,
+                    limit,
+                };
+                return self.read_retained(hosted, question);
+            }
         };
         let command = Carried::new(command, taken);
         hosted.stream.push(Item { command, reply });
     }
 
-    /// Fills in which ownership the `Open` replaces, as this replica knows it. The shell of the
-    /// connection asks again, naming the ownership that it was told, while its socket is open.
-    fn expecting(&self, mut open: Open) -> Command {
-        if open.expected_epoch.is_none() {
-            open.expected_epoch = self
-                .group
-                .with(|machine| machine.durable().epoch(&open.client));
-        }
-        Command::Open(Box::new(open))
-    }
-
-    fn loaded(&self, messages: Vec<(MessageId, Option<Arc<Message>>)>) {
-        self.group.with(|machine| {
-            let durable = machine.durable_mut();
-            for (id, message) in messages {
-                match message {
-                    Some(message) => durable.handle_loaded(id, message),
-                    None => durable.handle_not_found(id),
-                }
-            }
-        });
+    /// Whether a connection may replace the ownership that it expects (`docs/adr/009`). Those of this
+    /// node are in order, which the shard itself looks at.
+    fn may_replace(&self, hosted: &Hosted, open: &Open, sighting: Option<&Sighting>) -> bool {
+        let Some(sighting) = sighting else {
+            return true;
+        };
+        let expected = open.expected_epoch.map(|epoch| epoch.0);
+        let owner = |group: &Group<ShardMachine>| {
+            group.with(|machine| machine.durable().owner_node(&open.client))
+        };
+        let is_ours = || hosted.replica.as_ref().and_then(owner).map(|epoch| epoch.0);
+        sighting.may_replace(ShardId(self.shard), expected) || is_ours() == Some(self.epoch.0)
     }
 
     fn give_qos0_room(&self, bytes: u64) {
         self.seat().qos0_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    fn read_retained(
-        &self,
-        hosted: &mut Hosted,
-        connection: ConnectionId,
-        token: Token,
-        filters: &[Filter],
-        limit: usize,
-    ) {
-        let times = hosted.times;
-        let passed_ms = self.boot().since_ms(hosted.times_at);
-        let now = session::WallMs(times.log.0.saturating_add(passed_ms));
-        let rows: Vec<Vec<Arc<Message>>> = self.group.with(|machine| {
-            let of = |filter| machine.durable().retained_matching(filter, limit, now);
-            filters.iter().map(of).collect()
-        });
-        let out = |row| times.out_of_log(row);
-        let rows = rows.into_iter().map(|of| of.into_iter().map(out).collect());
-        let rows = rows.collect();
-        let event = ShardEvent::Retained {
-            connection,
-            token,
-            rows,
+    /// Answers a question for retained messages, or has it wait for who leads.
+    pub(super) fn read_retained(&self, hosted: &mut Hosted, question: Question) {
+        let Some(lead) = &hosted.lead else {
+            if let Some(answered) = hosted.questions.push(question) {
+                tracing::warn!(
+                    shard = self.shard,
+                    "too many wait for retained messages: a subscription gets none"
+                );
+                hosted.retained(answered);
+            }
+            return;
         };
-        hosted.out[Place::of(connection).thread].push(event);
+        let now = self.boot();
+        let rows = question.wanted.iter().map(|(at, filter)| {
+            let rows = lead.retained(filter, None, question.limit, now);
+            (*at, rows)
+        });
+        let answered = Answered {
+            connection: question.connection,
+            token: question.token,
+            rows: rows.collect(),
+        };
+        hosted.retained(answered);
     }
 
     fn tick(&self, hosted: &mut Hosted) {
+        hosted.asks_retained_later = false;
+        if let (None, Leading::At(leader)) = (&hosted.lead, hosted.leading) {
+            self.ask_seated(hosted, leader);
+        }
+        if let Some(lead) = &mut hosted.lead {
+            self.look_for_due(lead);
+        }
+        if let Some(group) = &hosted.replica {
+            let counted = group.with(|machine| {
+                let durable = machine.durable();
+                (durable.counters(), durable.sessions())
+            });
+            self.seat().counters.store(Arc::new(counted));
+        }
+    }
+
+    /// Brings what this node asks to whoever leads.
+    fn forward(&self, hosted: &mut Hosted) {
         let now = self.boot();
-        hosted.stream.handle_timeout(now);
-        let stamped = self.stamp(hosted);
-        let (due, counters, sessions) = self.group.with(|machine| {
-            let durable = machine.durable();
-            let due = durable.due(session::WallMs(stamped.time.time.0), DUE_COMMANDS_MAX);
-            (due, durable.counters(), durable.sessions())
-        });
-        for command in due {
-            // The end of a wait ends nothing that a client counts on.
-            if stamped.may_expire || matches!(command, Command::ReplayEnd { .. }) {
-                hosted.stream.duty(Wired::Duty(command), now);
+        if let Some(lead) = &mut hosted.lead {
+            while let Some(sent) = hosted.stream.poll_sent() {
+                lead.handle_item(Wired::Sent(sent), now);
             }
+        } else if let Leading::At(leader) = hosted.leading {
+            self.send_up(hosted, leader);
+            self.ask_retained(hosted, leader);
         }
-        self.seat().counters.store(Arc::new((counters, sessions)));
-    }
-
-    fn stamp(&self, hosted: &mut Hosted) -> Stamped {
-        let reading = self.reading();
-        let stamped = hosted.log_clock.stamp(reading);
-        hosted.times = times(stamped.time, reading);
-        hosted.times_at = reading.boot;
-        stamped
-    }
-
-    /// Proposes what waits, in one entry, unless one is under way, or too many payloads wait in
-    /// memory for a flush: then its end brings us here again.
-    fn propose(&self, hosted: &mut Hosted) {
-        let (unflushed, limit) = self.group.with(|machine| {
-            let durable = machine.durable();
-            let messages = durable.counters().queue_messages;
-            let limit = self.memory.unflushed(messages, durable.sessions() as u64);
-            (durable.unflushed_bytes() as u64, limit)
-        });
-        if unflushed > limit / 2 {
-            self.group.flush_soon();
-        }
-        if unflushed > limit {
-            return;
-        }
-        let Some((batch, items)) = hosted.stream.poll_batch(self.boot()) else {
-            return;
-        };
-        let time = self.stamp(hosted).time;
-        let entry = super::stream::encode(time, hosted.times, self.epoch, &items);
-        let (group, me) = (self.group.clone(), hosted.me.clone());
-        tokio::spawn(async move {
-            let result = group.propose(entry).await;
-            let landed = ShardMessage::Landed {
-                batch,
-                items,
-                result,
-            };
-            if me.cast(landed).is_err() {
-                tracing::debug!("the shard's host has ended: the node is stopping");
-            }
-        });
     }
 
     /// Tells the io threads whether more may come.
@@ -413,119 +416,9 @@ impl ShardHost {
         self.shards.under_way().excuse(before, excused);
     }
 
-    fn landed(
-        &self,
-        hosted: &mut Hosted,
-        batch: Batch,
-        items: Vec<Wired>,
-        result: Result<Vec<Outcome>, Unproposed>,
-    ) {
-        let outcomes = match result {
-            Ok(outcomes) => outcomes,
-            Err(Unproposed::Unavailable { why, .. }) => {
-                let now = self.boot();
-                return hosted.stream.handle_unavailable(batch, items, why, now);
-            }
-            Err(Unproposed::Lost) => return hosted.stream.handle_lost(batch),
-        };
-        assert_eq!(outcomes.len(), items.len(), "an outcome for each item");
-        hosted.stream.handle_committed(batch);
-        hosted.backlog.handle_moved();
-        for (item, outcome) in items.into_iter().zip(outcomes) {
-            self.applied(hosted, item, outcome);
-        }
-    }
-
-    fn applied(&self, hosted: &mut Hosted, wired: Wired, outcome: Outcome) {
-        match (wired, outcome) {
-            (Wired::Sent(sent), Outcome::Applied(answer)) => {
-                if let Some(item) = hosted.stream.handle_answer(sent.n) {
-                    self.answered(hosted, &item, answer);
-                }
-            }
-            (Wired::Sent(sent), Outcome::Gap { .. }) => hosted.stream.handle_gap(sent.attempt),
-            (_, Outcome::Ended) => {
-                // Meta ended the epoch of a process that still runs: nothing of it counts any more.
-                tracing::error!(epoch = %self.epoch, "the epoch of this node has ended");
-                std::process::abort();
-            }
-            (Wired::Duty(Command::RoutesDone { version }), _) => {
-                hosted.drain.handle_routes_done(RouteVersion(version));
-            }
-            (Wired::Duty(Command::WillDone { id }), _) => {
-                hosted.drain.handle_will_done(WillKey(id.0));
-            }
-            (Wired::Duty(Command::MembershipDone { version }), _) => {
-                hosted.memberships.handle_done(version);
-            }
-            (Wired::Duty(_) | Wired::Epochs(_), _) => {}
-        }
-    }
-
-    /// Tells who waits for an item what it answered.
-    fn answered(&self, hosted: &mut Hosted, item: &Item, answer: Answer) {
-        if let Command::Enqueue(enqueue) = &**item.command {
-            let message: Arc<Message> = Arc::clone(&enqueue.message);
-            self.deliver_qos0(hosted, &message);
-        }
-        match item.reply.clone() {
-            Reply::Nobody => {}
-            Reply::Owed(owed) => hosted.out[owed.thread(0)].push(ShardEvent::Settled(owed)),
-            Reply::Opened(connection, client) => {
-                let event = ShardEvent::Opened {
-                    connection,
-                    client,
-                    answer,
-                };
-                hosted.out[Place::of(connection).thread].push(event);
-            }
-            Reply::Answer(connection, token) => {
-                let route = awaited_version(&answer);
-                let memberships = awaited_memberships(&answer);
-                let event = ShardEvent::Answer {
-                    connection,
-                    token,
-                    answer,
-                };
-                let thread = Place::of(connection).thread;
-                self.tell(
-                    hosted,
-                    Waiting {
-                        route,
-                        memberships,
-                        told: Told::Thread(thread, event),
-                    },
-                );
-            }
-            Reply::Member(shard, version) => self.tell(
-                hosted,
-                Waiting {
-                    route: awaited_version(&answer),
-                    memberships: Vec::new(),
-                    told: Told::Shard(shard, version),
-                },
-            ),
-        }
-    }
-
-    /// Tells an answer, now or once what it waits for has come.
-    fn tell(&self, hosted: &mut Hosted, answer: Waiting) {
-        let seated = |version: &u64| hosted.memberships.is_seated(*version);
-        if answer.route > hosted.routes_visible.0 || !answer.memberships.iter().all(seated) {
-            return hosted.waiting.push_back(answer);
-        }
-        match answer.told {
-            Told::Thread(thread, event) => hosted.out[thread].push(event),
-            Told::Shard(shard, version) => self.shards.tell(shard, ShardMessage::Seated(version)),
-        }
-    }
-
-    /// Tells the answers that need wait no longer.
-    fn let_go(&self, hosted: &mut Hosted) {
-        // Versions of different filters do not arrive in order of the requests.
-        for answer in std::mem::take(&mut hosted.waiting) {
-            self.tell(hosted, answer);
-        }
+    /// Meta ended the epoch of a process that still runs: nothing of it counts any more.
+    pub(super) fn epoch_ended(&self) {
+        (self.on_fatal)(Fatal::EpochEnded(self.epoch));
     }
 
     async fn flush(&self, hosted: &mut Hosted) {
@@ -536,13 +429,58 @@ impl ShardHost {
                     .await;
             }
         }
+        for (to, letters) in std::mem::take(&mut hosted.letters) {
+            // What an ended epoch's connections do not get, their successors do.
+            if let Given::Unknown(letters) = self.peers.post(to, letters) {
+                hosted.letters.insert(to, letters);
+            }
+        }
     }
 }
 
-fn times(time: LogTime, reading: ClockReading) -> Times {
-    Times {
-        log: session::WallMs(time.time.0),
-        wall: session::WallMs(reading.wall.0),
+impl Hosted {
+    /// Puts a letter on its way to another node.
+    pub(super) fn post(&mut self, to: NodeEpoch, letter: Letter) {
+        let letters = self.letters.entry(to).or_default();
+        letters.push(Posted::of(letter));
+    }
+
+    /// Fills in which ownership the `Open` replaces, as this replica knows it. The shell of the
+    /// connection asks again, naming the ownership that it was told, while its socket is open.
+    fn expecting(&self, mut open: Open) -> Open {
+        if let (None, Some(group)) = (open.expected_epoch, &self.replica) {
+            open.expected_epoch = group.with(|machine| machine.durable().epoch(&open.client));
+        }
+        open
+    }
+
+    /// The session has an owner that was not known here when the connection was accepted
+    /// (`docs/adr/009`): the client is to come again.
+    fn refuse_open(&mut self, connection: ConnectionId, client: ClientId) {
+        let event = ShardEvent::Opened {
+            connection,
+            client,
+            answer: session::Answer::Refused(ReasonCode::ServerUnavailable),
+        };
+        self.out[Place::of(connection).thread].push(event);
+    }
+
+    pub(super) fn retained(&mut self, answered: Answered) {
+        let Answered {
+            connection,
+            token,
+            rows,
+        } = answered;
+        let event = ShardEvent::Retained {
+            connection,
+            token,
+            rows,
+        };
+        self.out[Place::of(connection).thread].push(event);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.stream.is_idle() && self.lead.as_ref().is_none_or(Lead::is_idle)
     }
 }
 
@@ -553,24 +491,4 @@ fn released_in_time(hosted: &mut Hosted, waits: impl FnOnce(&mut Stream) -> bool
         // Its end is the timer's: nobody waits for it.
         drop(hosted.me.send_after(ACKS_WAIT, || ShardMessage::AcksDue));
     }
-}
-
-/// The version of the routes that an answer waits for; 0 for none.
-fn awaited_version(answer: &Answer) -> u64 {
-    match answer {
-        Answer::Subscribed(all) => all.iter().map(|one| one.version).max().unwrap_or(0),
-        Answer::Unsubscribed(all) => all.iter().map(|one| one.version).max().unwrap_or(0),
-        Answer::Membership { version } => *version,
-        _ => 0,
-    }
-}
-
-/// The memberships that an answer waits for.
-fn awaited_memberships(answer: &Answer) -> Vec<u64> {
-    let all: Vec<u64> = match answer {
-        Answer::Subscribed(all) => all.iter().map(|one| one.membership).collect(),
-        Answer::Unsubscribed(all) => all.iter().map(|one| one.membership).collect(),
-        _ => return Vec::new(),
-    };
-    all.into_iter().filter(|version| *version > 0).collect()
 }

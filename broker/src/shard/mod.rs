@@ -1,27 +1,37 @@
 //! The session shards as the io threads see them; `host` is where each lives.
 
+mod answers;
+mod asked;
 mod backlog;
 mod effects;
 mod expiry;
 mod host;
+mod lead;
+mod leading;
+mod questions;
 mod room;
 mod stream;
+mod uplink;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use cluster::Outcome;
-use cluster::raft::Unproposed;
-use cluster_core::{Batch, RouteVersion, RoutesAnswer};
-use mqtt::Filter;
+use cluster::exchange::{ItemsReply, RetainedReply};
+use cluster::link::Responder;
+use cluster::raft::{Group, Unproposed};
+use cluster::{Outcome, ShardMachine};
+use cluster_core::{Batch, EpochView, NodeId, RouteVersion, RoutesAnswer, Sighting};
 use ractor::ActorRef;
 use runtime::ractor;
 use session::{Command, ConnectionId, Counters, Membership, Message, MessageId, Token, WillId};
 
+pub(crate) use asked::Request;
 pub(crate) use host::ShardHost;
+use lead::Wired;
+pub(crate) use questions::{RowsAt, Wanted};
 pub(crate) use room::{Room, UnderWay};
-use stream::Wired;
 use tokio::sync::oneshot;
+use uplink::Flight;
 
 use crate::ids::Owed;
 
@@ -43,6 +53,8 @@ pub(crate) enum ShardItem {
     Open {
         connection: ConnectionId,
         command: Box<session::Open>,
+        /// What it may replace; a lone node's may replace anything.
+        sighting: Option<Arc<Sighting>>,
     },
     /// Apply; settle the obligation if somebody waits.
     Oblige {
@@ -66,7 +78,7 @@ pub(crate) enum ShardItem {
     Retained {
         connection: ConnectionId,
         token: Token,
-        filters: Arc<[Filter]>,
+        wanted: Wanted,
         limit: usize,
     },
 }
@@ -79,16 +91,40 @@ pub(crate) enum ShardItem {
 pub(crate) enum ShardMessage {
     /// From an io thread.
     Batch(Vec<ShardItem>),
-    /// What became of a batch that was proposed to the shard's group.
+    /// What became of a batch that was proposed to the shard's group, by this leadership.
     Landed {
+        lead: u64,
         batch: Batch,
         items: Vec<Wired>,
         result: Result<Vec<Outcome>, Unproposed>,
     },
+    /// What became of items that a leader on another node was to bring into the log.
+    Landing {
+        flight: Flight,
+        reply: ItemsReply,
+    },
+    /// What a leader on another node did not take may be sent again.
+    SendAgain,
+    /// Another node asks the shard's leader.
+    Asked {
+        request: Request,
+        responder: Responder,
+    },
+    /// The node's replica of the shard came, or went.
+    Replica(Option<Group<ShardMachine>>),
+    /// Who leads the shard.
+    Leading(Leading),
+    /// Which node epochs are current.
+    Epochs(EpochView),
     /// The routes group answered a batch of the shard's rows; none if it is not known.
     RoutesAnswered(Option<RoutesAnswer>),
     /// The home shard of a group has the membership of this version, and so have the routes.
     Seated(u64),
+    /// The leader on another node says so of these; of none if it did not answer.
+    SeatedThere(Vec<u64>),
+    /// The leader on another node answered the request of this number for retained messages, or did
+    /// not.
+    RetainedCame(u64, Option<RetainedReply>),
     /// Every reader of the routes sees the shard's rows up to here.
     RoutesVisible(RouteVersion),
     /// Payloads came back from the disk; none where nobody needs it any more.
@@ -102,6 +138,19 @@ pub(crate) enum ShardMessage {
     /// Answered once everything that came before is answered: the node stops.
     Drain(oneshot::Sender<()>),
     Tick,
+}
+
+impl ractor::Message for ShardMessage {}
+
+/// Who leads a shard, as this node knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leading {
+    /// This node.
+    Here,
+    /// Another one.
+    At(NodeId),
+    /// Nobody, or nobody knows.
+    Nobody,
 }
 
 /// Handles of all shards, shared by the node.

@@ -1,18 +1,12 @@
-//! The node's numbered stream to one shard, and the shard's proposer behind it.
+//! The node's numbered stream to one shard.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use cluster::{ShardEntryWriter, ShardItem};
-use cluster_core::{
-    Attempt, Batch, Body, BootMs, EpochView, LogTime, NodeEpoch, Numbered, Proposer,
-    ProposerEffect, ProposerLimits, Sent, Share, ShareLimits, Unavailable,
-};
+use cluster_core::{Attempt, Numbered, Sent, Share, ShareLimits};
 use mqtt::ClientId;
 use session::{Acks, Command, ConnectionId, GroupSeq, Token};
 
-use super::expiry::Times;
 use super::room::Room;
 use crate::ids::Owed;
 
@@ -21,7 +15,7 @@ use crate::ids::Owed;
 const ACKED_TOGETHER: usize = 256;
 
 /// Bytes that a command is accounted with beside the message in it.
-const COMMAND_BYTES: u64 = 256;
+pub(super) const COMMAND_BYTES: u64 = 256;
 
 /// What the node asks of the shard, and who is told the answer.
 #[derive(Clone, Debug)]
@@ -65,53 +59,7 @@ pub(super) enum Reply {
     Member(u16, u64),
 }
 
-/// Something on its way into the shard's log.
-#[derive(Clone, Debug)]
-pub(crate) enum Wired {
-    /// Of the node's stream.
-    Sent(Sent<Item>),
-    /// What the leader itself wants in the log.
-    Duty(Command),
-    /// Which node epochs are current.
-    Epochs(EpochView),
-}
-
-impl Wired {
-    /// The sending that it belongs to.
-    fn attempt(&self) -> Option<Attempt> {
-        match self {
-            Self::Sent(sent) => Some(sent.attempt),
-            Self::Duty(_) | Self::Epochs(_) => None,
-        }
-    }
-}
-
-/// The entry of a batch, and of a moment when the log's time and the wall clock were so.
-pub(super) fn encode(time: LogTime, times: Times, epoch: NodeEpoch, items: &[Wired]) -> Bytes {
-    let mut writer = ShardEntryWriter::new(time);
-    for item in items {
-        writer.push(&stored(times, epoch, item));
-    }
-    writer.finish().into()
-}
-
-fn stored(times: Times, epoch: NodeEpoch, item: &Wired) -> ShardItem {
-    match item {
-        Wired::Sent(sent) => ShardItem::Item {
-            epoch,
-            attempt: sent.attempt,
-            n: sent.n,
-            body: match &sent.body {
-                Body::Item(item) => Body::Item(times.into_log(item.command.command.clone())),
-                Body::Nop => Body::Nop,
-            },
-        },
-        Wired::Duty(command) => ShardItem::Duty(command.clone()),
-        Wired::Epochs(view) => ShardItem::Epochs(view.clone()),
-    }
-}
-
-/// What waits to be numbered, what is numbered and not answered, what is being proposed.
+/// What waits to be numbered, and what is numbered and not answered.
 ///
 /// `held` is bounded by what may be owed: the windows of the node's connections; by bytes once the
 /// log takes nothing any more, see [`super::backlog`].
@@ -124,29 +72,16 @@ pub(super) struct Stream {
     /// The same of groups.
     group_acked: Vec<GroupSeq>,
     numbered: Numbered<Item>,
-    proposer: Proposer<Wired>,
 }
 
 impl Stream {
     pub(super) fn new() -> Self {
-        let shares = ShareLimits::default();
-        let limits = ProposerLimits {
-            // It refuses nothing that the stream took: what finds no room there is held.
-            shares: ShareLimits {
-                open_bytes: 2 * shares.open_bytes,
-                enqueue_bytes: 2 * shares.enqueue_bytes,
-                ack_bytes: 2 * shares.ack_bytes,
-                duty_bytes: u64::MAX,
-            },
-            ..ProposerLimits::default()
-        };
         Self {
             held: VecDeque::new(),
             held_bytes: 0,
             acked: Vec::new(),
             group_acked: Vec::new(),
-            numbered: Numbered::new(shares),
-            proposer: Proposer::new(limits),
+            numbered: Numbered::new(ShareLimits::default()),
         }
     }
 
@@ -207,52 +142,10 @@ impl Stream {
         }
     }
 
-    /// Takes what only the leader asks for; nobody is told.
-    pub(super) fn duty(&mut self, wired: Wired, now: BootMs) {
-        self.proposer
-            .handle_item(wired, Share::Duty, COMMAND_BYTES, now);
-    }
-
-    /// The next batch to propose, if none is under way.
-    pub(super) fn poll_batch(&mut self, now: BootMs) -> Option<(Batch, Vec<Wired>)> {
+    /// The next item to send to whoever leads the shard.
+    pub(super) fn poll_sent(&mut self) -> Option<Sent<Item>> {
         self.number();
-        self.send(now);
-        while let Some(effect) = self.proposer.poll_effect() {
-            match effect {
-                ProposerEffect::Propose { batch, items } => return Some((batch, items)),
-                // The group wakes itself when it is asked.
-                ProposerEffect::Wake => self.proposer.handle_awake(),
-                ProposerEffect::Refuse { item, reason } => {
-                    tracing::debug!(%reason, "an item was not proposed; it is sent again");
-                    if let Some(attempt) = item.attempt() {
-                        self.numbered.handle_error(attempt);
-                    }
-                }
-            }
-        }
-        None
-    }
-
-    /// The batch is in the log and applied.
-    pub(super) fn handle_committed(&mut self, batch: Batch) {
-        self.proposer.handle_committed(batch);
-    }
-
-    /// Nothing of the batch was appended; it is proposed again.
-    pub(super) fn handle_unavailable(
-        &mut self,
-        batch: Batch,
-        items: Vec<Wired>,
-        why: Unavailable,
-        now: BootMs,
-    ) {
-        self.proposer.handle_unavailable(batch, items, why, now);
-    }
-
-    /// It is not known what became of the batch: everything unanswered is sent again.
-    pub(super) fn handle_lost(&mut self, batch: Batch) {
-        self.proposer.handle_lost(batch);
-        self.numbered.handle_error(self.numbered.attempt());
+        self.numbered.poll_item(|_| true)
     }
 
     /// Item `n` was applied; gives it back if it was not answered before.
@@ -262,14 +155,15 @@ impl Stream {
             .map(|confirmed| confirmed.item)
     }
 
-    /// An item before one of this sending is missing.
-    pub(super) fn handle_gap(&mut self, attempt: Attempt) {
+    /// Something of this sending may not have arrived, or did not count: everything unanswered is
+    /// sent again, unless that was done since.
+    pub(super) fn handle_error(&mut self, attempt: Attempt) {
         self.numbered.handle_error(attempt);
     }
 
-    /// Time passed.
-    pub(super) fn handle_timeout(&mut self, now: BootMs) {
-        self.proposer.handle_timeout(now);
+    /// Everything unanswered is to be sent again: another node leads the shard, or this one anew.
+    pub(super) fn restart(&mut self) {
+        self.numbered.handle_error(self.numbered.attempt());
     }
 
     /// Whether everything is answered.
@@ -278,7 +172,6 @@ impl Stream {
             && self.group_acked.is_empty()
             && self.held.is_empty()
             && self.numbered.is_empty()
-            && self.proposer.is_idle()
     }
 
     fn number(&mut self) {
@@ -293,21 +186,10 @@ impl Stream {
             self.held_bytes -= bytes;
         }
     }
-
-    fn send(&mut self, now: BootMs) {
-        while let Some(sent) = self.numbered.poll_item(|_| true) {
-            let (share, bytes) = match &sent.body {
-                Body::Item(item) => weight_of(&item.command),
-                Body::Nop => (Share::Ack, COMMAND_BYTES),
-            };
-            self.proposer
-                .handle_item(Wired::Sent(sent), share, bytes, now);
-        }
-    }
 }
 
 /// What a command is accounted to, and with how many bytes.
-fn weight_of(command: &Command) -> (Share, u64) {
+pub(super) fn weight_of(command: &Command) -> (Share, u64) {
     match command {
         Command::Open(_) => (Share::Open, COMMAND_BYTES),
         Command::Close(_) => (Share::Ack, COMMAND_BYTES),
@@ -333,45 +215,23 @@ fn weight_of(command: &Command) -> (Share, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cluster_core::Body;
     use session::NodeEpoch as SessionEpoch;
 
-    const T0: BootMs = BootMs(0);
-
     fn item(n: u64) -> Item {
+        let node_epoch = SessionEpoch(n);
         Item {
-            command: Carried::new(
-                Command::NodeGone {
-                    node_epoch: SessionEpoch(n),
-                },
-                None,
-            ),
+            command: Carried::new(Command::NodeGone { node_epoch }, None),
             reply: Reply::Nobody,
         }
     }
 
-    fn numbers(items: &[Wired]) -> Vec<u64> {
-        let of = |wired: &Wired| match wired {
-            Wired::Sent(sent) => sent.n,
-            other => panic!("not of the stream: {other:?}"),
-        };
-        items.iter().map(of).collect()
+    fn sent(stream: &mut Stream) -> Vec<Sent<Item>> {
+        std::iter::from_fn(|| stream.poll_sent()).collect()
     }
 
-    #[test]
-    fn what_comes_while_a_batch_is_under_way_goes_with_the_next() {
-        let mut stream = Stream::new();
-        stream.push(item(1));
-        let (first, items) = stream.poll_batch(T0).expect("a batch");
-        assert_eq!(numbers(&items), [0]);
-        stream.push(item(2));
-        stream.push(item(3));
-        assert!(stream.poll_batch(T0).is_none());
-
-        stream.handle_committed(first);
-        assert!(stream.handle_answer(0).is_some());
-
-        let (_, items) = stream.poll_batch(T0).expect("a batch");
-        assert_eq!(numbers(&items), [1, 2]);
+    fn numbers(sent: &[Sent<Item>]) -> Vec<u64> {
+        sent.iter().map(|sent| sent.n).collect()
     }
 
     #[test]
@@ -383,34 +243,26 @@ mod tests {
                 seqs: seqs.map(session::Seq).collect(),
             }]
         };
-        let is_ack = |wired: &Wired| match wired {
-            Wired::Sent(sent) => match &sent.body {
-                Body::Item(item) => matches!(**item.command, Command::Ack(_)),
-                Body::Nop => false,
-            },
-            _ => false,
+        let is_ack = |sent: &Sent<Item>| match &sent.body {
+            Body::Item(item) => matches!(**item.command, Command::Ack(_)),
+            Body::Nop => false,
         };
         let mut stream = Stream::new();
         assert!(stream.push_acks(acks(0..1)));
         assert!(stream.push_acks(acks(1..2)));
-        assert!(stream.poll_batch(T0).is_none() && !stream.is_idle());
+        assert!(stream.poll_sent().is_none() && !stream.is_idle());
 
         // Before the item: it may end the ownership that they name.
         stream.push(item(1));
-        let (batch, items) = stream.poll_batch(T0).expect("a batch");
-        assert_eq!(items.iter().map(is_ack).collect::<Vec<_>>(), [true, false]);
-        stream.handle_committed(batch);
+        let all = sent(&mut stream);
+        assert_eq!(all.iter().map(is_ack).collect::<Vec<_>>(), [true, false]);
 
         assert!(!stream.push_acks(acks(2..2 + ACKED_TOGETHER as u64)));
-        let (batch, items) = stream.poll_batch(T0).expect("a batch");
-        assert_eq!(items.len(), 1);
-        stream.handle_committed(batch);
+        assert_eq!(sent(&mut stream).len(), 1);
 
         assert!(stream.push_acks(acks(900..901)));
         stream.release_acks();
-        let (batch, items) = stream.poll_batch(T0).expect("a batch");
-        stream.handle_committed(batch);
-        assert_eq!(items.len(), 1);
+        assert_eq!(sent(&mut stream).len(), 1);
 
         for n in 0..5 {
             stream.handle_answer(n);
@@ -434,35 +286,39 @@ mod tests {
         }
         assert_eq!(stream.held_bytes(), (fitting + 3) * COMMAND_BYTES);
 
-        let (batch, items) = stream.poll_batch(T0).expect("a batch");
+        let first = sent(&mut stream);
         assert_eq!(stream.held_bytes(), 3 * COMMAND_BYTES);
         assert_eq!(stream.unanswered_bytes(), (fitting + 3) * COMMAND_BYTES);
-        stream.handle_committed(batch);
-        for n in numbers(&items) {
+        for n in numbers(&first) {
             stream.handle_answer(n);
         }
-        stream.poll_batch(T0).expect("a batch");
+        stream.poll_sent().expect("what was held");
         assert_eq!(stream.held_bytes(), 0);
     }
 
     #[test]
-    fn after_a_lost_batch_everything_unanswered_is_sent_again_in_order() {
+    fn after_an_error_everything_unanswered_is_sent_again_in_order_once() {
         let mut stream = Stream::new();
-        stream.push(item(1));
-        let (first, _) = stream.poll_batch(T0).expect("a batch");
-        stream.push(item(2));
-        assert!(stream.poll_batch(T0).is_none());
+        (0..3).for_each(|n| stream.push(item(n)));
+        let first = sent(&mut stream);
+        assert_eq!(numbers(&first), [0, 1, 2]);
+        assert!(stream.handle_answer(0).is_some());
 
-        stream.handle_lost(first);
+        stream.handle_error(first[1].attempt);
+        stream.handle_error(first[2].attempt);
 
-        let mut seen = Vec::new();
-        while let Some((batch, items)) = stream.poll_batch(T0) {
-            stream.handle_committed(batch);
-            for n in numbers(&items) {
-                seen.extend(stream.handle_answer(n).map(|_| n));
-            }
+        let again = sent(&mut stream);
+        assert_eq!(numbers(&again), [1, 2]);
+        assert!(again[0].attempt > first[0].attempt);
+        assert_eq!(
+            again[0].attempt, again[1].attempt,
+            "one error of many counts"
+        );
+        stream.restart();
+        assert_eq!(numbers(&sent(&mut stream)), [1, 2]);
+        for n in [1, 2] {
+            assert!(stream.handle_answer(n).is_some());
         }
-        assert_eq!(seen, [0, 1]);
         assert!(stream.is_idle());
     }
 }

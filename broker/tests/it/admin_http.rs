@@ -14,7 +14,7 @@ async fn health_and_metrics_are_served() {
     let (status, text) = node.get("/metrics").await;
     assert_eq!(status, 200);
     let mut declared = BTreeSet::new();
-    let mut lines = text.lines();
+    let mut lines = text.lines().peekable();
     while let Some(help) = lines.next() {
         let name = help
             .strip_prefix("# HELP ")
@@ -29,12 +29,19 @@ async fn health_and_metrics_are_served() {
             "{name}: {kind:?}"
         );
         assert_eq!(name.ends_with("_total"), kind == Some("counter"), "{name}");
-        let value = lines
-            .next()
-            .and_then(|l| l.strip_prefix(&format!("{name} ")));
-        value.and_then(|v| v.parse::<f64>().ok()).expect("a number");
+        // What is by node has as many samples as there are.
+        let is_sample = |line: &&str| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with([' ', '{']))
+        };
+        while let Some(sample) = lines.next_if(is_sample) {
+            let value = sample.rsplit(' ').next();
+            value.and_then(|v| v.parse::<f64>().ok()).expect("a number");
+        }
     }
     assert!(declared.contains("tidewire_broker_routes"));
+    let lag = "tidewire_telemetry_owner_lag_records{owner=\"1\"} 0\n";
+    assert!(text.contains(lag), "a lone node has all buckets: {text}");
     node.stop().await;
 }
 

@@ -11,10 +11,12 @@ use mqtt::{
     Subscribe, SubscribeOptions, Topic, Version, Will,
 };
 use runtime::{Clock, ManualClock, SystemClock};
+use storage::fs::FaultFs;
 use tempfile::TempDir;
-use tidewire_broker::{Config, Defects, Node};
+use tidewire_broker::{Config, Defects, Environment, Node, StartError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
 
 /// How long a condition may take before the test is given up as hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,6 +42,7 @@ pub(crate) fn config() -> Config {
     };
     config.mqtt.listen = loopback;
     config.admin.listen = loopback;
+    config.cluster.listen = loopback;
     config
 }
 
@@ -49,6 +52,25 @@ pub(crate) async fn start(config: Config) -> TestNode {
 
 pub(crate) async fn start_at(config: Config, clock: &ManualClock) -> TestNode {
     start_with(config, Arc::new(clock.clone()), Defects::default()).await
+}
+
+/// Starts a node on a disk of the fault layer; whoever waits there hears that it can promise nothing
+/// more, once.
+pub(crate) async fn start_on(
+    fs: &FaultFs,
+    config: Config,
+    defects: Defects,
+) -> Result<(TestNode, Arc<Notify>), StartError> {
+    let fatal = Arc::new(Notify::new());
+    let told = Arc::clone(&fatal);
+    let environment = Environment {
+        fs: Arc::new(fs.clone()),
+        on_fatal: Arc::new(move |_| told.notify_one()),
+        defects,
+        ..Environment::default()
+    };
+    let node = Node::start_in(config, environment).await?;
+    Ok((TestNode::without_folder(node), fatal))
 }
 
 /// Starts a node on the folder of one that has stopped.
@@ -65,13 +87,24 @@ pub(crate) async fn start_with(
 ) -> TestNode {
     let folder = tempfile::tempdir().expect("a folder");
     config.data = folder.path().join("data");
-    let node = Node::start_with(config, clock, defects)
+    let environment = Environment {
+        clock,
+        defects,
+        ..Environment::default()
+    };
+    let node = Node::start_in(config, environment)
         .await
         .expect("the node starts");
     TestNode { node, folder }
 }
 
 impl TestNode {
+    /// A node whose data folder is not on this machine's disk.
+    pub(crate) fn without_folder(node: Node) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { node, folder }
+    }
+
     /// A client that is connected with a clean session, MQTT 5.
     pub(crate) async fn clean(&self, id: &str) -> Client {
         let (client, _) = self.connect(Dial::v5(id)).await;
@@ -99,14 +132,7 @@ impl TestNode {
     }
 
     fn client(socket: TcpStream, version: Version) -> Client {
-        socket.set_nodelay(true).expect("a TCP socket");
-        Client {
-            socket,
-            version,
-            decoder: Decoder::client(version, Limits::default()),
-            buffer: BytesMut::new(),
-            next_id: 1,
-        }
+        Client::over(socket, version)
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
@@ -240,6 +266,17 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    pub(crate) fn over(socket: TcpStream, version: Version) -> Self {
+        socket.set_nodelay(true).expect("a TCP socket");
+        Self {
+            socket,
+            version,
+            decoder: Decoder::client(version, Limits::default()),
+            buffer: BytesMut::new(),
+            next_id: 1,
+        }
+    }
+
     pub(crate) fn encode(&self, packets: &[Packet]) -> BytesMut {
         let mut out = BytesMut::new();
         for packet in packets {
@@ -255,6 +292,26 @@ impl Client {
 
     pub(crate) async fn raw(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).await.expect("the node reads");
+    }
+
+    /// Sends to a node that may be gone; says whether it is not, as far as is known.
+    pub(crate) async fn try_send(&mut self, packet: &Packet) -> bool {
+        let bytes = self.encode(std::slice::from_ref(packet));
+        self.socket.write_all(&bytes).await.is_ok()
+    }
+
+    /// The next packet of a node that may end at any moment, or `None` once it has. Cancel-safe.
+    pub(crate) async fn try_next(&mut self) -> Option<Packet> {
+        loop {
+            let packet = self.decoder.decode(&mut self.buffer);
+            if let Some(packet) = packet.expect("the node sends packets") {
+                return Some(packet);
+            }
+            match self.socket.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
     }
 
     /// The next packet, or `None` once the node has closed.

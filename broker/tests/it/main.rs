@@ -2,10 +2,12 @@
 
 mod admin_http;
 mod bridge;
+mod crash;
 mod delivery;
 mod expiry;
 mod gate;
 mod harness;
+mod outbox;
 mod pressure;
 mod restart;
 mod retained;
@@ -14,4 +16,6 @@ mod sessions;
 mod shared;
 mod stop;
 mod streams;
+mod stuck;
+mod tls;
 mod wills;

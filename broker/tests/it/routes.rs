@@ -64,6 +64,7 @@ async fn rows_go_with_disconnect_loss_takeover_and_unsubscribe() {
 async fn a_connection_that_panics_leaves_no_row_no_owner_and_its_will() {
     let defects = Defects {
         panic_on_topic: Some("bug".into()),
+        ..Defects::default()
     };
     let node = start_with(config(), Arc::new(SystemClock::default()), defects).await;
     let mut watcher = node.clean("w").await;

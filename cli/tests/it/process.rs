@@ -3,6 +3,7 @@
 mod bad_input;
 mod bench;
 mod bridge;
+mod cluster;
 mod demo;
 mod http;
 mod kafka;

@@ -16,6 +16,8 @@
 //!                                                        Drain ─► wills ─► Numbered
 //!                                                  Memberships ─► home shard ─► Numbered
 //!
+//!  accepted ─► Sightings ─► CONNECT may replace the session's ownership, or is refused
+//!
 //!  members ─► wanted (Ring, bounds) ─► plan ─► MetaCommand::StartMove ─► Mover at the group's leader
 //!  pings ─► Suspicion ─► elections            renewals ─► Grants ─► MetaCommand::End
 //! ```
@@ -35,6 +37,7 @@ mod placement;
 mod proposer;
 mod routes;
 mod share;
+mod sightings;
 mod stream;
 mod suspicion;
 
@@ -51,5 +54,6 @@ pub use placement::*;
 pub use proposer::{Batch, Proposer, ProposerEffect, ProposerLimits, Refused, Unavailable};
 pub use routes::*;
 pub use share::{Share, ShareLimits};
+pub use sightings::{SIGHTING_MS, SIGHTINGS_KEPT_MS, Sighting, Sightings};
 pub use stream::*;
 pub use suspicion::{SILENT_JITTER_MS, SILENT_MS, Suspicion, SuspicionEffect};

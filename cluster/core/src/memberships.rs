@@ -58,6 +58,12 @@ impl<R> Memberships<R> {
         self.leads = true;
     }
 
+    /// Every row that waits has been handed in again: what is older than `last`, the version of the
+    /// last row, and was not among them is done. This node may not have seen that happen.
+    pub fn handle_resumed(&mut self, last: u64) {
+        self.told = self.told.max(last);
+    }
+
     /// Another node leads, or none.
     pub fn handle_follow(&mut self) {
         *self = Self {
@@ -124,6 +130,18 @@ mod tests {
         let mut memberships = Memberships::default();
         memberships.handle_lead();
         memberships
+    }
+
+    #[test]
+    fn what_another_leader_brought_to_its_end_counts_as_seated() {
+        let mut memberships = leading();
+        memberships.handle_row(7, 6, "waits");
+        assert!(!memberships.is_seated(8), "nobody has said so yet");
+
+        memberships.handle_resumed(8);
+
+        let seated = (1..=9).filter(|version| memberships.is_seated(*version));
+        assert_eq!(seated.collect::<Vec<_>>(), [1, 2, 3, 4, 5, 8]);
     }
 
     #[test]

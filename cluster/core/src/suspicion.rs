@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::{BootMs, NodeEpoch, NodeId};
+use crate::{BootMs, NodeId, StartCount};
 
 /// How long a peer is silent before the others are asked, in milliseconds; up to
 /// [`SILENT_JITTER_MS`] is added.
@@ -32,7 +32,7 @@ pub struct Suspicion {
 struct Peer {
     /// When it was last heard, or became a peer.
     heard: BootMs,
-    epoch: Option<NodeEpoch>,
+    start: Option<StartCount>,
     refused: u32,
     /// Whom it hears, as it said last.
     report: Option<(BootMs, BTreeSet<NodeId>)>,
@@ -49,7 +49,7 @@ pub enum SuspicionEffect {
     Suspected(NodeId),
     /// It is heard again: leaders send it what it misses.
     Cleared(NodeId),
-    /// It runs under another epoch: whatever it led before, it leads no longer.
+    /// It is another run of it: whatever it led before, it leads no longer.
     Restarted(NodeId),
 }
 
@@ -72,7 +72,7 @@ impl Suspicion {
         for node in members.iter().filter(|node| **node != self.me) {
             self.peers.entry(*node).or_insert(Peer {
                 heard: now,
-                epoch: None,
+                start: None,
                 refused: 0,
                 report: None,
                 was_asked: false,
@@ -80,11 +80,12 @@ impl Suspicion {
         }
     }
 
-    /// A peer's ping came: its epoch, and whom it hears.
+    /// A peer's ping came: which run of it this is, and whom it hears. Its epoch would not do: a
+    /// node that led meta begins none before meta has another leader.
     pub fn handle_ping(
         &mut self,
         from: NodeId,
-        epoch: NodeEpoch,
+        start: StartCount,
         hears: BTreeSet<NodeId>,
         now: BootMs,
     ) {
@@ -92,9 +93,9 @@ impl Suspicion {
             return;
         };
         let is_other = peer
-            .epoch
-            .replace(epoch)
-            .is_some_and(|known| known != epoch);
+            .start
+            .replace(start)
+            .is_some_and(|known| known != start);
         peer.heard = now;
         peer.refused = 0;
         peer.was_asked = false;
@@ -195,29 +196,29 @@ mod tests {
     fn a_silent_node_is_suspected_once_a_quorum_does_not_hear_it() {
         let mut all = of(&[1, 2, 3]);
         let at = |ms| T0.plus_ms(ms);
-        all.handle_ping(C, NodeEpoch(5), set(&[1, 2]), at(1_000));
+        all.handle_ping(C, StartCount(5), set(&[1, 2]), at(1_000));
         assert_eq!(effects(&mut all, at(1_199)), []);
 
         // The other still hears it: no election.
         assert_eq!(effects(&mut all, at(1_200)), [SuspicionEffect::Ask(B)]);
         assert_eq!(effects(&mut all, at(1_300)), [], "asked already");
         assert_eq!(all.heard(at(1_300)), set(&[3]));
-        all.handle_ping(C, NodeEpoch(5), set(&[1]), at(1_300));
+        all.handle_ping(C, StartCount(5), set(&[1]), at(1_300));
         assert_eq!(
             effects(&mut all, at(1_300)),
             [SuspicionEffect::Suspected(B)]
         );
         assert!(all.is_suspected(B) && !all.is_suspected(C));
 
-        all.handle_ping(B, NodeEpoch(4), set(&[1, 3]), at(2_000));
+        all.handle_ping(B, StartCount(4), set(&[1, 3]), at(2_000));
         assert_eq!(effects(&mut all, at(2_000)), [SuspicionEffect::Cleared(B)]);
     }
 
     #[test]
     fn a_node_that_is_cut_off_suspects_nobody() {
         let mut all = of(&[1, 2, 3, 4, 5]);
-        all.handle_ping(B, NodeEpoch(4), set(&[1]), T0);
-        all.handle_ping(C, NodeEpoch(5), set(&[1]), T0);
+        all.handle_ping(B, StartCount(4), set(&[1]), T0);
+        all.handle_ping(C, StartCount(5), set(&[1]), T0);
         let later = T0.plus_ms(60_000);
 
         let asks: Vec<_> = (2..=5).map(|n| SuspicionEffect::Ask(NodeId(n))).collect();
@@ -241,7 +242,7 @@ mod tests {
     #[test]
     fn a_node_whose_process_is_not_there_is_silent_at_once() {
         let mut all = of(&[1, 2, 3]);
-        all.handle_ping(C, NodeEpoch(5), set(&[1]), T0);
+        all.handle_ping(C, StartCount(5), set(&[1]), T0);
         all.handle_refused(B);
         assert_eq!(effects(&mut all, T0), []);
 
@@ -254,11 +255,11 @@ mod tests {
     #[test]
     fn a_restart_shows_in_the_ping_though_nobody_suspected_the_node() {
         let mut all = of(&[1, 2]);
-        all.handle_ping(B, NodeEpoch(4), set(&[1]), T0);
-        all.handle_ping(B, NodeEpoch(4), set(&[1]), T0);
+        all.handle_ping(B, StartCount(4), set(&[1]), T0);
+        all.handle_ping(B, StartCount(4), set(&[1]), T0);
         assert_eq!(effects(&mut all, T0), []);
 
-        all.handle_ping(B, NodeEpoch(9), set(&[1]), T0);
+        all.handle_ping(B, StartCount(9), set(&[1]), T0);
 
         assert_eq!(effects(&mut all, T0), [SuspicionEffect::Restarted(B)]);
     }
@@ -267,7 +268,7 @@ mod tests {
     fn who_is_no_member_is_neither_heard_nor_suspected() {
         let mut all = of(&[1, 2, 3]);
         all.handle_members(&set(&[1, 3]), T0);
-        all.handle_ping(B, NodeEpoch(4), set(&[]), T0);
+        all.handle_ping(B, StartCount(4), set(&[]), T0);
         all.handle_refused(B);
 
         assert_eq!(all.heard(T0), set(&[3]));

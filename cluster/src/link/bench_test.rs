@@ -14,8 +14,8 @@ use super::*;
 #[ignore = "a measurement"]
 async fn requests_over_loopback() {
     let config = LinkConfig::default();
-    let one = start_with(TcpNet, "127.0.0.1:0", identity(1), config).await;
-    let two = start_with(TcpNet, "127.0.0.1:0", identity(2), config).await;
+    let one = start_with(TcpNet::default(), "127.0.0.1:0", identity(1), config).await;
+    let two = start_with(TcpNet::default(), "127.0.0.1:0", identity(2), config).await;
     one.links.set_peer(NodeId(2), two.links.local_address());
     two.links.set_peer(NodeId(1), one.links.local_address());
     until(|| one.is_linked(2) && two.is_linked(1)).await;

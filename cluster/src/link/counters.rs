@@ -14,7 +14,7 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 
-    pub(super) fn add(&self, by: u64) {
+    pub(crate) fn add(&self, by: u64) {
         self.0.fetch_add(by, Ordering::Relaxed);
     }
 }
@@ -58,6 +58,8 @@ pub struct LinkCounters {
     pub refused_there_total: Counter,
     /// Connections closed at once because `handshakes_max` were under way.
     pub crowded_total: Counter,
+    /// Nodes without a number that asked to join.
+    pub wishes_total: Counter,
     /// Connections that ended because nothing was heard.
     pub silent_total: Counter,
     /// Connections that ended because the peer broke format or protocol.

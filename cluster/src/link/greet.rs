@@ -8,8 +8,8 @@ use cluster_core::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::frame::{CloseReason, Frame};
-use super::greeting::{Greeting, Hello, Refusal, RefusalCode, Welcome};
-use super::handshake::{self, Dialing, Rejected};
+use super::greeting::{Greeting, Hello, Refusal, RefusalCode, Welcome, Wish};
+use super::handshake::{self, Dialing, Met, Rejected};
 use super::lane::{Grant, Lane};
 use super::links::Shared;
 use super::net::ByteStream;
@@ -71,13 +71,20 @@ pub(super) async fn dial<S: ByteStream>(
     }
 }
 
-/// Greets as the side that accepted; gives the hello and what was read behind it. Whoever is
-/// refused is told why.
+/// Who was greeted by the side that accepted.
+pub(super) enum Greeted {
+    /// A member has its welcome; what was read behind its hello.
+    Member(Hello, BytesMut),
+    /// Somebody wants to be one, and waits for an answer.
+    Applicant(Wish),
+}
+
+/// Greets as the side that accepted. Whoever is refused is told why.
 pub(super) async fn accept<S: ByteStream>(
     shared: &Shared,
     stream: &mut S,
     patience: Duration,
-) -> Result<(Hello, BytesMut), Trouble> {
+) -> Result<Greeted, Trouble> {
     let patience_ms = patience.as_millis() as u64;
     let outcome = tokio::time::timeout(patience, accept_patiently(shared, stream)).await;
     let trouble = match outcome {
@@ -97,7 +104,7 @@ pub(super) async fn accept<S: ByteStream>(
 async fn accept_patiently<S: ByteStream>(
     shared: &Shared,
     stream: &mut S,
-) -> Result<(Hello, BytesMut), Trouble> {
+) -> Result<Greeted, Trouble> {
     let certified = stream.certified();
     let mut bytes = BytesMut::new();
     loop {
@@ -106,12 +113,14 @@ async fn accept_patiently<S: ByteStream>(
             lane => shared.config.lane(lane).grant,
         };
         let answer = handshake::answer(&mut bytes, &mut shared.roster(), certified, grant)?;
-        let Some((hello, welcome)) = answer else {
-            read(stream, &mut bytes).await?;
-            continue;
-        };
-        write(stream, &Greeting::Welcome(welcome).encode()).await?;
-        return Ok((hello, bytes));
+        match answer {
+            None => read(stream, &mut bytes).await?,
+            Some(Met::Applicant(wish)) => return Ok(Greeted::Applicant(wish)),
+            Some(Met::Member(hello, welcome)) => {
+                write(stream, &Greeting::Welcome(welcome).encode()).await?;
+                return Ok(Greeted::Member(hello, bytes));
+            }
+        }
     }
 }
 
@@ -125,12 +134,15 @@ pub(super) async fn tell<S: ByteStream>(stream: &mut S, bytes: &[u8]) {
     let _ = tokio::time::timeout(REFUSAL_PATIENCE, told).await;
 }
 
-async fn write<S: ByteStream>(stream: &mut S, bytes: &[u8]) -> Result<(), Trouble> {
+pub(super) async fn write<S: ByteStream>(stream: &mut S, bytes: &[u8]) -> Result<(), Trouble> {
     stream.write_all(bytes).await.map_err(Trouble::Network)?;
     stream.flush().await.map_err(Trouble::Network)
 }
 
-async fn read<S: ByteStream>(stream: &mut S, bytes: &mut BytesMut) -> Result<(), Trouble> {
+pub(super) async fn read<S: ByteStream>(
+    stream: &mut S,
+    bytes: &mut BytesMut,
+) -> Result<(), Trouble> {
     bytes.reserve(READ_BYTES);
     match stream.read_buf(bytes).await {
         Ok(0) => Err(Trouble::Eof),

@@ -19,6 +19,8 @@ const BODY_BYTES_MAX: usize = 1024;
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
 const REFUSAL: u8 = 3;
+const WISH: u8 = 4;
+const ADMISSION: u8 = 5;
 
 /// Identity of a cluster, drawn at random when it is founded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +73,32 @@ pub struct Welcome {
     pub grant: Grant,
 }
 
+/// The first message of a node without a number, which wants one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The cluster that it has to be, if its data folder belongs to one.
+    pub cluster: Option<ClusterId>,
+    /// Its data folder.
+    pub folder: FolderId,
+    /// The number that it wants; `None` for any. No node has number 0.
+    pub node: Option<NodeId>,
+    /// The highest feature level that it understands.
+    pub understood: FeatureLevel,
+    /// Drawn for this connection; the answer repeats it.
+    pub nonce: u128,
+}
+
+/// The answer to a wish that is granted: how long what follows is, which its users read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Of the wish.
+    pub nonce: u128,
+    /// Bytes that follow.
+    pub payload_bytes: u32,
+    /// Their CRC-32C.
+    pub payload_crc: u32,
+}
+
 /// Why a link is refused: what was offered, and what would have been good.
 ///
 /// Both sides print it, so it speaks of neither as "we".
@@ -115,11 +143,17 @@ pub enum RefusalCode {
     Silence,
     /// The answer is to another hello.
     Nonce,
+    /// The data folder is that of another member than the one that was asked for.
+    Member,
+    /// Nobody decides at present.
+    Leaderless,
+    /// There is no more room for members.
+    Full,
     /// Another reason, of a later version.
     Other(u16),
 }
 
-const CODES: [RefusalCode; 14] = [
+const CODES: [RefusalCode; 17] = [
     RefusalCode::Version,
     RefusalCode::Cluster,
     RefusalCode::Level,
@@ -134,11 +168,14 @@ const CODES: [RefusalCode; 14] = [
     RefusalCode::Garbage,
     RefusalCode::Silence,
     RefusalCode::Nonce,
+    RefusalCode::Member,
+    RefusalCode::Leaderless,
+    RefusalCode::Full,
 ];
 
 impl RefusalCode {
     /// The number on the wire: its place in the list, from 1.
-    fn number(self) -> u16 {
+    pub(crate) fn number(self) -> u16 {
         if let Self::Other(number) = self {
             return number;
         }
@@ -146,7 +183,7 @@ impl RefusalCode {
         place.map_or(0, |place| place as u16 + 1)
     }
 
-    fn of_number(number: u16) -> Self {
+    pub(crate) fn of_number(number: u16) -> Self {
         let place = usize::from(number).checked_sub(1);
         let known = place.and_then(|place| CODES.get(place));
         known.copied().unwrap_or(Self::Other(number))
@@ -234,6 +271,13 @@ impl fmt::Display for Refusal {
             RefusalCode::Nonce => {
                 write!(f, "nonce {offered:032x} answers nonce {expected:032x}")
             }
+            RefusalCode::Member => {
+                write!(f, "data folder {offered:032x} belongs to node {expected}")
+            }
+            RefusalCode::Leaderless => {
+                write!(f, "no leader of the meta group could be asked at present")
+            }
+            RefusalCode::Full => write!(f, "the cluster has {expected} members, as many as can be"),
             RefusalCode::Other(number) => write!(
                 f,
                 "reason {number} of a later version: {offered} meets {expected}"
@@ -265,6 +309,10 @@ pub enum Greeting {
     Welcome(Welcome),
     /// A bad one; the connection ends.
     Refusal(Refusal),
+    /// Of a node without a number.
+    Wish(Wish),
+    /// A good answer to that; the connection ends behind what follows.
+    Admission(Admission),
 }
 
 impl Greeting {
@@ -292,6 +340,21 @@ impl Greeting {
             Self::Refusal(refusal) => {
                 refusal.encode(&mut body);
                 REFUSAL
+            }
+            Self::Wish(wish) => {
+                body.put_u128_le(wish.cluster.unwrap_or_default().0);
+                body.put_u128_le(wish.folder.0);
+                body.put_u128_le(wish.nonce);
+                body.put_u32_le(wish.node.unwrap_or_default().0);
+                body.put_u16_le(wish.understood.0);
+                body.put_u16_le(0);
+                WISH
+            }
+            Self::Admission(admission) => {
+                body.put_u128_le(admission.nonce);
+                body.put_u32_le(admission.payload_bytes);
+                body.put_u32_le(admission.payload_crc);
+                ADMISSION
             }
         };
         let mut out = BytesMut::with_capacity(HEAD_BYTES + body.len());
@@ -349,6 +412,8 @@ impl Greeting {
             HELLO => hello(body)?.map(Self::Hello),
             WELCOME => welcome(body).map(Self::Welcome),
             REFUSAL => Refusal::decode(body).map(Self::Refusal),
+            WISH => wish(body).map(Self::Wish),
+            ADMISSION => admission(body).map(Self::Admission),
             _ => None,
         };
         let message = message.ok_or_else(|| garbage(&head[MAGIC.len()..]))?;
@@ -411,5 +476,34 @@ fn welcome(mut body: &[u8]) -> Option<Welcome> {
             request_bytes: body.get_u64_le(),
             reply_bytes: body.get_u64_le(),
         },
+    })
+}
+
+fn wish(mut body: &[u8]) -> Option<Wish> {
+    if body.len() != 56 {
+        return None;
+    }
+    let cluster = ClusterId(body.get_u128_le());
+    let folder = FolderId(body.get_u128_le());
+    let nonce = body.get_u128_le();
+    let node = NodeId(body.get_u32_le());
+    let understood = FeatureLevel(body.get_u16_le());
+    (body == [0; 2]).then_some(Wish {
+        cluster: (cluster != ClusterId::default()).then_some(cluster),
+        folder,
+        node: (node != NodeId::default()).then_some(node),
+        understood,
+        nonce,
+    })
+}
+
+fn admission(mut body: &[u8]) -> Option<Admission> {
+    if body.len() != 24 {
+        return None;
+    }
+    Some(Admission {
+        nonce: body.get_u128_le(),
+        payload_bytes: body.get_u32_le(),
+        payload_crc: body.get_u32_le(),
     })
 }

@@ -47,7 +47,25 @@ fn a_greeting() -> impl Strategy<Value = Greeting> {
     let refusal = (codes(), any::<(u128, u128)>()).prop_map(|(code, (offered, expected))| {
         Greeting::Refusal(Refusal::new(code, offered, expected))
     });
-    prop_oneof![hello, welcome, refusal]
+    let wish = any::<(u128, u128, u128, u32, u16)>().prop_map(
+        |(cluster, folder, nonce, node, understood)| {
+            Greeting::Wish(Wish {
+                cluster: (cluster % 3 != 0).then_some(ClusterId(cluster)),
+                folder: FolderId(folder),
+                node: (node % 3 != 0).then_some(NodeId(node)),
+                understood: FeatureLevel(understood),
+                nonce,
+            })
+        },
+    );
+    let admission = any::<(u128, u32, u32)>().prop_map(|(nonce, payload_bytes, payload_crc)| {
+        Greeting::Admission(Admission {
+            nonce,
+            payload_bytes,
+            payload_crc,
+        })
+    });
+    prop_oneof![hello, welcome, refusal, wish, admission]
 }
 
 fn codes() -> impl Strategy<Value = RefusalCode> {
@@ -55,6 +73,8 @@ fn codes() -> impl Strategy<Value = RefusalCode> {
         Just(RefusalCode::Version),
         Just(RefusalCode::Folder),
         Just(RefusalCode::Nonce),
+        Just(RefusalCode::Member),
+        Just(RefusalCode::Full),
         Just(RefusalCode::Other(999)),
     ]
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::BytesMut;
 use cluster_core::{FeatureLevel, FolderId, NodeId, StartCount};
 
-use super::greeting::{Greeting, Hello, NodeIdentity, Refusal, RefusalCode, Welcome};
+use super::greeting::{Greeting, Hello, NodeIdentity, Refusal, RefusalCode, Welcome, Wish};
 use super::lane::Grant;
 
 /// Nodes whose runs are remembered; a hello of one more is refused.
@@ -43,6 +43,12 @@ impl Roster {
     /// Takes note of the feature level that is in use from now on.
     pub fn set_level(&mut self, level: FeatureLevel) {
         self.own.level = level;
+    }
+
+    /// Takes note that this node has counted another start of itself, under which it is known from
+    /// now on. A lower one changes nothing.
+    pub fn set_start(&mut self, start: StartCount) {
+        self.own.start = start.max(self.own.start);
     }
 
     /// Takes note of a member: its data folder, and its latest run. A run that is past, and a
@@ -190,19 +196,27 @@ impl Dialing {
                 Ok(Some(welcome))
             }
             Some(Greeting::Refusal(refusal)) => Err(Rejected::Theirs(refusal)),
-            Some(Greeting::Hello(hello)) => Err(Rejected::Ours(Refusal::new(
-                RefusalCode::Garbage,
-                hello.nonce,
-                0_u8,
-            ))),
+            Some(Greeting::Hello(Hello { nonce, .. }) | Greeting::Wish(Wish { nonce, .. })) => {
+                Err(Rejected::Ours(misplaced(nonce)))
+            }
+            Some(Greeting::Admission(admission)) => Err(Rejected::Ours(misplaced(admission.nonce))),
         }
     }
 }
 
-/// The side that accepted: waits for a hello, answers it.
+/// Who greeted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Met {
+    /// A member, with the answer to send.
+    Member(Hello, Welcome),
+    /// A node that wants to be one. It is judged by the meta group.
+    Applicant(Wish),
+}
+
+/// The side that accepted: waits for a hello or a wish.
 ///
-/// Takes what came so far; gives the hello once it is there and good, and the answer to send. What
-/// came behind it stays in `bytes`.
+/// Takes what came so far; gives who greeted once it is there and good. What came behind it stays
+/// in `bytes`.
 ///
 /// # Errors
 /// Says who refused what.
@@ -211,14 +225,20 @@ pub fn answer(
     roster: &mut Roster,
     certified: Option<NodeId>,
     grant: impl FnOnce(&Hello) -> Grant,
-) -> Result<Option<(Hello, Welcome)>, Rejected> {
+) -> Result<Option<Met>, Rejected> {
     let hello = match Greeting::poll_decode(bytes).map_err(Rejected::Ours)? {
         None => return Ok(None),
         Some(Greeting::Hello(hello)) => hello,
+        Some(Greeting::Wish(wish)) => {
+            let wish = certified_wish(wish, certified).map_err(Rejected::Ours)?;
+            return Ok(Some(Met::Applicant(wish)));
+        }
         Some(Greeting::Refusal(refusal)) => return Err(Rejected::Theirs(refusal)),
-        Some(Greeting::Welcome(welcome)) => {
-            let refusal = Refusal::new(RefusalCode::Garbage, welcome.nonce, 0_u8);
-            return Err(Rejected::Ours(refusal));
+        Some(Greeting::Welcome(Welcome { nonce, .. })) => {
+            return Err(Rejected::Ours(misplaced(nonce)));
+        }
+        Some(Greeting::Admission(admission)) => {
+            return Err(Rejected::Ours(misplaced(admission.nonce)));
         }
     };
     let judged = roster.judge_hello(&hello, certified);
@@ -228,5 +248,23 @@ pub fn answer(
         nonce: hello.nonce,
         grant: grant(&hello),
     };
-    Ok(Some((hello, welcome)))
+    Ok(Some(Met::Member(hello, welcome)))
+}
+
+/// Where there are certificates, a node can have the number of its own only.
+fn certified_wish(wish: Wish, certified: Option<NodeId>) -> Result<Wish, Refusal> {
+    match (wish.node, certified) {
+        (Some(asked), Some(certified)) if asked != certified => {
+            Err(Refusal::new(RefusalCode::Certificate, asked.0, certified.0))
+        }
+        (asked, certified) => Ok(Wish {
+            node: asked.or(certified),
+            ..wish
+        }),
+    }
+}
+
+/// The refusal of a message that the other side has no use for.
+fn misplaced(nonce: u128) -> Refusal {
+    Refusal::new(RefusalCode::Garbage, nonce, 0_u8)
 }

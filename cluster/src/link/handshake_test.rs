@@ -138,9 +138,10 @@ fn a_handshake_of_two_members_agrees() {
     let mut sent = BytesMut::from(&Greeting::Hello(dialing.hello()).encode()[..]);
 
     let grant = LaneLimits::REQUESTS.grant;
-    let (heard, welcome) = answer(&mut sent, &mut two, None, |_| grant)
-        .expect("good")
-        .expect("whole");
+    let met = answer(&mut sent, &mut two, None, |_| grant);
+    let Ok(Some(Met::Member(heard, welcome))) = met else {
+        panic!("{met:?}");
+    };
     let mut sent = BytesMut::from(&Greeting::Welcome(welcome).encode()[..]);
     sent.extend_from_slice(b"frames");
     let welcomed = dialing
@@ -186,4 +187,18 @@ fn a_side_that_says_what_the_other_should_is_refused() {
     assert!(
         matches!(outcome, Err(Rejected::Ours(refusal)) if refusal.code == RefusalCode::Garbage)
     );
+}
+
+#[test]
+fn a_node_that_counts_another_start_of_itself_is_known_by_it() {
+    let (mut one, mut two) = (Roster::new(identity(1)), Roster::new(identity(2)));
+    let next = StartCount(identity(1).start.0 + 1);
+    two.learn(NodeId(1), identity(1).folder, next);
+    let refused = two.judge_hello(&hello(one.own(), 2), None).unwrap_err();
+    assert_eq!(refused.code, RefusalCode::Start);
+
+    one.set_start(next);
+    one.set_start(StartCount(0));
+
+    assert_eq!(two.judge_hello(&hello(one.own(), 2), None), Ok(()));
 }

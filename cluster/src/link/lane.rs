@@ -11,7 +11,7 @@ pub enum Lane {
     Control,
     /// What is asked in the course of work: log entries, items of numbered streams, queries.
     Requests,
-    /// Snapshots and copies.
+    /// Snapshots, copies, records of telemetry for the owners of their buckets.
     Bulk,
     /// Bytes without frames, for `ractor_cluster`.
     Stream,
@@ -151,9 +151,9 @@ impl LaneLimits {
     pub const BULK: Self = Self {
         grant: Grant {
             requests: 16,
-            payload_bytes: 1 << 20,
+            payload_bytes: 4 << 20,
             request_bytes: 8 << 20,
-            reply_bytes: 1 << 20,
+            reply_bytes: 8 << 20,
         },
         ping_interval_ms: 1_000,
         silence_limit_ms: 5_000,

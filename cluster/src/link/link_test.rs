@@ -264,7 +264,7 @@ async fn a_peer_that_stops_reading_costs_no_more_than_its_grant_and_is_left() {
                 stream.read_buf(&mut bytes).await.expect("reads");
                 let grant = LaneLimits::REQUESTS.grant;
                 let answer = answer(&mut bytes, &mut roster, None, |_| grant);
-                if let Some((_, welcome)) = answer.expect("good") {
+                if let Some(Met::Member(_, welcome)) = answer.expect("good") {
                     break welcome;
                 }
             };

@@ -21,6 +21,7 @@ use super::frame::CloseReason;
 use super::greet::Trouble;
 use super::greeting::NodeIdentity;
 use super::handshake::{Rejected, Roster};
+use super::join::Applicants;
 use super::lane::Lane;
 use super::listener::{self, Lines};
 use super::net::{Listen, Net};
@@ -61,6 +62,7 @@ pub(super) struct Shared {
     changed: Notify,
     stopping: AtomicBool,
     lines: Mutex<Lines>,
+    pub(super) applicants: Arc<Applicants>,
 }
 
 impl Shared {
@@ -205,6 +207,7 @@ impl Links {
             changed: Notify::new(),
             stopping: AtomicBool::new(false),
             lines: Mutex::default(),
+            applicants: Arc::default(),
         });
         let links = Self {
             shared: Arc::clone(&shared),
@@ -255,6 +258,12 @@ impl Links {
     /// Takes note of the feature level that is in use from now on. Open connections stay.
     pub fn set_level(&self, level: FeatureLevel) {
         self.shared.roster().set_level(level);
+    }
+
+    /// Takes note that this node has counted another start of itself: peers that know of it by meta
+    /// refuse the one before. Open connections stay.
+    pub fn set_start(&self, start: StartCount) {
+        self.shared.roster().set_start(start);
     }
 
     /// A peer that was set, or that dialed this node.

@@ -8,9 +8,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::connection::{self, Line};
 use super::frame::{CloseReason, Decoder};
-use super::greet::{self, Trouble};
+use super::greet::{self, Greeted, Trouble};
 use super::greeting::{Greeting, Hello, Refusal, RefusalCode};
 use super::handshake::Rejected;
+use super::join;
 use super::lane::Lane;
 use super::links::Shared;
 use super::net::{ByteStream, Listen};
@@ -35,13 +36,20 @@ pub(super) async fn serve<L: Listen>(
     let greeted = match opened {
         Ok(mut stream) => {
             let greeted = greet::accept(&shared, &mut stream, patience).await;
-            greeted.map(|(hello, rest)| (stream, hello, rest))
+            greeted.map(|greeted| (stream, greeted))
         }
         Err(trouble) => Err(trouble),
     };
     drop(permit);
     match greeted {
-        Ok((stream, hello, rest)) => run(&shared, stream, &hello, rest, &address).await,
+        Ok((stream, Greeted::Member(hello, rest))) => {
+            run(&shared, stream, &hello, rest, &address).await;
+        }
+        Ok((stream, Greeted::Applicant(wish))) => {
+            if let Err(trouble) = join::serve(&shared, stream, wish, &address).await {
+                tell(&shared, &address, &trouble);
+            }
+        }
         Err(trouble) => tell(&shared, &address, &trouble),
     }
 }

@@ -26,12 +26,14 @@ mod frame;
 mod greet;
 mod greeting;
 mod handshake;
+mod join;
 mod lane;
 mod links;
 mod listener;
 mod memory;
 mod net;
 mod peer;
+mod peer_net;
 mod service;
 mod session;
 mod stream;
@@ -48,6 +50,8 @@ mod frame_test;
 mod greeting_test;
 #[cfg(test)]
 mod handshake_test;
+#[cfg(test)]
+mod join_test;
 #[cfg(test)]
 mod link_test;
 #[cfg(test)]
@@ -70,14 +74,17 @@ pub use frame::{
     CloseReason, Decoder, Failure, Frame, HEADER_BYTES, Malformed, PAYLOAD_BYTES_MAX, Request,
 };
 pub use greeting::{
-    ClusterId, Greeting, Hello, NodeIdentity, PROTOCOL_VERSION, Refusal, RefusalCode, Welcome,
+    Admission, ClusterId, Greeting, Hello, NodeIdentity, PROTOCOL_VERSION, Refusal, RefusalCode,
+    Welcome, Wish,
 };
-pub use handshake::{Dialing, NODES_MAX, Rejected, Roster, answer};
+pub use handshake::{Dialing, Met, NODES_MAX, Rejected, Roster, answer};
+pub use join::{ADMISSION_BYTES_MAX, Admitter, NotAdmitted, apply};
 pub use lane::{Channel, Grant, Lane, LaneLimits};
 pub use links::{Broken, LinkParts, LinkService, Links, NoStream};
 pub use memory::{Faults, MemoryHub, MemoryListener, MemoryNet, MemoryStream};
 pub use net::{ByteStream, Listen, Net};
 pub use peer::{Ask, LaneStatus, Peer, PeerStatus, PendingReply, RequestError};
+pub use peer_net::{PeerListening, PeerNet, PeerStream};
 pub use service::{Event, Incoming, Responder, Service};
 pub use session::Violation;
 pub use stream::LinkStream;

@@ -7,7 +7,8 @@ use cluster_core::{NodeId, StartCount};
 
 use super::connection::{Ended, Line};
 use super::frame::Failure;
-use super::greeting::Refusal;
+use super::greeting::{Refusal, Wish};
+use super::join::Admitter;
 use super::lane::{Channel, Lane};
 use super::stream::LinkStream;
 
@@ -23,6 +24,12 @@ pub trait Service: Send + Sync + 'static {
     /// Takes a connection without frames that a peer opened. The default ends it.
     fn handle_stream(&self, from: NodeId, stream: LinkStream) {
         drop((from, stream));
+    }
+
+    /// Takes the wish of a node to join, to be answered by its [`Admitter`] now or later. The default
+    /// answers that nobody decides.
+    fn handle_wish(&self, wish: Wish, from: &str, admitter: Admitter) {
+        drop((wish, from, admitter));
     }
 
     /// Takes note of a connection that began, ended, or was refused.

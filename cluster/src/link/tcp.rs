@@ -2,7 +2,7 @@
 
 use std::future::{Ready, ready};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -16,9 +16,34 @@ const BACKLOG: u32 = 1_024;
 /// for the lane without frames.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// TCP; whoever reaches the port may speak.
+/// TCP; whoever reaches the port may speak. By default the system chooses the address from which it
+/// dials.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct TcpNet;
+pub struct TcpNet {
+    from: Option<IpAddr>,
+}
+
+impl TcpNet {
+    /// Dials from the address that the node listens at, so that peers, their logs and the rules of a
+    /// firewall know it by one address. An unspecified one leaves the choice to the system.
+    #[must_use]
+    pub fn listening_at(listen: IpAddr) -> Self {
+        Self {
+            from: (!listen.is_unspecified()).then_some(listen),
+        }
+    }
+
+    async fn dial(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        let socket = match to {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if let Some(from) = self.from.filter(|from| from.is_ipv4() == to.is_ipv4()) {
+            socket.bind(SocketAddr::new(from, 0))?;
+        }
+        socket.connect(to).await
+    }
+}
 
 /// A listening socket.
 #[derive(Debug)]
@@ -29,13 +54,18 @@ impl Net for TcpNet {
     type Listener = TcpListening;
 
     async fn connect(&self, address: &str) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect(address).await?;
-        prepare(&stream)?;
-        Ok(stream)
+        let mut last = no_address();
+        for to in tokio::net::lookup_host(address).await? {
+            match self.dial(to).await {
+                Ok(stream) => return prepare(&stream).map(|()| stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     async fn listen(&self, address: &str) -> io::Result<TcpListening> {
-        let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+        let mut last = no_address();
         for address in tokio::net::lookup_host(address).await? {
             match listen(address) {
                 Ok(listener) => return Ok(TcpListening(listener)),
@@ -61,6 +91,10 @@ impl Listen for TcpListening {
 }
 
 impl ByteStream for TcpStream {}
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address")
+}
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {

@@ -1,10 +1,12 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use cluster_core::{NodeId, StartCount};
 
 use super::test_nodes::*;
 use super::*;
 
 async fn start_on(listen: &str, identity: NodeIdentity) -> Node {
-    start_with(TcpNet, listen, identity, LinkConfig::default()).await
+    start_with(TcpNet::default(), listen, identity, LinkConfig::default()).await
 }
 
 #[tokio::test]
@@ -44,6 +46,25 @@ async fn two_nodes_link_over_tcp_and_again_after_a_restart_on_the_same_port() {
 #[tokio::test]
 async fn a_taken_address_is_an_error() {
     let one = start_on("127.0.0.1:0", identity(1)).await;
-    let taken = TcpNet.listen(one.links.local_address()).await;
+    let taken = TcpNet::default().listen(one.links.local_address()).await;
     assert!(taken.is_err());
+}
+
+#[tokio::test]
+async fn a_node_dials_from_the_address_that_it_listens_at() {
+    let address: IpAddr = "127.0.0.2".parse().unwrap();
+    let peer = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = peer.local_addr().unwrap().to_string();
+    let from = async |net: TcpNet| {
+        let (dialed, accepted) = tokio::join!(net.connect(&at), peer.accept());
+        dialed.expect("the peer listens");
+        accepted.unwrap().1.ip()
+    };
+
+    assert_eq!(from(TcpNet::listening_at(address)).await, address);
+    let unspecified = TcpNet::listening_at(Ipv4Addr::UNSPECIFIED.into());
+    assert_eq!(from(unspecified).await, Ipv4Addr::LOCALHOST);
+    // An address of the other family cannot be dialed from.
+    let other = TcpNet::listening_at(Ipv6Addr::LOCALHOST.into());
+    assert_eq!(from(other).await, Ipv4Addr::LOCALHOST);
 }

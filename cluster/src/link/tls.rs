@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,6 +15,7 @@ use cluster_core::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::version::TLS13;
@@ -38,9 +40,52 @@ pub struct TlsIdentity {
     pub key: Vec<u8>,
 }
 
+impl TlsIdentity {
+    /// Reads PEM files: authorities, the node's certificate followed by those between it and an
+    /// authority, and its key. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Names the file that cannot be read, or holds no such thing.
+    pub fn read(authorities: &Path, chain: &Path, key: &Path) -> Result<Self, TlsError> {
+        let bad = |path: &Path, error: pem::Error| TlsError::File {
+            path: path.to_owned(),
+            why: error.to_string(),
+        };
+        let certificates = |path: &Path| {
+            let read = CertificateDer::pem_file_iter(path).map_err(|error| bad(path, error))?;
+            let ders = read.map(|der| Ok(der.map_err(|error| bad(path, error))?.to_vec()));
+            let ders: Vec<Vec<u8>> = ders.collect::<Result<_, TlsError>>()?;
+            match ders.is_empty() {
+                true => Err(bad(path, pem::Error::NoItemsFound)),
+                false => Ok(ders),
+            }
+        };
+        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, error))?;
+        Ok(Self {
+            authorities: certificates(authorities)?,
+            chain: certificates(chain)?,
+            key: private.secret_der().to_vec(),
+        })
+    }
+
+    /// The node that the certificate names, if it names exactly one.
+    #[must_use]
+    pub fn node(&self) -> Option<NodeId> {
+        named(&[CertificateDer::from(&self.chain.first()?[..])])
+    }
+}
+
 /// Why a node cannot speak TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
+    /// A file cannot be read, or does not hold what it is to hold.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The key is of no form that is known.
     #[error("the private key cannot be read: {0}")]
     Key(&'static str),
@@ -134,7 +179,7 @@ impl Net for TlsNet {
     type Listener = TlsListening;
 
     async fn connect(&self, address: &str) -> io::Result<TlsLinkStream> {
-        let stream = TcpNet.connect(address).await?;
+        let stream = TcpNet::default().connect(address).await?;
         let name = ServerName::try_from(CLUSTER_NAME).expect("a DNS name");
         let stream = self.connector.connect(name, stream).await?;
         TlsLinkStream::new(stream.into())
@@ -142,7 +187,7 @@ impl Net for TlsNet {
 
     async fn listen(&self, address: &str) -> io::Result<TlsListening> {
         Ok(TlsListening {
-            listener: TcpNet.listen(address).await?,
+            listener: TcpNet::default().listen(address).await?,
             acceptor: self.acceptor.clone(),
         })
     }

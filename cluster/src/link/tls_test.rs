@@ -88,10 +88,16 @@ async fn whoever_has_no_certificate_of_the_authority_gets_no_greeting() {
     let one = start_on(authority.net(1), 1).await;
     let at_one = one.links.local_address().to_owned();
     let foreign = start_on(Authority::new().net(2), 2).await;
-    let plain = start_with(TcpNet, "127.0.0.1:0", identity(3), LinkConfig::default()).await;
+    let plain = start_with(
+        TcpNet::default(),
+        "127.0.0.1:0",
+        identity(3),
+        LinkConfig::default(),
+    )
+    .await;
     foreign.links.set_peer(NodeId(1), &at_one);
     plain.links.set_peer(NodeId(1), &at_one);
-    let mut garbage = TcpNet.connect(&at_one).await.expect("listens");
+    let mut garbage = TcpNet::default().connect(&at_one).await.expect("listens");
     garbage.write_all(&[0xff; 100]).await.expect("writes");
 
     let tried = |node: &Node| node.links.counters().dial_failures_total.get() >= 6;

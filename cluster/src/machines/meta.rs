@@ -1,10 +1,12 @@
 //! The machine of the meta group.
 
-use cluster_core::{Layout, Meta, MetaAnswer, MetaState};
+use std::collections::BTreeSet;
+
+use cluster_core::{BucketId, Layout, Meta, MetaAnswer, MetaState};
 use storage::state::{Changes, Row};
 
 use crate::stored::MetaEntry;
-use crate::stored::meta_rows::{LAYOUT_KIND, STATE_KIND};
+use crate::stored::meta_rows::{HOLDING_KIND, LAYOUT_KIND, STATE_KIND};
 use crate::stored::row::{damaged, decode_value, encode_value, readable};
 use crate::stored::wire::Why;
 use crate::{Damaged, Machine};
@@ -17,7 +19,7 @@ const NAME: &str = "meta";
 pub struct MetaMachine {
     meta: Meta,
     is_changed: bool,
-    /// Whether the layout has a row: from then on it is kept up to date.
+    /// Whether the layout was ever another than a lone node's: from then on it has a row.
     has_layout: bool,
 }
 
@@ -44,6 +46,7 @@ impl Machine for MetaMachine {
     ) -> Result<Self, Damaged> {
         let mut state: Option<MetaState> = None;
         let mut layout = None;
+        let mut holding = None;
         for row in rows {
             let row = readable(NAME, row)?;
             let read = match row.kind {
@@ -51,6 +54,9 @@ impl Machine for MetaMachine {
                 LAYOUT_KIND => decode_value(&row.value)
                     .and_then(|value| checked(value, state.as_ref()))
                     .map(|value| layout = Some(value)),
+                HOLDING_KIND => decode_value(&row.value)
+                    .and_then(|value| of_table(value, state.as_ref()))
+                    .map(|value| holding = Some(value)),
                 tag => Err(Why::Tag {
                     what: "kind of row",
                     tag,
@@ -59,7 +65,7 @@ impl Machine for MetaMachine {
             read.map_err(|why| damaged(NAME, &row, &why))?;
         }
         let has_layout = layout.is_some();
-        let meta = state.map(|state| Meta::restore(state, layout));
+        let meta = state.map(|state| Meta::restore(state, layout, holding));
         Ok(Self {
             meta: meta.unwrap_or_default(),
             is_changed: false,
@@ -70,14 +76,17 @@ impl Machine for MetaMachine {
     fn apply(&mut self, index: u64, entry: &[u8]) -> Result<MetaAnswer, Damaged> {
         let entry = MetaEntry::decode(entry)?;
         self.is_changed = true;
-        Ok(self.meta.apply(index, entry.time, &entry.command))
+        let answer = self.meta.apply(index, entry.time, &entry.command);
+        // By entries alone: one that is undone before the next flush counts too.
+        self.has_layout |= !self.meta.is_layout_plain();
+        Ok(answer)
     }
 
     fn changes(&mut self) -> Changes {
         let mut changes = Changes::default();
         if std::mem::take(&mut self.is_changed) {
             changes.put(STATE_KIND, &[], &encode_value(&self.meta.state()));
-            self.has_layout |= !self.meta.is_layout_plain();
+            changes.put(HOLDING_KIND, &[], &encode_value(self.meta.holding()));
             if self.has_layout {
                 changes.put(LAYOUT_KIND, &[], &encode_value(self.meta.layout()));
             }
@@ -95,4 +104,18 @@ fn checked(layout: Layout, state: Option<&MetaState>) -> Result<Layout, Why> {
         None => Some("the layout stands without the state"),
     };
     fault.map_or(Ok(layout), |fault| Err(Why::State(fault.to_owned())))
+}
+
+/// Buckets that stand in the table of the state that was read before them.
+fn of_table(
+    holding: BTreeSet<BucketId>,
+    state: Option<&MetaState>,
+) -> Result<BTreeSet<BucketId>, Why> {
+    let stands = |bucket| state.is_some_and(|state| state.buckets.contains_key(bucket));
+    match holding.iter().find(|bucket| !stands(bucket)) {
+        None => Ok(holding),
+        Some(bucket) => Err(Why::State(format!(
+            "bucket {bucket} holds rows and is none"
+        ))),
+    }
 }

@@ -1,6 +1,7 @@
 use cluster_core::{
-    Begin, BucketId, EndReason, FeatureLevel, FolderId, Found, Group, Incarnation, Join, Leftover,
-    MetaCommand, NodeEpoch, NodeId, Placement, RaftId, ShardId, StartCount, StartMove, WallMs,
+    Begin, BucketClaim, BucketId, EndReason, FeatureLevel, FolderId, Found, Group, Incarnation,
+    Join, Leftover, MetaCommand, NodeEpoch, NodeId, Placement, RaftId, ShardId, StartCount,
+    StartMove, WallMs,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -15,7 +16,13 @@ fn command(rng: &mut StdRng, count: usize) -> MetaCommand {
     let shard = ShardId(rng.random_range(0..3));
     let expected = rng.random_range(0..count as u64 + 2);
     let group = [Group::Meta, Group::Routes, Group::Shard(shard)][rng.random_range(0..3)];
-    match rng.random_range(0..20) {
+    let claims = (0..2)
+        .map(|bucket| BucketClaim {
+            bucket: BucketId(bucket),
+            epoch: if rng.random() { 1 } else { expected },
+        })
+        .collect();
+    match rng.random_range(0..22) {
         _ if count == 0 => MetaCommand::Found(found()),
         0 => MetaCommand::Found(found()),
         1 => MetaCommand::Join(Join {
@@ -68,6 +75,8 @@ fn command(rng: &mut StdRng, count: usize) -> MetaCommand {
             group,
             replica: RaftId(node.0.into()),
         }),
+        19 => MetaCommand::TakeBuckets { node, claims },
+        20 => MetaCommand::HoldRows { node, claims },
         _ => MetaCommand::Drain {
             node,
             is_leaving: rng.random(),
@@ -104,7 +113,7 @@ fn entry(time: u64, command: MetaCommand) -> Vec<u8> {
 
 #[test]
 fn a_crash_changes_nothing_of_meta() {
-    let mut moved = 0;
+    let (mut moved, mut held) = (0, 0);
     for seed in 0..60 {
         let (crashed, spared) = crashes_change_nothing::<MetaMachine>(
             &(),
@@ -119,10 +128,13 @@ fn a_crash_changes_nothing_of_meta() {
         let (crashed, spared) = (crashed.machine, spared.machine);
         assert_eq!(crashed.meta().state(), spared.meta().state());
         assert_eq!(crashed.meta().layout(), spared.meta().layout());
+        assert_eq!(crashed.meta().holding(), spared.meta().holding());
+        held += crashed.meta().holding().len();
         moved += usize::from(!crashed.meta().is_layout_plain());
         assert_eq!(crashed.meta().epochs(), spared.meta().epochs());
     }
     assert!(moved > 30, "only {moved} seeds moved anything");
+    assert!(held > 30, "only {held} buckets hold rows");
 }
 
 #[test]
@@ -239,7 +251,8 @@ fn the_row_of_meta_has_these_bytes() {
     ]
     .concat();
     assert_eq!(kept.value(1, b"").unwrap(), golden);
-    assert_eq!(kept.rows().len(), 1);
+    assert_eq!(kept.value(3, b"").unwrap(), b"\x01\0\0\0\0"[..]);
+    assert_eq!(kept.rows().len(), 2);
 }
 
 #[test]
@@ -253,11 +266,11 @@ fn a_damaged_row_of_meta_is_named() {
     let error = restored::<MetaMachine>(&(), rows.clone()).unwrap_err();
     assert_eq!(error.what, "row 1 \"\" of meta");
 
-    rows[0].kind = 3;
+    rows[0].kind = 4;
     let error = restored::<MetaMachine>(&(), rows.clone()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "row 3 \"\" of meta: tag 3 is no kind of row"
+        "row 4 \"\" of meta: tag 4 is no kind of row"
     );
     rows[0].kind = 2;
     let error = restored::<MetaMachine>(&(), rows).unwrap_err();
@@ -265,4 +278,35 @@ fn a_damaged_row_of_meta_is_named() {
         error.to_string().starts_with("row 2 \"\" of meta: "),
         "{error}"
     );
+}
+
+#[test]
+fn the_buckets_that_hold_rows_are_a_row_of_these_bytes() {
+    let mut kept = Kept::<MetaMachine>::new(());
+    kept.apply(&entry(9, MetaCommand::Found(found())));
+    let claim = |bucket| BucketClaim {
+        bucket: BucketId(bucket),
+        epoch: 1,
+    };
+    let claims = vec![claim(1)];
+    let node = NodeId(1);
+    kept.apply(&entry(9, MetaCommand::HoldRows { node, claims }));
+
+    kept.flush();
+
+    assert_eq!(kept.value(3, b"").unwrap(), b"\x01\x01\0\0\0\x01\0"[..]);
+}
+
+#[test]
+fn a_state_that_was_written_before_anybody_said_so_holds_rows_in_all_buckets() {
+    let mut kept = Kept::<MetaMachine>::new(());
+    kept.apply(&entry(9, MetaCommand::Found(found())));
+    kept.flush();
+    let mut rows = kept.rows();
+    rows.retain(|row| row.kind != 3);
+
+    let machine = restored::<MetaMachine>(&(), rows).unwrap();
+
+    let all: Vec<BucketId> = machine.meta().holding().iter().copied().collect();
+    assert_eq!(all, [BucketId(0), BucketId(1)]);
 }

@@ -34,6 +34,7 @@ pub struct RoutesMachine {
     touched: BTreeSet<(Source, Filter)>,
     touched_sources: BTreeSet<Source>,
     is_changed: bool,
+    is_restored: bool,
 }
 
 impl RoutesMachine {
@@ -45,6 +46,12 @@ impl RoutesMachine {
     /// The state, to drain its effects. Entries alone may change what is replicated.
     pub fn routes_mut(&mut self) -> &mut Routes {
         &mut self.routes
+    }
+
+    /// Whether it was restored since the last call: then its effects are not all there is to know, and
+    /// the host builds its trie anew.
+    pub fn take_restored(&mut self) -> bool {
+        std::mem::take(&mut self.is_restored)
     }
 
     /// Notes which rows a command may change, before it is applied.
@@ -121,6 +128,7 @@ impl Machine for RoutesMachine {
             touched: BTreeSet::new(),
             touched_sources: BTreeSet::new(),
             is_changed: false,
+            is_restored: true,
         })
     }
 

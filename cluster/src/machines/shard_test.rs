@@ -247,6 +247,9 @@ fn payloads_are_not_read_at_a_start() {
 /// Takes an effect; a message that is to be loaded comes from its row. Returns what is delivered,
 /// or `None` if nothing was to be done.
 fn deliver(kept: &mut Kept<ShardMachine>) -> Option<Option<Delivery>> {
+    if !kept.machine.durable().leads() {
+        kept.machine.durable_mut().handle_lead();
+    }
     let message = match kept.machine.durable_mut().poll_effect()? {
         DurableEffect::Load { message } => message,
         DurableEffect::Deliver(delivery) => return Some(Some(delivery)),

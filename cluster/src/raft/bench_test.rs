@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cluster_core::NodeId;
 use runtime::SystemClock;
 use storage::fs::{FaultFs, RealFs};
 use storage::raft::GroupId;
@@ -177,7 +178,7 @@ async fn bench_applying_the_log_again() {
 }
 
 /// Hundredths of a second of a core that the process has used.
-fn cpu_ticks() -> u64 {
+pub(super) fn cpu_ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat
         .rsplit(')')
@@ -189,7 +190,7 @@ fn cpu_ticks() -> u64 {
 }
 
 fn open(folder: &TempDir) -> RaftNode {
-    let config = RaftConfig::new(folder.path().to_owned(), 1);
+    let config = RaftConfig::new(folder.path().to_owned(), NodeId(1));
     let clock = Arc::new(SystemClock::default());
     RaftNode::open(
         Arc::new(RealFs),

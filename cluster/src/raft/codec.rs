@@ -3,16 +3,19 @@
 //!
 //! All numbers are little-endian; each kind begins with a version of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use cluster_core::NodeId;
 use storage::raft as log;
 
 use super::types::{Command, Entry, LeaderId, LogId, Membership, Payload, StoredMembership, Vote};
 
-/// The version of all of them so far.
+/// The version of all of them but memberships.
 const VERSION: u8 = 1;
-const HEADER_BYTES: usize = 2;
+/// The version of memberships: with the node of each member. In version 1 that is its Raft id.
+const MEMBERSHIP_VERSION: u8 = 2;
+pub(super) const HEADER_BYTES: usize = 2;
 
 const BLANK: u8 = 0;
 const NORMAL: u8 = 1;
@@ -36,6 +39,8 @@ pub(super) enum Unreadable {
     Members(u32),
     #[error("the membership contradicts itself: {0}")]
     Membership(String),
+    #[error("member {0} cannot be a node's number")]
+    Node(u64),
 }
 
 /// The name of an entry, as the log keeps it.
@@ -74,7 +79,7 @@ pub(super) fn raft_entry(entry: &log::LogEntry) -> Result<Entry, Unreadable> {
     })
 }
 
-fn write_payload(payload: &Payload) -> Bytes {
+pub(super) fn write_payload(payload: &Payload) -> Bytes {
     let mut out = BytesMut::new();
     match payload {
         Payload::Blank => out.put_slice(&[VERSION, BLANK]),
@@ -84,50 +89,48 @@ fn write_payload(payload: &Payload) -> Bytes {
             out.put_slice(command);
         }
         Payload::Membership(membership) => {
-            out.put_slice(&[VERSION, MEMBERSHIP]);
+            out.put_slice(&[MEMBERSHIP_VERSION, MEMBERSHIP]);
             write_membership(&mut out, membership);
         }
     }
     out.freeze()
 }
 
-fn read_payload(bytes: &Bytes) -> Result<Payload, Unreadable> {
-    let mut reader = Reader::new(bytes)?;
-    match reader.byte()? {
-        BLANK => {
+pub(super) fn read_payload(bytes: &Bytes) -> Result<Payload, Unreadable> {
+    let (version, mut reader) = Reader::versioned(bytes)?;
+    match (version, reader.byte()?) {
+        (VERSION, BLANK) => {
             reader.end()?;
             Ok(Payload::Blank)
         }
-        NORMAL => Ok(Payload::Normal(Command(bytes.slice(HEADER_BYTES..)))),
-        MEMBERSHIP => {
-            let membership = reader.membership()?;
+        (VERSION, NORMAL) => Ok(Payload::Normal(Command(bytes.slice(HEADER_BYTES..)))),
+        (_, MEMBERSHIP) => {
+            let membership = reader.membership(version)?;
             reader.end()?;
             Ok(Payload::Membership(membership))
         }
-        kind => Err(Unreadable::Kind(kind)),
+        (_, kind) => Err(Unreadable::Kind(kind)),
     }
 }
 
 pub(super) fn write_vote(vote: &Vote) -> Bytes {
     let mut out = BytesMut::with_capacity(18);
-    out.put_slice(&[VERSION, u8::from(vote.committed)]);
+    out.put_u8(VERSION);
+    put_vote(&mut out, vote);
+    out.freeze()
+}
+
+pub(super) fn put_vote(out: &mut BytesMut, vote: &Vote) {
+    out.put_u8(u8::from(vote.committed));
     out.put_u64_le(vote.leader_id.term);
     out.put_u64_le(vote.leader_id.node_id);
-    out.freeze()
 }
 
 pub(super) fn read_vote(bytes: &[u8]) -> Result<Vote, Unreadable> {
     let mut reader = Reader::new(bytes)?;
-    let committed = reader.flag()?;
-    let leader_id = LeaderId {
-        term: reader.word()?,
-        node_id: reader.word()?,
-    };
+    let vote = reader.vote()?;
     reader.end()?;
-    Ok(Vote {
-        leader_id,
-        committed,
-    })
+    Ok(vote)
 }
 
 pub(super) fn write_committed(committed: Option<&LogId>) -> Bytes {
@@ -147,21 +150,21 @@ pub(super) fn read_committed(bytes: &[u8]) -> Result<Option<LogId>, Unreadable> 
 /// The membership as of an applied entry, for [`storage::state::Applied::opaque`].
 pub(super) fn write_stored_membership(stored: &StoredMembership) -> Bytes {
     let mut out = BytesMut::new();
-    out.put_u8(VERSION);
+    out.put_u8(MEMBERSHIP_VERSION);
     write_id(&mut out, stored.log_id().as_ref());
     write_membership(&mut out, stored.membership());
     out.freeze()
 }
 
 pub(super) fn read_stored_membership(bytes: &[u8]) -> Result<StoredMembership, Unreadable> {
-    let mut reader = Reader::new(bytes)?;
+    let (version, mut reader) = Reader::versioned(bytes)?;
     let id = reader.id()?;
-    let membership = reader.membership()?;
+    let membership = reader.membership(version)?;
     reader.end()?;
     Ok(StoredMembership::new(id, membership))
 }
 
-fn write_id(out: &mut BytesMut, id: Option<&LogId>) {
+pub(super) fn write_id(out: &mut BytesMut, id: Option<&LogId>) {
     out.put_u8(u8::from(id.is_some()));
     if let Some(id) = id {
         out.put_u64_le(id.index);
@@ -176,8 +179,13 @@ fn write_membership(out: &mut BytesMut, membership: &Membership) {
     for voters in configs {
         write_ids(out, voters);
     }
-    let members: BTreeSet<u64> = membership.nodes().map(|(id, ())| *id).collect();
-    write_ids(out, &members);
+    let members: BTreeMap<u64, NodeId> =
+        membership.nodes().map(|(id, node)| (*id, *node)).collect();
+    out.put_u32_le(count(members.len()));
+    for (id, node) in members {
+        out.put_u64_le(id);
+        out.put_u32_le(node.0);
+    }
 }
 
 fn write_ids(out: &mut BytesMut, ids: &BTreeSet<u64>) {
@@ -191,30 +199,46 @@ fn count(len: usize) -> u32 {
     u32::try_from(len).expect("a group has few members")
 }
 
+/// There is one form of every set.
+fn ascending<T>(items: &[T], id: impl Fn(&T) -> u64) -> Result<(), Unreadable> {
+    match items.is_sorted_by(|one, next| id(one) < id(next)) {
+        true => Ok(()),
+        false => Err(Unreadable::Membership("ids do not rise".to_owned())),
+    }
+}
+
 /// Takes fields off the front of bytes.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
+    /// Takes the version of what has one only.
+    pub(super) fn new(bytes: &'a [u8]) -> Result<Self, Unreadable> {
+        match Self::versioned(bytes)? {
+            (VERSION, reader) => Ok(reader),
+            (version, _) => Err(Unreadable::Version(version)),
+        }
+    }
+
     /// Takes the version.
-    fn new(bytes: &'a [u8]) -> Result<Self, Unreadable> {
+    fn versioned(bytes: &'a [u8]) -> Result<(u8, Self), Unreadable> {
         let mut reader = Self(bytes);
         match reader.byte()? {
-            VERSION => Ok(reader),
+            version @ (VERSION | MEMBERSHIP_VERSION) => Ok((version, reader)),
             version => Err(Unreadable::Version(version)),
         }
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Unreadable> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Unreadable> {
         let (field, rest) = self.0.split_first_chunk().ok_or(Unreadable::Short)?;
         self.0 = rest;
         Ok(*field)
     }
 
-    fn byte(&mut self) -> Result<u8, Unreadable> {
+    pub(super) fn byte(&mut self) -> Result<u8, Unreadable> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    fn flag(&mut self) -> Result<bool, Unreadable> {
+    pub(super) fn flag(&mut self) -> Result<bool, Unreadable> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -229,11 +253,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn word(&mut self) -> Result<u64, Unreadable> {
+    pub(super) fn word(&mut self) -> Result<u64, Unreadable> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    fn id(&mut self) -> Result<Option<LogId>, Unreadable> {
+    pub(super) fn id(&mut self) -> Result<Option<LogId>, Unreadable> {
         if !self.flag()? {
             return Ok(None);
         }
@@ -246,14 +270,33 @@ impl<'a> Reader<'a> {
     }
 
     fn ids(&mut self) -> Result<BTreeSet<u64>, Unreadable> {
-        (0..self.count()?).map(|_| self.word()).collect()
+        let ids: Vec<u64> = (0..self.count()?)
+            .map(|_| self.word())
+            .collect::<Result<_, _>>()?;
+        ascending(&ids, |id| *id)?;
+        Ok(ids.into_iter().collect())
     }
 
-    fn membership(&mut self) -> Result<Membership, Unreadable> {
+    fn members(&mut self, version: u8) -> Result<BTreeMap<u64, NodeId>, Unreadable> {
+        let count = self.count()?;
+        let member = |_| {
+            let id = self.word()?;
+            let node = match version {
+                VERSION => u32::try_from(id).map_err(|_| Unreadable::Node(id))?,
+                _ => u32::from_le_bytes(self.array()?),
+            };
+            Ok((id, NodeId(node)))
+        };
+        let members: Vec<(u64, NodeId)> = (0..count).map(member).collect::<Result<_, _>>()?;
+        ascending(&members, |(id, _)| *id)?;
+        Ok(members.into_iter().collect())
+    }
+
+    fn membership(&mut self, version: u8) -> Result<Membership, Unreadable> {
         let configs: Vec<BTreeSet<u64>> = (0..self.count()?)
             .map(|_| self.ids())
             .collect::<Result<_, _>>()?;
-        let members = self.ids()?;
+        let members = self.members(version)?;
         // One that was never set is empty, which Raft does not let anybody make.
         if configs.is_empty() && members.is_empty() {
             return Ok(Membership::default());
@@ -261,110 +304,43 @@ impl<'a> Reader<'a> {
         Membership::new(configs, members).map_err(|error| Unreadable::Membership(error.to_string()))
     }
 
-    fn end(&self) -> Result<(), Unreadable> {
+    pub(super) fn vote(&mut self) -> Result<Vote, Unreadable> {
+        let committed = self.flag()?;
+        let leader_id = LeaderId {
+            term: self.word()?,
+            node_id: self.word()?,
+        };
+        Ok(Vote {
+            leader_id,
+            committed,
+        })
+    }
+
+    pub(super) fn long(&mut self) -> Result<u32, Unreadable> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    /// Takes so many bytes.
+    pub(super) fn take(&mut self, len: u32) -> Result<&'a [u8], Unreadable> {
+        let len = usize::try_from(len).map_err(|_| Unreadable::Short)?;
+        let (field, rest) = self.0.split_at_checked(len).ok_or(Unreadable::Short)?;
+        self.0 = rest;
+        Ok(field)
+    }
+
+    /// Takes the rest.
+    pub(super) fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn end(&self) -> Result<(), Unreadable> {
         match self.0.len() {
             0 => Ok(()),
             left => Err(Unreadable::Long(left)),
         }
-    }
-}
-
-#[cfg(test)]
-mod test {
-    use super::*;
-
-    fn id(term: u64, node_id: u64, index: u64) -> LogId {
-        LogId {
-            leader_id: LeaderId { term, node_id },
-            index,
-        }
-    }
-
-    fn joint() -> Membership {
-        let configs = vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])];
-        Membership::new(configs, BTreeSet::from([1, 2, 3, 9])).unwrap()
-    }
-
-    #[test]
-    fn every_payload_comes_back_and_none_is_read_when_cut() {
-        let command = Command(Bytes::from_static(b"entry"));
-        for payload in [
-            Payload::Blank,
-            Payload::Normal(command),
-            Payload::Membership(joint()),
-        ] {
-            let bytes = write_payload(&payload);
-            assert_eq!(read_payload(&bytes), Ok(payload.clone()));
-            let shortest = match payload {
-                // What a command holds is the machine's to check.
-                Payload::Normal(_) => HEADER_BYTES,
-                _ => bytes.len(),
-            };
-            for len in 0..shortest {
-                assert!(read_payload(&bytes.slice(..len)).is_err(), "{len}");
-            }
-        }
-    }
-
-    #[test]
-    fn payloads_have_these_bytes() {
-        assert_eq!(&write_payload(&Payload::Blank)[..], [1, 0]);
-        let command = Payload::Normal(Command(Bytes::from_static(b"\x07")));
-        assert_eq!(&write_payload(&command)[..], [1, 1, 7]);
-        let membership = Membership::new(vec![BTreeSet::from([5])], BTreeSet::from([5])).unwrap();
-        assert_eq!(
-            &write_payload(&Payload::Membership(membership))[..],
-            [
-                1, 2, 1, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 0, 0,
-                0, 0
-            ]
-        );
-    }
-
-    #[test]
-    fn votes_and_positions_have_these_bytes_and_come_back() {
-        let vote = Vote {
-            leader_id: LeaderId {
-                term: 3,
-                node_id: 7,
-            },
-            committed: true,
-        };
-        let bytes = write_vote(&vote);
-        let golden = [1, 1, 3, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(&bytes[..], golden);
-        assert_eq!(read_vote(&bytes), Ok(vote));
-
-        let none = write_committed(None);
-        assert_eq!(&none[..], [1, 0]);
-        assert_eq!(read_committed(&none), Ok(None));
-        let some = write_committed(Some(&id(3, 7, 9)));
-        assert_eq!(some[..4], [1, 1, 9, 0]);
-        assert_eq!(read_committed(&some), Ok(Some(id(3, 7, 9))));
-        assert_eq!(read_committed(&some[..20]), Err(Unreadable::Short));
-    }
-
-    #[test]
-    fn a_membership_comes_back_and_nonsense_is_refused() {
-        for stored in [
-            StoredMembership::default(),
-            StoredMembership::new(Some(id(2, 1, 4)), joint()),
-        ] {
-            let bytes = write_stored_membership(&stored);
-            assert_eq!(read_stored_membership(&bytes), Ok(stored));
-            for len in 0..bytes.len() {
-                assert!(read_stored_membership(&bytes[..len]).is_err(), "{len}");
-            }
-        }
-        let endless = [1, 0, 255, 255, 255, 255];
-        assert_eq!(
-            read_stored_membership(&endless),
-            Err(Unreadable::Members(u32::MAX))
-        );
-        assert_eq!(read_vote(&[2, 0]), Err(Unreadable::Version(2)));
-        assert_eq!(
-            read_payload(&Bytes::from_static(&[1, 9])),
-            Err(Unreadable::Kind(9))
-        );
     }
 }

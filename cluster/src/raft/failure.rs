@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cluster_core::RaftId;
 use storage::raft::{self as log, GroupId};
 use storage::state;
 
@@ -111,15 +112,26 @@ pub enum OpenError {
         /// The last entry that the file holds.
         flushed: u64,
     },
-    /// The group belongs to another node.
-    #[error("group {group} has the members {members:?}, and not this node, which is {node}")]
+    /// The group has other voters than this node alone: it is no group to be founded here.
+    #[error("group {group} has the voters {voters:?}, and not replica {replica} alone")]
     ForeignNode {
         /// The group.
         group: GroupId,
-        /// The members it has.
-        members: Vec<u64>,
-        /// The id of this node.
-        node: u64,
+        /// The voters it has.
+        voters: Vec<RaftId>,
+        /// The replica that was to be the only one.
+        replica: RaftId,
+    },
+    /// What is on disk is another replica's, of this node, but under another Raft id: it may have
+    /// voted. It is to be removed first.
+    #[error("what is on disk of group {group} is not of replica {replica}, but of {there:?}")]
+    ForeignReplica {
+        /// The group.
+        group: GroupId,
+        /// The replica that was to be started.
+        replica: RaftId,
+        /// Those of this node among the members.
+        there: Vec<RaftId>,
     },
     /// A group of this id or name was started before.
     #[error("group {group} (`{name}`) was started before, under this id or name")]
@@ -154,6 +166,12 @@ pub enum CloseError {
     /// A task panicked.
     #[error("a task panicked: {0}")]
     Panicked(String),
+}
+
+impl From<tokio::task::JoinError> for CloseError {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::Panicked(error.to_string())
+    }
 }
 
 /// Tells the owner once that the process is to end, and remembers why.

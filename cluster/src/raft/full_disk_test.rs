@@ -145,8 +145,9 @@ async fn an_error_that_is_no_full_disk_ends_the_node_also_after_one() {
 
 #[tokio::test]
 async fn nothing_answered_is_lost_by_disks_that_are_full_at_times() {
-    let (mut refused, mut answered) = (0, 0);
-    for seed in 0..SEEDS {
+    let (mut refused, mut answered, mut seed) = (0, 0, 0);
+    // How many flushes find no space depends on when they come, which no seed decides.
+    while seed < SEEDS || (refused <= SEEDS && seed < 4 * SEEDS) {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut fs = FaultFs::new(seed);
         let mut known: Vec<Bytes> = Vec::new();
@@ -171,8 +172,9 @@ async fn nothing_answered_is_lost_by_disks_that_are_full_at_times() {
             let _ = node.node.close().await;
             fs.limit_bytes(None);
         }
+        seed += 1;
     }
-    println!("{SEEDS} seeds: {answered} answered, {refused} flushes refused");
+    println!("{seed} seeds: {answered} answered, {refused} flushes refused");
     assert!(refused > SEEDS, "{refused} flushes were refused");
 }
 

@@ -1,30 +1,27 @@
 //! One group of this node: what its users hold.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::sync::Arc;
+#[cfg(test)]
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster_core::{NodeId, Unavailable};
+use cluster_core::Unavailable;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{
-    ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError,
-};
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{Raft, ReadPolicy, ServerState};
 use storage::raft::GroupId;
 use storage::state;
+use tokio::sync::watch;
 
+use super::attempt::Attempt;
+use super::control::{GroupControl, Leader};
 use super::driver::Driven;
 use super::replica::Replica;
 use super::state_machine::Hosting;
 use super::types::{Command, Types};
 use crate::machine::Machine;
-
-/// How long a group that is asked to wake may take before it is asked again.
-const WAKE_RETRY: Duration = Duration::from_millis(20);
-/// How often it is asked, 2 s in all.
-const WAKE_TRIES_MAX: u32 = 100;
 
 /// Why an answer must be there.
 const ANSWERED: &str = "an entry of the machine has its answer";
@@ -108,12 +105,13 @@ impl<M: Machine> Group<M> {
     pub async fn propose(&self, entry: Bytes) -> Result<M::Answer, Unproposed> {
         self.driven.touch();
         let written = self
+            .driven
             .awake(|| async {
                 let command = Command(entry.clone());
                 match self.driven.raft.client_write(command).await {
                     Ok(written) => Attempt::Done(written.data),
                     Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                        self.elsewhere(&forward)
+                        self.driven.elsewhere(&forward)
                     }
                     Err(RaftError::APIError(_) | RaftError::Fatal(_)) => Attempt::Lost,
                 }
@@ -141,7 +139,7 @@ impl<M: Machine> Group<M> {
             return Ok(Vec::new());
         }
         self.driven.touch();
-        let written = self.awake(|| self.write_batch(&entries)).await;
+        let written = self.driven.awake(|| self.write_batch(&entries)).await;
         written.map_err(|why| Unproposed::of(entries, why))
     }
 
@@ -156,7 +154,7 @@ impl<M: Machine> Group<M> {
                 Ok(Ok(written)) => answers.push(written.response.expect(ANSWERED)),
                 // Raft refuses a batch as a whole.
                 Ok(Err(ClientWriteError::ForwardToLeader(forward))) if answers.is_empty() => {
-                    return self.elsewhere(&forward);
+                    return self.driven.elsewhere(&forward);
                 }
                 Ok(Err(_)) | Err(_) => return Attempt::Lost,
             }
@@ -175,6 +173,7 @@ impl<M: Machine> Group<M> {
     pub async fn read_index(&self) -> Result<u64, Unproposed> {
         self.driven.touch();
         let read = self
+            .driven
             .awake(|| async {
                 match self
                     .driven
@@ -184,7 +183,7 @@ impl<M: Machine> Group<M> {
                 {
                     Ok(read) => Attempt::Done(read.index()),
                     Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                        self.elsewhere(&forward)
+                        self.driven.elsewhere(&forward)
                     }
                     Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
                         Attempt::Asleep
@@ -194,44 +193,6 @@ impl<M: Machine> Group<M> {
             })
             .await;
         read.map_err(|why| Unproposed::of(Bytes::new(), why))
-    }
-
-    /// Tries until the group is awake, within a bound; the error is `None` if the outcome is not
-    /// known.
-    async fn awake<T, F: Future<Output = Attempt<T>>>(
-        &self,
-        attempt: impl Fn() -> F,
-    ) -> Result<T, Option<Unavailable>> {
-        for _ in 0..WAKE_TRIES_MAX {
-            match attempt().await {
-                Attempt::Done(done) => return Ok(done),
-                Attempt::Unavailable(why) => return Err(Some(why)),
-                Attempt::Lost => return Err(None),
-                Attempt::Asleep => {}
-            }
-            if self.driven.raft.trigger().heartbeat().await.is_err() {
-                return Err(Some(Unavailable::NoLeader));
-            }
-            tokio::time::sleep(WAKE_RETRY).await;
-        }
-        Err(Some(Unavailable::LeaseExpired))
-    }
-
-    /// Where Raft sends a proposal that it did not append.
-    fn elsewhere<T>(&self, forward: &ForwardToLeader<Types<M>>) -> Attempt<T> {
-        match (forward.reason, forward.leader_id) {
-            (ForwardReason::LeaseExpired, _) => Attempt::Asleep,
-            (_, None) => Attempt::Unavailable(Unavailable::NoLeader),
-            // It does not lead yet, or not any more.
-            (_, Some(node)) if node == *self.driven.raft.node_id() => {
-                Attempt::Unavailable(Unavailable::NoLeader)
-            }
-            // Until the meta group says which node has which Raft id, they are the same number.
-            (_, Some(node)) => Attempt::Unavailable(
-                u32::try_from(node)
-                    .map_or(Unavailable::NoLeader, |node| Unavailable::Led(NodeId(node))),
-            ),
-        }
     }
 
     /// Shows the machine as far as it has applied; what is replicated must not be changed here.
@@ -271,6 +232,31 @@ impl<M: Machine> Group<M> {
         self.replica().ask_for_flush();
     }
 
+    /// The index of the last entry that was applied, on leaders and followers; 0 also before the
+    /// first. What is seen there can be seen in the machine.
+    #[must_use]
+    pub fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.replica().watch_applied()
+    }
+
+    /// Who leads, as this replica knows; see [`GroupControl::leader`].
+    #[must_use]
+    pub fn watch_leader(&self) -> watch::Receiver<Option<Leader>> {
+        self.driven.watch_leader()
+    }
+
+    /// Whether this node leads the group and accepts proposals.
+    #[must_use]
+    pub fn is_leading(&self) -> bool {
+        self.driven.claim().is_some()
+    }
+
+    /// What steers the group.
+    #[must_use]
+    pub fn control(&self) -> Arc<dyn GroupControl> {
+        Arc::clone(&self.driven) as _
+    }
+
     /// How far the group is.
     #[must_use]
     pub fn status(&self) -> GroupStatus {
@@ -298,14 +284,15 @@ impl<M: Machine> Group<M> {
     /// What becomes of an attempt that finds the group asleep so often.
     pub(super) async fn awake_behind(&self, asleep: u32) -> Result<(), Option<Unavailable>> {
         let tries = std::cell::Cell::new(0);
-        self.awake(|| async {
-            tries.set(tries.get() + 1);
-            match tries.get() > asleep {
-                true => Attempt::Done(()),
-                false => Attempt::Asleep,
-            }
-        })
-        .await
+        self.driven
+            .awake(|| async {
+                tries.set(tries.get() + 1);
+                match tries.get() > asleep {
+                    true => Attempt::Done(()),
+                    false => Attempt::Asleep,
+                }
+            })
+            .await
     }
 
     /// Whether log, term or leader change within this time.
@@ -318,15 +305,6 @@ impl<M: Machine> Group<M> {
         let wait = self.driven.raft.wait(Some(time));
         wait.metrics(differs, "a change").await.is_ok()
     }
-}
-
-/// What became of one attempt.
-enum Attempt<T> {
-    Done(T),
-    /// No quorum confirmed the leader lately: nothing was appended, it is to be woken.
-    Asleep,
-    Unavailable(Unavailable),
-    Lost,
 }
 
 impl<M: Machine> Clone for Group<M> {

@@ -11,28 +11,36 @@ use openraft::{LogState, OptionalSend, RaftLogReader};
 use storage::raft::{GroupId, LogEntry, RaftLog, Refusal, Room};
 use tokio::sync::oneshot;
 
+use super::blocking::Blocking;
 use super::codec::{self, raft_id, stored_id};
 use super::failure::{Fatal, Latch, stop};
 use super::types::{Entry, LogId, Types, Vote};
 use crate::machine::Machine;
 
 /// Payload of one read: what goes to another node together, and is in memory for it.
-const READ_BYTES_MAX: usize = 4 << 20;
+const READ_BYTES_MAX: usize = 1 << 20;
 
 /// The log of one group; clones are the same. Nothing here blocks on the disk.
 pub(super) struct GroupLog<M> {
     log: Arc<RaftLog>,
     group: GroupId,
     latch: Arc<Latch>,
+    blocking: Blocking,
     machine: PhantomData<fn() -> M>,
 }
 
 impl<M> GroupLog<M> {
-    pub(super) fn new(log: Arc<RaftLog>, group: GroupId, latch: Arc<Latch>) -> Self {
+    pub(super) fn new(
+        log: Arc<RaftLog>,
+        group: GroupId,
+        latch: Arc<Latch>,
+        blocking: Blocking,
+    ) -> Self {
         Self {
             log,
             group,
             latch,
+            blocking,
             machine: PhantomData,
         }
     }
@@ -62,7 +70,8 @@ impl<M> GroupLog<M> {
             Some(entries) => entries,
             None => {
                 let log = Arc::clone(&self.log);
-                tokio::task::spawn_blocking(move || log.entries(group, range, bytes_max))
+                self.blocking
+                    .run(move || log.entries(group, range, bytes_max))
                     .await
                     .map_err(stop)?
                     .map_err(|error| self.unreadable(error))?
@@ -89,7 +98,8 @@ impl<M> GroupLog<M> {
 
 impl<M> Clone for GroupLog<M> {
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.log), self.group, Arc::clone(&self.latch))
+        let (log, latch) = (Arc::clone(&self.log), Arc::clone(&self.latch));
+        Self::new(log, self.group, latch, self.blocking)
     }
 }
 

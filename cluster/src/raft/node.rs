@@ -2,67 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{Config, Raft, ServerState, SnapshotPolicy};
+use openraft::Config;
 use runtime::Clock;
+use storage::Turns;
 use storage::fs::Fs;
 use storage::raft::{self as log, GroupId, RaftLog};
+use tokio::sync::Semaphore;
 
-use super::catch_up::catch_up;
-use super::driver::{self, Drive, Driven, HEARTBEAT};
+use super::blocking::Blocking;
+use super::config::{RaftConfig, raft_config};
+use super::driver::Drive;
 use super::failure::{CloseError, Fatal, Latch, OpenError};
-use super::group::{Group, RaftOf};
-use super::log_store::GroupLog;
-use super::network::NoNetwork;
-use super::replica::{Context, Limits, Replica};
-use super::state_machine::Hosting;
-use crate::machine::Machine;
-
-/// A leader whom a quorum confirmed less than this ago may answer, and who follows him does not
-/// stand for election: the lease ends when a silent node is noticed.
-const ELECTION_MS: (u64, u64) = (900, 1500);
-/// Commands that wait for a group's Raft; who proposes more waits.
-const COMMANDS_MAX: u64 = 4096;
-/// How long a group may take from its election until everything committed is applied.
-const START_PATIENCE: Duration = Duration::from_mins(1);
-
-/// How the groups of a node are kept.
-#[derive(Debug, Clone)]
-pub struct RaftConfig {
-    /// The folder: the log in `log`, the state of each group in `<name>.redb`.
-    pub folder: PathBuf,
-    /// The Raft id of this node, which no other has or had.
-    pub node: u64,
-    /// How the log is kept.
-    pub log: log::Config,
-    /// Bytes of pages of each state file in memory.
-    pub state_cache_bytes: usize,
-    /// A group is flushed once it has applied so many bytes of log since the last time: so much is
-    /// applied again at a start.
-    pub flush_log_bytes: u64,
-    /// A group is flushed at the latest so long after a change.
-    pub flush_age: Duration,
-}
-
-impl RaftConfig {
-    /// The defaults, for a node.
-    #[must_use]
-    pub fn new(folder: PathBuf, node: u64) -> Self {
-        Self {
-            folder,
-            node,
-            log: log::Config::default(),
-            state_cache_bytes: 1 << 20,
-            flush_log_bytes: 32 << 20,
-            flush_age: Duration::from_mins(1),
-        }
-    }
-}
+use super::replica::Context;
+use super::serving::SERVED_MAX;
 
 /// What can be seen of the state files of all groups from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,25 +32,27 @@ pub struct StateCounters {
 /// is merely dropped, the next start has more to apply.
 #[derive(Clone)]
 pub struct RaftNode {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 pub(super) struct Inner {
-    fs: Arc<dyn Fs>,
-    config: RaftConfig,
-    raft_config: Arc<Config>,
-    log: Arc<RaftLog>,
-    context: Arc<Context>,
+    pub(super) fs: Arc<dyn Fs>,
+    pub(super) config: RaftConfig,
+    pub(super) raft_config: Arc<Config>,
+    pub(super) log: Arc<RaftLog>,
+    pub(super) context: Arc<Context>,
     groups: Mutex<Groups>,
+    /// Requests of other members that may be served at once.
+    pub(super) served: Arc<Semaphore>,
 }
 
 #[derive(Default)]
-struct Groups {
+pub(super) struct Groups {
     /// Those that were started or are about to be, with their names.
-    names: BTreeMap<GroupId, String>,
-    started: BTreeMap<GroupId, Arc<dyn Drive>>,
-    is_driven: bool,
-    is_closed: bool,
+    pub(super) names: BTreeMap<GroupId, String>,
+    pub(super) started: BTreeMap<GroupId, Arc<dyn Drive>>,
+    pub(super) is_driven: bool,
+    pub(super) is_closed: bool,
 }
 
 impl RaftNode {
@@ -113,9 +70,10 @@ impl RaftNode {
         config: RaftConfig,
         on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
     ) -> Result<Self, OpenError> {
-        Self::open_with(fs, clock, config, on_fatal, |fs, config, on_fatal| {
+        let open = |fs, config: &RaftConfig, on_fatal: Box<dyn FnOnce(log::Fatal) + Send>| {
             RaftLog::open(fs, &config.folder.join("log"), &config.log, on_fatal)
-        })
+        };
+        Self::open_with(fs, clock, config, on_fatal, Blocking::Threads, open)
     }
 
     /// For crash tests: [`open`](Self::open) with randomness from a seed, and with mistakes of the
@@ -131,10 +89,36 @@ impl RaftNode {
         defects: log::Defects,
         on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
     ) -> Result<Self, OpenError> {
-        Self::open_with(fs, clock, config, on_fatal, |fs, config, on_fatal| {
+        let open = |fs, config: &RaftConfig, on_fatal: Box<dyn FnOnce(log::Fatal) + Send>| {
             let folder = config.folder.join("log");
             RaftLog::open_sabotaged(fs, &folder, &config.log, seed, defects, on_fatal)
-        })
+        };
+        Self::open_with(fs, clock, config, on_fatal, Blocking::Threads, open)
+    }
+
+    /// For simulations: [`open_sabotaged`](Self::open_sabotaged) without a thread. The log does
+    /// nothing but by the turns, and what else blocks on the disk is done where it is asked for: so
+    /// one thread decides what comes when.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_in_turns(
+        fs: Arc<dyn Fs>,
+        clock: Arc<dyn Clock>,
+        config: RaftConfig,
+        seed: u64,
+        defects: log::Defects,
+        on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
+    ) -> Result<(Self, Turns), OpenError> {
+        let mut turns = Turns::default();
+        let open = |fs, config: &RaftConfig, on_fatal: Box<dyn FnOnce(log::Fatal) + Send>| {
+            let folder = config.folder.join("log");
+            let opened = RaftLog::open_in_turns(fs, &folder, &config.log, seed, defects, on_fatal)?;
+            turns = opened.1;
+            Ok(opened.0)
+        };
+        let node = Self::open_with(fs, clock, config, on_fatal, Blocking::InPlace, open)?;
+        Ok((node, turns))
     }
 
     fn open_with(
@@ -142,6 +126,7 @@ impl RaftNode {
         clock: Arc<dyn Clock>,
         config: RaftConfig,
         on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
+        blocking: Blocking,
         open: impl FnOnce(
             Arc<dyn Fs>,
             &RaftConfig,
@@ -152,52 +137,22 @@ impl RaftNode {
         let log_failed = Arc::clone(&latch);
         let on_log_failed = Box::new(move |fatal| log_failed.raise(Fatal::Log(fatal)));
         let log = open(Arc::clone(&fs), &config, on_log_failed)?;
-        let context = Context::new(clock, latch);
+        let context = Context {
+            copy_bytes_per_s: config.copy_bytes_per_s,
+            blocking,
+            ..Context::new(clock, latch)
+        };
         Ok(Self {
             inner: Arc::new(Inner {
                 fs,
+                raft_config: Arc::new(raft_config(&config)),
                 config,
-                raft_config: Arc::new(raft_config()),
                 log: Arc::new(log),
                 context: Arc::new(context),
                 groups: Mutex::default(),
+                served: Arc::new(Semaphore::new(SERVED_MAX)),
             }),
         })
-    }
-
-    /// Starts a group: makes its machine of its state file, makes this node its one voter if the
-    /// group is new, gets it elected, and returns when everything that is committed is applied.
-    ///
-    /// # Errors
-    /// The group is not started, and may not be started again before the node was opened again;
-    /// what is on disk stays.
-    pub async fn start_group<M: Machine>(
-        &self,
-        id: GroupId,
-        name: &str,
-        config: M::Config,
-    ) -> Result<Group<M>, OpenError> {
-        let inner = &self.inner;
-        inner.enter(id, name)?;
-        let replica = inner.open_replica::<M>(id, name, config).await?;
-        inner.check_log(&replica)?;
-        inner.catch_up(&replica).await?;
-        let raft = inner.open_raft(&replica).await?;
-        let context = Arc::clone(&inner.context);
-        let driven = Arc::new(Driven::new(raft, replica, context));
-        let group = Group::new(Arc::clone(&driven));
-        let led = inner.lead(&driven, &group).await;
-        if let Err(error) = led {
-            driven.stop().await;
-            return Err(error);
-        }
-        inner.drive(id, Arc::clone(&driven)).await?;
-        // A close flushes and purges nothing; nor may the last purge be on disk.
-        if let Some(flushed) = driven.replica.flushed() {
-            let purged = driven.purge(flushed).await;
-            purged.map_err(|error| inner.not_started(id, error))?;
-        }
-        Ok(group)
     }
 
     /// Flushes every group, stops them, and closes the log. What is proposed meanwhile may be lost
@@ -208,12 +163,15 @@ impl RaftNode {
     pub async fn close(&self) -> Result<(), CloseError> {
         let groups = self.inner.close_groups();
         let flushing = groups.clone();
-        let flushed = blocking(move || flushing.iter().try_for_each(|group| group.flush())).await;
+        let blocking = self.inner.context.blocking;
+        let flushed = blocking
+            .run(move || flushing.iter().try_for_each(|group| group.flush()))
+            .await;
         for group in groups {
             group.stop().await;
         }
         let log = Arc::clone(&self.inner.log);
-        blocking(move || log.close()).await?;
+        blocking.run(move || log.close()).await?;
         Ok(flushed??)
     }
 
@@ -221,6 +179,12 @@ impl RaftNode {
     #[must_use]
     pub fn log_counters(&self) -> log::Counters {
         self.inner.log.counters()
+    }
+
+    /// Whether the log knows a group: it was started here before.
+    #[must_use]
+    pub fn has_log(&self, id: GroupId) -> bool {
+        self.inner.log.vote(id).is_some()
     }
 
     /// What can be seen of the state files from outside.
@@ -241,7 +205,7 @@ impl RaftNode {
 }
 
 impl Inner {
-    fn groups(&self) -> MutexGuard<'_, Groups> {
+    pub(super) fn groups(&self) -> MutexGuard<'_, Groups> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -260,163 +224,6 @@ impl Inner {
         self.context.wake.notify_one();
         started.into_values().collect()
     }
-
-    fn enter(&self, id: GroupId, name: &str) -> Result<(), OpenError> {
-        let mut groups = self.groups();
-        if groups.is_closed {
-            return Err(OpenError::Closed);
-        }
-        if groups.names.contains_key(&id) || groups.names.values().any(|other| other == name) {
-            return Err(OpenError::Started {
-                group: id,
-                name: name.to_owned(),
-            });
-        }
-        groups.names.insert(id, name.to_owned());
-        Ok(())
-    }
-
-    async fn open_replica<M: Machine>(
-        &self,
-        id: GroupId,
-        name: &str,
-        config: M::Config,
-    ) -> Result<Arc<Replica<M>>, OpenError>
-    where
-        M::Config: Send,
-    {
-        let path = self.config.folder.join(format!("{name}.redb"));
-        let limits = Limits {
-            cache_bytes: self.config.state_cache_bytes,
-            flush_log_bytes: self.config.flush_log_bytes,
-            flush_age: self.config.flush_age,
-        };
-        let (fs, context) = (Arc::clone(&self.fs), Arc::clone(&self.context));
-        let open = move || Replica::open(fs, &path, id, limits, config, context);
-        opening(id, open).await.map(Arc::new)
-    }
-
-    async fn catch_up<M: Machine>(&self, replica: &Arc<Replica<M>>) -> Result<(), OpenError> {
-        let (replica, log) = (Arc::clone(replica), Arc::clone(&self.log));
-        opening(replica.group, move || catch_up(&replica, &log)).await
-    }
-
-    /// Whether log and state file are of one time.
-    fn check_log<M: Machine>(&self, replica: &Replica<M>) -> Result<(), OpenError> {
-        let (group, path) = (replica.group, replica.path().to_owned());
-        let flushed = replica.flushed().map(|id| id.index);
-        let purged = self.log.log_state(group).last_purged.map(|id| id.index);
-        if let Some(purged) = purged.filter(|purged| Some(*purged) > flushed) {
-            return Err(OpenError::Gap {
-                path,
-                group,
-                purged,
-                flushed,
-            });
-        }
-        match flushed {
-            Some(flushed) if self.log.vote(group).is_none() => Err(OpenError::LogLost {
-                path,
-                group,
-                flushed,
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Starts Raft.
-    async fn open_raft<M: Machine>(
-        &self,
-        replica: &Arc<Replica<M>>,
-    ) -> Result<RaftOf<M>, OpenError> {
-        let log = GroupLog::new(
-            Arc::clone(&self.log),
-            replica.group,
-            Arc::clone(&self.context.latch),
-        );
-        Raft::new(
-            self.config.node,
-            Arc::clone(&self.raft_config),
-            NoNetwork::new(),
-            log,
-            Hosting(Arc::clone(replica)),
-        )
-        .await
-        .map_err(|error| self.not_started(replica.group, error))
-    }
-
-    /// Gets the group led by this node, if it is the only voter, and everything committed applied.
-    async fn lead<M: Machine>(
-        &self,
-        driven: &Driven<M>,
-        group: &Group<M>,
-    ) -> Result<(), OpenError> {
-        let (id, node, raft) = (group.id(), self.config.node, &driven.raft);
-        let failed = |error: &dyn fmt::Display| self.not_started(id, error);
-        if raft.is_initialized().await.map_err(|e| failed(&e))? {
-            let members = {
-                let metrics = raft.metrics();
-                let metrics = metrics.borrow_watched();
-                let nodes = metrics.membership_config.nodes();
-                nodes.map(|(node, ())| *node).collect::<Vec<_>>()
-            };
-            if !members.contains(&node) {
-                return Err(OpenError::ForeignNode {
-                    group: id,
-                    members,
-                    node,
-                });
-            }
-            raft.trigger().elect(true).await.map_err(|e| failed(&e))?;
-        } else {
-            let alone = BTreeMap::from([(node, ())]);
-            raft.initialize(alone).await.map_err(|e| failed(&e))?;
-        }
-        raft.wait(Some(START_PATIENCE))
-            .state(ServerState::Leader, "elected")
-            .await
-            .map_err(|e| failed(&e))?;
-        match tokio::time::timeout(START_PATIENCE, group.read_index()).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(failed(&format!("{error:?}"))),
-            Err(late) => Err(failed(&late)),
-        }
-    }
-
-    /// The damage that was found meanwhile, if any: it says more than Raft does.
-    fn not_started(&self, group: GroupId, why: impl fmt::Display) -> OpenError {
-        match self.context.latch.first() {
-            Some(fatal) => OpenError::Failed(fatal),
-            None => OpenError::Raft {
-                group,
-                why: why.to_string(),
-            },
-        }
-    }
-
-    /// Hands the group to the driver.
-    async fn drive<M: Machine>(
-        self: &Arc<Self>,
-        id: GroupId,
-        driven: Arc<Driven<M>>,
-    ) -> Result<(), OpenError> {
-        let is_closed = {
-            let mut groups = self.groups();
-            if !groups.is_closed {
-                groups.started.insert(id, Arc::clone(&driven) as _);
-            }
-            if !std::mem::replace(&mut groups.is_driven, true) {
-                let driver = driver::drive(Arc::downgrade(self), Arc::clone(&self.context));
-                tokio::spawn(driver);
-            }
-            groups.is_closed
-        };
-        if is_closed {
-            driven.stop().await;
-            return Err(OpenError::Closed);
-        }
-        Ok(())
-    }
 }
 
 impl fmt::Debug for RaftNode {
@@ -426,43 +233,4 @@ impl fmt::Debug for RaftNode {
             .field("log", &self.inner.log)
             .finish_non_exhaustive()
     }
-}
-
-/// Groups neither tick nor compact by themselves: the driver decides.
-fn raft_config() -> Config {
-    let config = Config {
-        cluster_name: "tidewire".to_owned(),
-        enable_tick: false,
-        enable_pre_vote: Some(true),
-        // A restored leader would give ids that others hold to other entries.
-        enable_leader_restore: Some(false),
-        heartbeat_interval: HEARTBEAT.as_millis() as u64,
-        election_timeout_min: ELECTION_MS.0,
-        election_timeout_max: ELECTION_MS.1,
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
-        api_channel_size: Some(COMMANDS_MAX),
-        ..Config::default()
-    };
-    config.validate().expect("the timeouts rise")
-}
-
-/// Runs a step of a start that blocks.
-async fn opening<T: Send + 'static>(
-    group: GroupId,
-    step: impl FnOnce() -> Result<T, OpenError> + Send + 'static,
-) -> Result<T, OpenError> {
-    blocking(step).await.map_err(|error| OpenError::Raft {
-        group,
-        why: error.to_string(),
-    })?
-}
-
-/// Runs what blocks on a thread that may.
-async fn blocking<T: Send + 'static>(
-    f: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, CloseError> {
-    tokio::task::spawn_blocking(f)
-        .await
-        .map_err(|error| CloseError::Panicked(error.to_string()))
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster_core::Unavailable;
+use cluster_core::{NodeId, RaftId, Unavailable};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use storage::fs::{Fault, FaultFs, FaultKind, Fs, Operation};
@@ -12,7 +12,7 @@ use storage::raft::GroupId;
 
 use super::test_machine::{Journal, TestMachine};
 use super::test_node::{Setup, TestNode, entries, entry, eventually, outcome, propose};
-use super::{Fatal, Group, OpenError, Unproposed};
+use super::{Claim, ControlError, Fatal, Group, OpenError, Unproposed};
 
 #[tokio::test]
 async fn what_was_answered_is_there_after_a_start_in_order_and_once() {
@@ -362,13 +362,19 @@ async fn damage_is_named_and_nothing_is_started() {
     assert!(matches!(refused, OpenError::LogLost { .. }), "{refused}");
 
     let other = Setup {
-        node: 2,
+        node: NodeId(2),
         ..Setup::default()
     };
     let node = TestNode::open_as(&fs.copy(), &other).unwrap();
     let refused = node.try_start(1).await.unwrap_err();
     assert!(
-        matches!(refused, OpenError::ForeignNode { node: 2, .. }),
+        matches!(
+            refused,
+            OpenError::ForeignNode {
+                replica: RaftId(2),
+                ..
+            }
+        ),
         "{refused}"
     );
 
@@ -398,4 +404,100 @@ async fn a_group_is_started_once() {
     node.node.close().await.unwrap();
     let late = node.try_start(2).await.unwrap_err();
     assert!(matches!(late, OpenError::Closed), "{late}");
+}
+
+#[tokio::test]
+async fn a_lone_voter_claims_its_group_and_tells_who_leads_and_what_is_applied() {
+    let node = TestNode::open(&FaultFs::new(17));
+    let group = node.start(3).await;
+    let mut leader = group.watch_leader();
+    let led = leader.wait_for(Option::is_some).await.unwrap().unwrap();
+    assert_eq!((led.replica, led.node), (RaftId(1), NodeId(1)));
+    let mut applied = group.watch_applied();
+    let before = *applied.borrow_and_update();
+
+    propose(&group, 0..5).await;
+
+    assert_eq!(*applied.borrow(), before + 5);
+    let claims = node.node.claims();
+    let claim = Claim {
+        group: GroupId(3),
+        term: led.term,
+        applied: before + 5,
+    };
+    assert_eq!(claims, [claim]);
+    let control = node.node.control(GroupId(3)).unwrap();
+    assert!(control.is_leading());
+    assert_eq!(control.leader(), Some(led));
+    assert_eq!(control.nodes(), [(RaftId(1), NodeId(1))].into());
+    let membership = control.membership();
+    assert!(membership.is_committed);
+    assert_eq!(membership.voters, [RaftId(1)].into());
+    assert_eq!((membership.joint, membership.learners), (None, [].into()));
+    assert!(control.lags().is_empty());
+    assert!(node.node.control(GroupId(4)).is_none());
+}
+
+#[tokio::test]
+async fn a_replica_starts_without_a_leader_and_shows_what_was_committed() {
+    let node = TestNode::open(&FaultFs::new(18));
+    let empty = node.try_start_replica(4, 1 << 32).await.unwrap();
+    assert_eq!(entries(&empty), Vec::<Bytes>::new());
+    assert_eq!(*empty.watch_leader().borrow(), None);
+    assert!(!empty.is_leading());
+    let control = empty.control();
+    control.elect().await;
+    assert_eq!(control.replica(), RaftId(1 << 32));
+    let alone = control.change_voters([RaftId(1)].into()).await;
+    let no_leader = ControlError::Unavailable(Unavailable::NoLeader);
+    assert_eq!(alone, Err(no_leader));
+    let group = node.start(3).await;
+    propose(&group, 0..9).await;
+
+    let node = TestNode::open(&node.kill().await);
+    let refused = node.try_start_replica(3, 7).await.unwrap_err();
+    let node = TestNode::open(&node.kill().await);
+    let group = node.try_start_replica(3, 1).await.unwrap();
+
+    assert!(
+        matches!(refused, OpenError::ForeignReplica { .. }),
+        "{refused}"
+    );
+    assert!(
+        entries(&group).len() >= 8,
+        "all that was known to be committed"
+    );
+    assert_eq!(*group.watch_leader().borrow(), None);
+    group.control().elect().await;
+    eventually("it leads", || group.is_leading()).await;
+    group.read_index().await.unwrap();
+    assert_eq!(entries(&group), (0..9).map(entry).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_removed_replica_leaves_nothing_behind_and_another_may_start() {
+    let node = TestNode::open(&FaultFs::new(19));
+    let group = node.start(3).await;
+    propose(&group, 0..9).await;
+    group.flush_soon();
+    eventually("it is flushed", || group.status().flushed.is_some()).await;
+
+    for _ in 0..2 {
+        node.node
+            .remove_replica(GroupId(3), "group-3")
+            .await
+            .unwrap();
+        assert!(!node.fs.exists(Path::new("/data/group-3.redb")).unwrap());
+    }
+    assert!(outcome(&group, entry(9)).await.is_err());
+    let empty = node.try_start_replica(3, 7).await.unwrap();
+    assert_eq!(entries(&empty), Vec::<Bytes>::new());
+    node.node
+        .remove_replica(GroupId(3), "group-3")
+        .await
+        .unwrap();
+
+    let node = TestNode::open(&node.fs.crash());
+    let group = node.start(3).await;
+    assert_eq!(entries(&group), Vec::<Bytes>::new());
 }

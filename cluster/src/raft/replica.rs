@@ -6,23 +6,29 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use runtime::Clock;
 use storage::fs::Fs;
 use storage::raft::GroupId;
-use storage::state::{self, Applied, FlushPolicy, Snapshot, StateFile};
-use tokio::sync::Notify;
+use storage::state::{self, Applied, Draft, FlushPolicy, Rows, Snapshot, StateFile};
+use tokio::sync::{Notify, watch};
 
+use super::blocking::Blocking;
 use super::codec::{self, raft_id, stored_id};
+use super::copies::Copies;
 use super::failure::{Fatal, Latch, OpenError, stop};
 use super::types::{Entry, LogId, Payload, SnapshotMeta, StoredMembership};
+use crate::link::Links;
 use crate::machine::Machine;
 use flush::Flushing;
 
 /// What an entry costs in the log beside its command, about.
 const ENTRY_LOG_BYTES: u64 = 48;
+
+/// How fast a state is copied to another node, unless the node says otherwise.
+pub(super) const COPY_BYTES_PER_S: u64 = 64 << 20;
 
 /// What the groups of a node share.
 pub(super) struct Context {
@@ -34,6 +40,13 @@ pub(super) struct Context {
     pub(super) flushes_refused: AtomicU64,
     /// Groups whose flush waits for space.
     pub(super) groups_without_space: AtomicU64,
+    /// The way to other nodes, once there is one.
+    pub(super) links: OnceLock<Links>,
+    /// States that are copied to other nodes.
+    pub(super) copies: Arc<Copies>,
+    /// How fast one of them may go.
+    pub(super) copy_bytes_per_s: u64,
+    pub(super) blocking: Blocking,
 }
 
 impl Context {
@@ -44,6 +57,10 @@ impl Context {
             wake: Notify::new(),
             flushes_refused: AtomicU64::new(0),
             groups_without_space: AtomicU64::new(0),
+            links: OnceLock::new(),
+            copies: Arc::default(),
+            copy_bytes_per_s: COPY_BYTES_PER_S,
+            blocking: Blocking::default(),
         }
     }
 
@@ -68,6 +85,8 @@ pub(super) struct Replica<M: Machine> {
     context: Arc<Context>,
     file: StateFile,
     hosted: Mutex<Hosted<M>>,
+    /// The last index that was applied.
+    applied: watch::Sender<u64>,
     /// Held while the file is written: one flush at a time.
     flushing: Mutex<Flushing>,
     /// Not before this time, in milliseconds of the clock, is a flush tried again that found no
@@ -86,15 +105,37 @@ struct Hosted<M> {
     policy: FlushPolicy,
     /// Bytes of log applied since changes were taken last.
     unflushed_bytes: u64,
+    /// Bytes of log applied since the start.
+    applied_bytes: u64,
 }
 
-/// The rows of a state file as they were at a flush; none if there was no flush.
-pub(super) struct View(Option<Snapshot>);
+/// A state as Raft passes it on.
+pub(super) enum View {
+    /// Of a group without a flush.
+    Empty,
+    /// The rows of this node's state file as they were at a flush.
+    Own(Box<Snapshot>),
+    /// A file that was made of rows of another node, to take the place of this node's.
+    Received(Box<Draft>),
+}
+
+impl View {
+    /// Its rows in order of kind and key, if they are this node's.
+    pub(super) fn rows(&self) -> Result<Option<Rows>, state::Error> {
+        match self {
+            Self::Own(snapshot) => snapshot.rows().map(Some),
+            Self::Empty | Self::Received(_) => Ok(None),
+        }
+    }
+}
 
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let applied = self.0.as_ref().and_then(Snapshot::applied);
-        f.debug_tuple("View").field(&applied).finish()
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::Own(snapshot) => f.debug_tuple("Own").field(&snapshot.applied()).finish(),
+            Self::Received(_) => f.write_str("Received"),
+        }
     }
 }
 
@@ -128,6 +169,7 @@ impl<M: Machine> Replica<M> {
             membership,
             policy: FlushPolicy::new(limits.flush_log_bytes, limits.flush_age),
             unflushed_bytes: 0,
+            applied_bytes: 0,
         };
         Ok(Self {
             group,
@@ -135,12 +177,18 @@ impl<M: Machine> Replica<M> {
             config,
             context,
             file,
+            applied: watch::Sender::new(index(hosted.applied)),
             hosted: Mutex::new(hosted),
             flushing: Mutex::default(),
             retry_at_ms: AtomicU64::new(0),
             asked: AtomicBool::new(false),
             in_flight_bytes: AtomicU64::new(0),
         })
+    }
+
+    /// Where what blocks on its file runs.
+    pub(super) fn blocking(&self) -> Blocking {
+        self.context.blocking
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -174,6 +222,16 @@ impl<M: Machine> Replica<M> {
         (hosted.applied, hosted.membership.clone())
     }
 
+    pub(super) fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    fn tell_applied(&self, applied: Option<LogId>) {
+        let applied = index(applied);
+        self.applied
+            .send_if_modified(|before| std::mem::replace(before, applied) != applied);
+    }
+
     pub(super) fn flushed(&self) -> Option<LogId> {
         self.file.flushed().map(|flushed| raft_id(flushed.id))
     }
@@ -185,6 +243,11 @@ impl<M: Machine> Replica<M> {
             flushed: self.flushed().map(|id| id.index),
             unflushed_bytes: hosted.unflushed_bytes + self.in_flight_bytes.load(Ordering::Relaxed),
         }
+    }
+
+    /// Bytes of log that were applied since the start, about.
+    pub(super) fn applied_bytes(&self) -> u64 {
+        self.hosted().applied_bytes
     }
 
     /// Applies entries under one lock; the answers of those that have one, in their order. After
@@ -220,9 +283,12 @@ impl<M: Machine> Replica<M> {
         }
         let now = self.context.now();
         hosted.unflushed_bytes += bytes;
+        hosted.applied_bytes += bytes;
         hosted.policy.handle_applied(bytes, now);
         let is_due = hosted.policy.is_due(now);
+        let applied = hosted.applied;
         drop(hosted);
+        self.tell_applied(applied);
         drop(panics);
         if is_due {
             self.ask_for_flush();
@@ -257,10 +323,10 @@ impl<M: Machine> Replica<M> {
         }
         let snapshot = self.file.snapshot().map_err(|error| self.failed(error))?;
         let meta = match snapshot.applied() {
-            None => return Ok((SnapshotMeta::default(), View(None))),
+            None => return Ok((SnapshotMeta::default(), View::Empty)),
             Some(applied) => self.meta(applied)?,
         };
-        Ok((meta, View(Some(snapshot))))
+        Ok((meta, View::Own(Box::new(snapshot))))
     }
 
     fn meta(&self, applied: &Applied) -> io::Result<SnapshotMeta> {
@@ -270,9 +336,14 @@ impl<M: Machine> Replica<M> {
         })
     }
 
+    /// Begins the file of a state from elsewhere. Blocks on the disk.
+    pub(super) fn draft(&self) -> Result<Draft, state::Error> {
+        self.file.draft()
+    }
+
     /// Puts a state from elsewhere in the place of this one. Blocks on the disk.
-    pub(super) fn install(&self, meta: &SnapshotMeta, view: &View) -> io::Result<()> {
-        let (Some(last), Some(snapshot)) = (&meta.last_log_id, &view.0) else {
+    pub(super) fn install(&self, meta: &SnapshotMeta, view: View) -> io::Result<()> {
+        let Some(last) = &meta.last_log_id else {
             return Ok(());
         };
         let mut flushing = self.flushing();
@@ -280,7 +351,7 @@ impl<M: Machine> Replica<M> {
             id: stored_id(last),
             opaque: codec::write_stored_membership(&meta.last_membership),
         };
-        self.copy(snapshot, &applied)
+        self.adopt(view, &applied)
             .map_err(|error| self.failed(error))?;
         let restored = restore::<M>(&self.file, &self.path, self.group, &self.config);
         let (machine, applied, membership) = restored.map_err(stop)?;
@@ -291,17 +362,25 @@ impl<M: Machine> Replica<M> {
         hosted.unflushed_bytes = 0;
         hosted.policy.handle_flushed();
         drop(hosted);
+        self.tell_applied(applied);
         self.forget_kept(&mut flushing);
         Ok(())
     }
 
-    fn copy(&self, snapshot: &Snapshot, applied: &Applied) -> Result<(), state::Error> {
-        let mut installation = self.file.install()?;
-        for row in snapshot.rows()? {
-            let row = row?;
-            installation.put(row.kind, &row.key, &row.value)?;
-        }
-        installation.finish(applied)
+    fn adopt(&self, view: View, applied: &Applied) -> Result<(), state::Error> {
+        let draft = match view {
+            View::Empty => return Ok(()),
+            View::Received(draft) => *draft,
+            View::Own(snapshot) => {
+                let mut draft = self.file.draft()?;
+                for row in snapshot.rows()? {
+                    let row = row?;
+                    draft.put(row.kind, &row.key, &row.value)?;
+                }
+                draft
+            }
+        };
+        self.file.adopt(draft, applied)
     }
 
     /// The file takes nothing more: the process ends.
@@ -311,6 +390,10 @@ impl<M: Machine> Replica<M> {
             source: Arc::new(error),
         })
     }
+}
+
+fn index(applied: Option<LogId>) -> u64 {
+    applied.map_or(0, |applied| applied.index)
 }
 
 /// The machine as the rows of its file say, with the entry and the membership they go up to.

@@ -1,25 +1,19 @@
 //! Sessions on a faulty disk: what was not synced is lost or torn at each crash, and every message
 //! that was acknowledged is still in the queue of every session that had subscribed, in order.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-use cluster_core::{Attempt, Body, EpochView, LogTime, NodeEpoch, WallMs};
-use mqtt::{ClientId, QoS, Topic};
+use cluster_core::NodeEpoch;
+use mqtt::{ClientId, QoS};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use session::{
-    Acks, Answer, Command, ConnectionId, Delivery, DeliveryStep, DurableEffect, Enqueue, Identity,
-    Message, Open, Replay, Seq, Subs, Subscription,
+    Acks, Answer, Command, ConnectionId, DurableEffect, Enqueue, Identity, Open, Replay, Seq, Subs,
+    Subscription,
 };
 use storage::fs::FaultFs;
-use storage::raft::{Defects, GroupId};
+use storage::raft::Defects;
 
-use super::Group;
 use super::test_node::{Setup, TestNode};
-use crate::{
-    Outcome, ShardConfig, ShardEntry, ShardItem, ShardMachine, decode_message, message_row_key,
-};
+use super::test_shard::{Stop, TestShard, message, number_of, published};
 
 const SEEDS: u64 = 40;
 const CRASHES: u64 = 6;
@@ -46,9 +40,8 @@ struct Run {
 /// One life of the node.
 struct Life<'a> {
     run: &'a mut Run,
-    group: Group<ShardMachine>,
+    shard: TestShard,
     epoch: NodeEpoch,
-    n: u64,
     /// What each session was sent in this life and has not acknowledged.
     sent: [Vec<(Seq, u64)>; 3],
 }
@@ -124,85 +117,44 @@ impl Run {
     }
 
     async fn live(&mut self, node: &TestNode, crash: u64) -> Result<(), String> {
-        // Deliveries have to read what is flushed.
-        let limits = session::Limits {
-            payload_cache_bytes: 0,
-            ..session::Limits::default()
+        let epoch = NodeEpoch(crash + 1);
+        let lived = match TestShard::begin(node, 3, "shard", epoch).await {
+            Ok(shard) => {
+                let mut life = Life {
+                    run: self,
+                    shard,
+                    epoch,
+                    sent: Default::default(),
+                };
+                life.go().await
+            }
+            Err(stop) => Err(stop),
         };
-        let config = ShardConfig { limits };
-        let starting = node.node.start_group(GroupId(3), "shard", config);
-        let group: Group<ShardMachine> = match starting.await {
-            Ok(group) => group,
-            Err(_) if self.fs.is_frozen() => return Ok(()),
-            Err(error) => return Err(format!("crash {crash}: {error}")),
-        };
-        let mut life = Life {
-            run: self,
-            group,
-            epoch: NodeEpoch(crash + 1),
-            n: 0,
-            sent: Default::default(),
-        };
-        life.go().await
+        match lived {
+            Err(Stop::Broken(what)) => Err(format!("crash {crash}: {what}")),
+            Ok(()) | Err(Stop::StoodStill) => Ok(()),
+        }
     }
 }
 
 impl Life<'_> {
-    /// Ends early when the disk stands still.
-    async fn go(&mut self) -> Result<(), String> {
-        let view = EpochView {
-            index: self.epoch.0,
-            begun: self.epoch,
-            current: [self.epoch].into(),
-        };
-        if self.propose(vec![ShardItem::Epochs(view)]).await.is_none() {
-            return Ok(());
-        }
+    async fn go(&mut self) -> Result<(), Stop> {
         for client in 0..CLIENTS.len() {
-            if !self.open(client).await? {
-                return Ok(());
-            }
+            self.open(client).await?;
         }
         for _ in 0..20 {
-            if !self.publish().await {
-                return Ok(());
-            }
-            if self.run.random.random_ratio(1, 3) && !self.consume().await {
-                return Ok(());
+            self.publish().await?;
+            if self.run.random.random_ratio(1, 3) {
+                self.consume().await?;
             }
         }
         Ok(())
     }
 
-    async fn propose(&self, items: Vec<ShardItem>) -> Option<Vec<Outcome>> {
-        let time = LogTime {
-            time: WallMs(1_000 * self.epoch.0),
-            wall: None,
-        };
-        let entry = ShardEntry { time, items }.encode();
-        self.group.propose(entry.into()).await.ok()
-    }
-
-    /// Brings a command in as the next of the node's stream.
-    async fn command(&mut self, command: Command) -> Option<Answer> {
-        let item = ShardItem::Item {
-            epoch: self.epoch,
-            attempt: Attempt(0),
-            n: self.n,
-            body: Body::Item(command),
-        };
-        self.n += 1;
-        match self.propose(vec![item]).await?.pop() {
-            Some(Outcome::Applied(answer)) => Some(answer),
-            other => panic!("the stream is broken: {other:?}"),
-        }
-    }
-
-    /// Opens a session and compares its queue with what the world was told; false when the disk
-    /// stands still.
-    async fn open(&mut self, at: usize) -> Result<bool, String> {
+    /// Opens a session and compares its queue with what the world was told.
+    async fn open(&mut self, at: usize) -> Result<(), Stop> {
         let client = client(at);
-        let expected_epoch = self.group.with(|machine| machine.durable().epoch(&client));
+        let expected_epoch = self.shard.with(|machine| machine.durable().epoch(&client));
         let open = Command::Open(Box::new(Open {
             identity: Identity(client.text().clone()),
             client: client.clone(),
@@ -215,26 +167,21 @@ impl Life<'_> {
             receive_maximum: 1_000,
             will: None,
         }));
-        let Some(answer) = self.command(open).await else {
-            return Ok(false);
-        };
+        let answer = self.shard.command(open).await?;
         let Answer::Opened {
             epoch,
             session_present,
             ..
         } = answer
         else {
-            return Err(format!("{client:?} is answered {answer:?}"));
+            return Err(format!("{client:?} is answered {answer:?}").into());
         };
-        if self.run.told[at].is_subscribed && !session_present {
-            return Err(format!("the session of {client:?} is gone"));
-        }
         if self.run.told[at].is_subscribed {
-            if !self.replay(at, epoch).await {
-                return Ok(false);
+            if !session_present {
+                return Err(format!("the session of {client:?} is gone").into());
             }
-            self.compare(at)?;
-            return Ok(true);
+            self.replay(at, epoch).await?;
+            return self.compare(at);
         }
         let mut subscription = Subscription::default();
         subscription.options.qos = QoS::AtLeastOnce;
@@ -244,33 +191,34 @@ impl Life<'_> {
             epoch,
             filters,
         }));
-        self.run.told[at].is_subscribed = self.command(subs).await.is_some();
-        Ok(self.run.told[at].is_subscribed && self.replay(at, epoch).await)
+        self.shard.command(subs).await?;
+        self.run.told[at].is_subscribed = true;
+        self.replay(at, epoch).await
     }
 
     /// Ends the wait for retained messages, behind which others are held.
-    async fn replay(&mut self, at: usize, epoch: session::Epoch) -> bool {
+    async fn replay(&mut self, at: usize, epoch: session::Epoch) -> Result<(), Stop> {
         let replay = Command::Replay(Box::new(Replay {
             client: client(at),
             epoch,
             filter: "t".try_into().expect("a filter"),
             rows: Vec::new(),
         }));
-        self.command(replay).await.is_some()
+        self.shard.command(replay).await.map(drop)
     }
 
     /// Everything owed to the session is delivered, in order; beside it only what nobody was told
     /// of.
-    fn compare(&mut self, at: usize) -> Result<(), String> {
-        self.deliver();
+    fn compare(&mut self, at: usize) -> Result<(), Stop> {
+        self.deliver()?;
         let found: Vec<u64> = self.sent[at].iter().map(|(_, number)| *number).collect();
         if !found.is_sorted() {
-            return Err(format!("out of order: {found:?}"));
+            return Err(format!("out of order: {found:?}").into());
         }
         let told = &mut self.run.told[at];
         let lost = told.owed.iter().find(|number| !found.contains(number));
         if let Some(lost) = lost {
-            return Err(format!("message {lost} of {:?} is lost", CLIENTS[at]));
+            return Err(format!("message {lost} of {:?} is lost", CLIENTS[at]).into());
         }
         self.run.restored += told.owed.len() as u64;
         // Whatever is there now is owed from now on: it is in the log.
@@ -279,73 +227,43 @@ impl Life<'_> {
     }
 
     /// Takes what the shard hands to the sessions' connections.
-    fn deliver(&mut self) {
-        loop {
-            let effect = self
-                .group
-                .with(|machine| machine.durable_mut().poll_effect());
-            match effect {
-                None => return,
-                Some(DurableEffect::Load { message }) => {
-                    let (kind, key) = message_row_key(message);
-                    let row = self
-                        .group
-                        .read_row(kind, &key)
-                        .expect("a disk gives what it has");
-                    let row = row.expect("a flushed message has its row");
-                    let content = decode_message(message, &row).expect("a whole row");
-                    self.group.with(|machine| {
-                        let durable = machine.durable_mut();
-                        durable.handle_loaded(message, Arc::new(content));
-                    });
-                }
-                Some(DurableEffect::Deliver(delivery)) => {
-                    let at = CLIENTS.iter().position(|name| *name == &*delivery.client);
-                    let at = at.expect("one of ours");
-                    self.sent[at].push((delivery.seq, number_of(&delivery)));
-                }
-                Some(_) => {}
+    fn deliver(&mut self) -> Result<(), Stop> {
+        while let Some(effect) = self.shard.effect()? {
+            if let DurableEffect::Deliver(delivery) = effect {
+                let at = CLIENTS.iter().position(|name| *name == &*delivery.client);
+                let at = at.expect("one of ours");
+                self.sent[at].push((delivery.seq, number_of(published(&delivery))));
             }
         }
+        Ok(())
     }
 
-    /// Publishes a message; false when nobody was told that it is there.
-    async fn publish(&mut self) -> bool {
+    /// Publishes a message.
+    async fn publish(&mut self) -> Result<(), Stop> {
         self.run.published += 1;
         let number = self.run.published;
-        let mut payload = vec![0; self.run.random.random_range(8..400)];
-        payload[..8].copy_from_slice(&number.to_le_bytes());
-        let message = Arc::new(Message {
-            topic: Topic::try_from("t").expect("a topic"),
-            payload: Bytes::from(payload),
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            properties: None,
-            publisher: None,
-            received: session::WallMs(0),
-            expiry: None,
+        let bytes = self.run.random.random_range(8..400);
+        let enqueue = Command::Enqueue(Enqueue {
+            message: message(number, QoS::AtLeastOnce, bytes),
+            origin: None,
         });
-        let origin = None;
-        let enqueue = Command::Enqueue(Enqueue { message, origin });
-        let is_answered = self.command(enqueue).await.is_some();
-        if is_answered {
-            self.run.acknowledged += 1;
-            let told = self.run.told.iter_mut();
-            told.for_each(|told| told.owed.push(number));
-        }
-        is_answered
+        self.shard.command(enqueue).await?;
+        self.run.acknowledged += 1;
+        let told = self.run.told.iter_mut();
+        told.for_each(|told| told.owed.push(number));
+        Ok(())
     }
 
-    /// A session acknowledges its oldest message; false when it was not answered.
-    async fn consume(&mut self) -> bool {
+    /// A session acknowledges its oldest message.
+    async fn consume(&mut self) -> Result<(), Stop> {
         let at = self.run.random.random_range(0..CLIENTS.len());
-        self.deliver();
+        self.deliver()?;
         if self.sent[at].is_empty() {
-            return true;
+            return Ok(());
         }
         let (seq, number) = self.sent[at].remove(0);
         let client = client(at);
-        let epoch = self.group.with(|machine| machine.durable().epoch(&client));
+        let epoch = self.shard.with(|machine| machine.durable().epoch(&client));
         let acks = Acks {
             epoch: epoch.expect("it is open"),
             client,
@@ -353,18 +271,10 @@ impl Life<'_> {
         };
         // From now on nobody may count on it.
         self.run.told[at].owed.retain(|owed| *owed != number);
-        self.command(Command::Ack(vec![acks])).await.is_some()
+        self.shard.command(Command::Ack(vec![acks])).await.map(drop)
     }
 }
 
 fn client(at: usize) -> ClientId {
     CLIENTS[at].try_into().expect("a client id")
-}
-
-fn number_of(delivery: &Delivery) -> u64 {
-    let DeliveryStep::Publish { message, .. } = &delivery.step else {
-        panic!("nothing is released here");
-    };
-    let number = message.payload.first_chunk().expect("eight bytes");
-    u64::from_le_bytes(*number)
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use cluster_core::NodeId;
 use futures_core::Stream;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder, Snapshot};
@@ -14,7 +15,7 @@ use super::replica::{Replica, View};
 use super::types::{LeaderId, LogId, SnapshotMeta, StoredMembership, Types};
 use crate::machine::Machine;
 
-type RaftSnapshot = Snapshot<LeaderId, u64, (), View>;
+type RaftSnapshot = Snapshot<LeaderId, u64, NodeId, View>;
 
 /// The replica, shared with the handles of its group.
 pub(super) struct Hosting<M: Machine>(pub(super) Arc<Replica<M>>);
@@ -65,7 +66,9 @@ impl<M: Machine> RaftStateMachine<Types<M>> for Hosting<M> {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, view: View) -> io::Result<()> {
         let (replica, meta) = (Arc::clone(&self.0), meta.clone());
-        tokio::task::spawn_blocking(move || replica.install(&meta, &view))
+        let blocking = replica.blocking();
+        blocking
+            .run(move || replica.install(&meta, view))
             .await
             .map_err(stop)?
     }
@@ -97,7 +100,9 @@ async fn view<M: Machine>(
     fresh: bool,
 ) -> io::Result<(SnapshotMeta, View)> {
     let replica = Arc::clone(replica);
-    tokio::task::spawn_blocking(move || replica.view(fresh))
+    let blocking = replica.blocking();
+    blocking
+        .run(move || replica.view(fresh))
         .await
         .map_err(stop)?
 }

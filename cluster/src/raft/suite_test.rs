@@ -12,13 +12,15 @@ use openraft::{RaftLogReader, StorageError};
 use runtime::ManualClock;
 use storage::fs::FaultFs;
 use storage::raft::{Config, GroupId, RaftLog};
+use storage::state;
 
+use super::blocking::Blocking;
 use super::failure::Latch;
 use super::log_store::GroupLog;
-use super::replica::{Context, Limits, Replica};
+use super::replica::{Context, Limits, Replica, View};
 use super::state_machine::Hosting;
 use super::test_machine::{Journal, TestMachine};
-use super::types::{Command, Entry, LeaderId, LogId, Payload, Types, Vote};
+use super::types::{Command, Entry, LeaderId, LogId, Payload, SnapshotMeta, Types, Vote};
 
 struct Builder {
     stores: AtomicU32,
@@ -41,7 +43,7 @@ impl StoreBuilder<Types<TestMachine>, GroupLog<TestMachine>, Hosting<TestMachine
         let log = RaftLog::open(Arc::new(fs.clone()), path, &config, |_| {});
         let group = GroupId(store);
         let replica = replica(&fs, group, &latch);
-        let log = GroupLog::new(Arc::new(log.unwrap()), group, latch);
+        let log = GroupLog::new(Arc::new(log.unwrap()), group, latch, Blocking::Threads);
         Ok(((), log, Hosting(Arc::new(replica))))
     }
 }
@@ -93,7 +95,7 @@ async fn an_installed_state_takes_the_place_of_machine_and_file_and_outlives_a_c
     new.apply(&commands(4, &["e"])).unwrap();
     new.flush().unwrap();
 
-    old.install(&meta, &view).unwrap();
+    old.install(&meta, view).unwrap();
 
     let entries = |replica: &Replica<TestMachine>| {
         replica.with(|machine| machine.entries.values().cloned().collect::<Vec<_>>())
@@ -109,21 +111,59 @@ async fn an_installed_state_takes_the_place_of_machine_and_file_and_outlives_a_c
 }
 
 #[tokio::test]
+async fn a_file_has_one_draft_which_changes_nothing_until_it_is_adopted() {
+    let latch = Arc::new(Latch::new(Arc::new(|fatal| panic!("{fatal}"))));
+    let fs = FaultFs::new(1);
+    let replica_of = |fs: &FaultFs| replica(fs, GroupId(1), &latch);
+    let old = replica_of(&fs);
+    old.apply(&commands(0, &["x"])).unwrap();
+    old.flush().unwrap();
+
+    let mut draft = old.draft().unwrap();
+    draft
+        .put(1, &7_u64.to_be_bytes(), b"never adopted")
+        .unwrap();
+    let second = old.draft().map(drop);
+    assert!(matches!(second, Err(state::Error::Drafted { .. })));
+    drop(draft);
+    let mut draft = old.draft().unwrap();
+    draft.put(1, &0_u64.to_be_bytes(), b"a").unwrap();
+
+    let entries = |replica: &Replica<TestMachine>| {
+        replica.with(|machine| machine.entries.values().cloned().collect::<Vec<_>>())
+    };
+    let broken_off = replica_of(&fs.copy());
+    assert_eq!(entries(&broken_off), [b"x".to_vec()]);
+    let meta = SnapshotMeta {
+        last_log_id: Some(commands(4, &["y"])[0].log_id),
+        ..SnapshotMeta::default()
+    };
+    old.install(&meta, View::Received(Box::new(draft))).unwrap();
+    assert_eq!(entries(&old), [b"a".to_vec()]);
+    assert_eq!(*old.watch_applied().borrow(), 4);
+    assert_eq!(entries(&replica_of(&fs.crash())), [b"a".to_vec()]);
+}
+
+#[tokio::test]
 async fn a_vote_outlives_a_crash_from_the_moment_it_is_saved() {
     let path = Path::new("/data/log");
     for seed in 0..20 {
         let fs = FaultFs::new(seed);
         let latch = Arc::new(Latch::new(Arc::new(|_| {})));
         let log = RaftLog::open(Arc::new(fs.clone()), path, &Config::default(), |_| {});
-        let mut log: GroupLog<TestMachine> =
-            GroupLog::new(Arc::new(log.unwrap()), GroupId(1), latch.clone());
+        let mut log: GroupLog<TestMachine> = GroupLog::new(
+            Arc::new(log.unwrap()),
+            GroupId(1),
+            latch.clone(),
+            Blocking::Threads,
+        );
         let vote = Vote::new(seed + 1, 7);
 
         log.save_vote(&vote).await.unwrap();
 
         let log = RaftLog::open(Arc::new(fs.crash()), path, &Config::default(), |_| {});
         let mut log: GroupLog<TestMachine> =
-            GroupLog::new(Arc::new(log.unwrap()), GroupId(1), latch);
+            GroupLog::new(Arc::new(log.unwrap()), GroupId(1), latch, Blocking::Threads);
         assert_eq!(log.read_vote().await.unwrap(), Some(vote), "seed {seed}");
     }
 }

@@ -5,15 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cluster_core::{NodeId, RaftId};
 use runtime::ManualClock;
 use storage::fs::FaultFs;
 use storage::raft::{Config, Defects, GroupId};
 
 use super::test_machine::{Journal, TestMachine};
-use super::{Fatal, Group, OpenError, RaftConfig, RaftNode, Unproposed};
+use super::{Fatal, Group, HoldLimits, OpenError, RaftConfig, RaftNode, Unproposed};
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(super) struct TestNode {
     pub(super) fs: FaultFs,
@@ -25,21 +26,27 @@ pub(super) struct TestNode {
 /// What a test may want otherwise.
 #[derive(Clone)]
 pub(super) struct Setup {
-    pub(super) node: u64,
+    pub(super) node: NodeId,
     pub(super) seed: u64,
     pub(super) defects: Defects,
     pub(super) flush_log_bytes: u64,
     pub(super) segment_bytes: u32,
+    pub(super) hold: HoldLimits,
+    pub(super) copy_bytes_per_s: u64,
+    pub(super) restores_leader: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            node: 1,
+            node: NodeId(1),
             seed: 0,
             defects: Defects::default(),
             flush_log_bytes: 32 << 20,
             segment_bytes: 16 << 10,
+            hold: HoldLimits::default(),
+            copy_bytes_per_s: 64 << 20,
+            restores_leader: false,
         }
     }
 }
@@ -57,6 +64,9 @@ impl TestNode {
                 ..Config::default()
             },
             flush_log_bytes: setup.flush_log_bytes,
+            hold: setup.hold,
+            copy_bytes_per_s: setup.copy_bytes_per_s,
+            restores_leader: setup.restores_leader,
             ..RaftConfig::new(PathBuf::from("/data"), setup.node)
         };
         let clock = ManualClock::at(1_000_000);
@@ -82,6 +92,18 @@ impl TestNode {
         let name = format!("group-{id}");
         self.node
             .start_group(GroupId(id), &name, Journal::default())
+            .await
+    }
+
+    pub(super) async fn try_start_replica(
+        &self,
+        id: u32,
+        replica: u64,
+    ) -> Result<Group<TestMachine>, OpenError> {
+        let name = format!("group-{id}");
+        let config = Journal::default();
+        self.node
+            .start_replica(GroupId(id), &name, RaftId(replica), config)
             .await
     }
 

@@ -6,24 +6,25 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use openraft::impls::{
-    BoxedErrorSource, InlineBatch, OneshotResponder, TokioRuntime, leader_id_adv,
-};
+use cluster_core::NodeId;
+use openraft::impls::{BoxedErrorSource, InlineBatch, OneshotResponder, leader_id_adv};
 use openraft::vote::RaftLeaderId;
 use openraft::{OptionalSend, RaftTypeConfig};
 
+use super::async_runtime::Runtime;
 use crate::machine::Machine;
 
-/// Which leader of which term: a term may have several candidates, one of which wins.
+/// Which leader of which term. A term may have several leaders, one after the other: votes are ordered
+/// by the term and then by the replica, and who has voted for one may vote for a greater one.
 pub(super) type LeaderId = leader_id_adv::LeaderId<u64, u64>;
 type CommittedLeaderId = <LeaderId as RaftLeaderId>::Committed;
 pub(super) type LogId = openraft::LogId<CommittedLeaderId>;
 pub(super) type Vote = openraft::Vote<LeaderId>;
-/// A node is known by its id alone; where it is, the meta group says.
-pub(super) type Membership = openraft::Membership<u64, ()>;
-pub(super) type StoredMembership = openraft::StoredMembership<CommittedLeaderId, u64, ()>;
-pub(super) type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId, u64, ()>;
-pub(super) type Payload = openraft::EntryPayload<Command, u64, ()>;
+/// Each member with the node on which it is; where that node listens, the links know.
+pub(super) type Membership = openraft::Membership<u64, NodeId>;
+pub(super) type StoredMembership = openraft::StoredMembership<CommittedLeaderId, u64, NodeId>;
+pub(super) type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId, u64, NodeId>;
+pub(super) type Payload = openraft::EntryPayload<Command, u64, NodeId>;
 pub(super) type Entry = openraft::Entry<CommittedLeaderId, Payload>;
 
 /// The types of a group that replicates `M`.
@@ -33,14 +34,15 @@ impl<M: Machine> RaftTypeConfig for Types<M> {
     type D = Command;
     /// Entries of Raft itself have no answer.
     type R = Option<M::Answer>;
+    /// What [`cluster_core::RaftId`] numbers.
     type NodeId = u64;
-    type Node = ();
+    type Node = NodeId;
     type Term = u64;
     type LeaderId = LeaderId;
     type Vote = Vote;
     type Payload = Payload;
     type Entry = Entry;
-    type AsyncRuntime = TokioRuntime;
+    type AsyncRuntime = Runtime;
     type Responder<T>
         = OneshotResponder<Self, T>
     where

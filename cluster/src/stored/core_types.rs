@@ -1,9 +1,9 @@
 //! Stored forms of the rules' values: epochs, meta's and the routes' commands.
 
 use cluster_core::{
-    Attempt, Begin, BucketId, Deltas, EndReason, EpochView, FeatureLevel, FolderId, Found, Group,
-    Incarnation, Join, Leftover, MetaCommand, NodeEpoch, NodeId, Placement, RaftId, RouteDelta,
-    RouteVersion, RoutesCommand, ShardId, Source, StartCount, StartMove, WallMs,
+    Attempt, Begin, BucketClaim, BucketId, Deltas, EndReason, EpochView, FeatureLevel, FolderId,
+    Found, Group, Incarnation, Join, Leftover, MetaCommand, NodeEpoch, NodeId, Placement, RaftId,
+    RouteDelta, RouteVersion, RoutesCommand, ShardId, Source, StartCount, StartMove, WallMs,
 };
 
 use super::wire::{choice, record, wrapped};
@@ -34,7 +34,10 @@ choice!(MetaCommand, "command of meta" {
     12 => EndMove { group, expected },
     13 => Removed(leftover),
     14 => Drain { node, is_leaving },
+    15 => TakeBuckets { node, claims },
+    16 => HoldRows { node, claims },
 });
+record!(BucketClaim { bucket, epoch });
 record!(StartMove {
     group,
     expected,

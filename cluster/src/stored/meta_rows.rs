@@ -8,6 +8,9 @@ use super::wire::record;
 pub(crate) const STATE_KIND: u8 = 1;
 /// The layout, if it is not that of a lone node; its key is empty.
 pub(crate) const LAYOUT_KIND: u8 = 2;
+/// The buckets that hold rows; its key is empty. A state without this row was written before anybody
+/// said which do: all of them may.
+pub(crate) const HOLDING_KIND: u8 = 3;
 
 record!(MetaState {
     index,

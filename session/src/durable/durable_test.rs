@@ -16,8 +16,10 @@ pub(super) struct Shard {
 
 impl Shard {
     pub(super) fn new(limits: Limits) -> Self {
+        let mut durable = Durable::new(limits);
+        durable.handle_lead();
         Self {
-            durable: Durable::new(limits),
+            durable,
             time: WallMs(1_000_000),
         }
     }
@@ -323,10 +325,10 @@ fn the_outbox_keeps_one_row_a_filter_until_the_routes_have_it() {
     assert_eq!(shard.routes(), [("t".to_owned(), false, 6)]);
     assert_eq!(shard.routes(), [], "told once");
 
-    shard.durable.resume_outbox();
+    shard.durable.handle_lead();
     assert_eq!(shard.routes().len(), 1, "told again by a new leader");
     shard.apply(&Command::RoutesDone { version: 6 });
-    shard.durable.resume_outbox();
+    shard.durable.handle_lead();
 
     assert_eq!(shard.routes(), []);
     assert_eq!(shard.durable.counters().outbox_routes, 0);

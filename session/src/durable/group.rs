@@ -197,7 +197,7 @@ impl Group {
     }
 
     /// Nobody knows any longer who has what: whatever may have been sent goes out again.
-    pub(super) fn resume(&mut self) {
+    pub(super) fn restart_delivery(&mut self) {
         self.dup_end = self.queue.restart_delivery();
         self.in_flight.clear();
         self.returned.clear();

@@ -68,12 +68,21 @@ impl Groups {
     }
 
     /// A new leader hands everything out again that is not acknowledged.
-    pub(super) fn resume(&mut self) {
+    pub(super) fn lead(&mut self) {
         for (filter, group) in &mut self.of {
-            group.resume();
+            group.restart_delivery();
             if !std::mem::replace(&mut group.is_ready, true) {
                 self.ready.push_back(filter.clone());
             }
+        }
+    }
+
+    /// Forgets who has what.
+    pub(super) fn follow(&mut self) {
+        self.ready = VecDeque::new();
+        for group in self.of.values_mut() {
+            group.restart_delivery();
+            group.is_ready = false;
         }
     }
 
@@ -380,12 +389,14 @@ impl Durable {
             }
         }
         self.groups.changed.mark(filter.clone(), true);
-        self.groups.make_ready(filter);
+        self.make_group_ready(filter);
     }
 
     /// What a message that was read is awaited for goes on.
     pub(super) fn make_group_ready(&mut self, filter: &Filter) {
-        self.groups.make_ready(filter);
+        if self.leads {
+            self.groups.make_ready(filter);
+        }
     }
 
     pub(super) fn leave_ready_group(&mut self, filter: &Filter) {

@@ -231,9 +231,12 @@ impl Durable {
     }
 
     /// A message that [`DurableEffect::Load`] asked for: the deliveries that waited go on. The
-    /// host answers each `Load` once, by this or by [`Self::handle_not_found`], in any order.
+    /// host answers each `Load` once, by this or by [`Self::handle_not_found`], in any order, also
+    /// after the lead is lost: then nobody waits.
     pub fn handle_loaded(&mut self, id: MessageId, message: Arc<Message>) {
-        self.payloads.loaded(id, message);
+        if self.leads {
+            self.payloads.loaded(id, message);
+        }
         for waiter in self.loads.answered(id).into_iter().flatten() {
             self.go_on(&waiter);
         }

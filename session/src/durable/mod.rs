@@ -11,6 +11,9 @@ mod group;
 mod groups;
 #[cfg(test)]
 mod groups_test;
+mod lead;
+#[cfg(test)]
+mod lead_test;
 mod limits;
 mod loads;
 mod messages;
@@ -69,8 +72,9 @@ const GONE_NODES: usize = 4_096;
 
 /// The replicated state of one session shard: sessions, groups, queues, retained messages, outbox.
 ///
-/// Equal logs give equal states. What is handed out by [`Self::poll_effect`] and how far is the
-/// only part that is not replicated.
+/// Equal logs give equal states. Whether this replica leads, and what is then handed out by
+/// [`Self::poll_effect`] and how far, is the only part that is not replicated. It begins without
+/// the lead ([`Self::handle_lead`]).
 #[derive(Debug)]
 pub struct Durable {
     limits: Limits,
@@ -90,9 +94,12 @@ pub struct Durable {
     deadlines: BTreeSet<(WallMs, ClientId)>,
     gone: BTreeSet<NodeEpoch>,
     counters: Counters,
-    /// Sessions that may have something to deliver. Not replicated.
+    /// Whether effects are handed out here. Nor is what follows replicated; without the lead it is
+    /// empty.
+    leads: bool,
+    /// Sessions that may have something to deliver.
     ready: VecDeque<ClientId>,
-    /// Takeovers not yet told. Not replicated.
+    /// Takeovers not yet told.
     takeovers: VecDeque<DurableEffect>,
     owners: Owners,
     payloads: Payloads,
@@ -128,6 +135,7 @@ impl Durable {
             deadlines: BTreeSet::new(),
             gone: BTreeSet::new(),
             counters: Counters::default(),
+            leads: false,
             ready: VecDeque::new(),
             takeovers: VecDeque::new(),
             owners: Owners::default(),
@@ -204,8 +212,12 @@ impl Durable {
         }
     }
 
-    /// The next thing for the host to do. Large fan-outs are handed out step by step.
+    /// The next thing for the leader's host to do; nothing where this replica does not lead. Large
+    /// fan-outs are handed out step by step.
     pub fn poll_effect(&mut self) -> Option<DurableEffect> {
+        if !self.leads {
+            return None;
+        }
         if let Some(takeover) = self.takeovers.pop_front() {
             return Some(takeover);
         }
@@ -219,6 +231,11 @@ impl Durable {
             return Some(DurableEffect::Membership(row));
         }
         self.next_delivery()
+    }
+
+    /// The node of the last connection that owned a client's session.
+    pub fn owner_node(&self, client: &ClientId) -> Option<NodeEpoch> {
+        self.sessions.get(client).map(|session| session.node_epoch)
     }
 
     /// The ownership epoch of a client's session, for [`crate::Open::expected_epoch`].
@@ -259,7 +276,19 @@ impl Durable {
         limit: usize,
         now: WallMs,
     ) -> Vec<Arc<Message>> {
-        self.retained.matching(filter, limit, now)
+        self.retained_behind(filter, None, limit, now)
+    }
+
+    /// The same, of the topics behind `after` in this order: who takes them in parts goes on behind
+    /// the last that he has.
+    pub fn retained_behind(
+        &self,
+        filter: &Filter,
+        after: Option<&Topic>,
+        limit: usize,
+        now: WallMs,
+    ) -> Vec<Arc<Message>> {
+        self.retained.matching(filter, after, limit, now)
     }
 
     /// When [`Self::due`] will next have something, by wall time.
@@ -291,13 +320,10 @@ impl Durable {
         commands
     }
 
-    /// Puts every outbox row (routes, wills, memberships) among the effects again, and what
-    /// members of groups have not acknowledged: for a new leader, who does not know what the
-    /// one before has handed out.
-    pub fn resume_outbox(&mut self) {
-        self.outbox.resume();
-        self.shares.resume();
-        self.groups.resume();
+    /// The version of the last membership row. Those up to it that [`Self::handle_lead`] does not
+    /// hand out are done.
+    pub fn membership_version(&self) -> u64 {
+        self.shares.version()
     }
 
     /// Totals and what is held now.
@@ -385,16 +411,14 @@ impl Durable {
         if let Some(state) = &mut session.state {
             let window = usize::from(session.receive_maximum) + self.limits.sent_ahead;
             state.queue.advance_sent(window);
-            if !session.is_ready {
-                session.is_ready = true;
-                self.ready.push_back(client.clone());
-            }
+            self.make_ready(client);
         }
     }
 
     /// Puts a session among those with deliveries.
     fn make_ready(&mut self, client: &ClientId) {
-        if let Some(session) = self.sessions.get_mut(client)
+        if self.leads
+            && let Some(session) = self.sessions.get_mut(client)
             && session.is_connected()
             && session.state.is_some()
             && !session.is_ready

@@ -132,13 +132,15 @@ impl Durable {
             return;
         };
         if session.is_connected() {
-            // The host drains this after each entry; one `Open` adds one.
-            self.takeovers.push_back(DurableEffect::TakenOver {
-                client: open.client.clone(),
-                node_epoch: session.node_epoch,
-                connection: session.connection,
-                epoch: session.epoch,
-            });
+            if self.leads {
+                // The host drains this after each entry; one `Open` adds one.
+                self.takeovers.push_back(DurableEffect::TakenOver {
+                    client: open.client.clone(),
+                    node_epoch: session.node_epoch,
+                    connection: session.connection,
+                    epoch: session.epoch,
+                });
+            }
             session.disconnected = Some(self.time);
             self.owners.remove(session.node_epoch);
             let will = session.will.as_ref();

@@ -192,11 +192,7 @@ impl Durable {
                 self.deadlines.insert((at, client.clone()));
             }
             if session.is_connected() {
-                session.is_ready = session.state.is_some();
                 self.owners.add(session.node_epoch);
-            }
-            if session.is_ready {
-                self.ready.push_back(client.clone());
             }
         }
         for (filter, _, is_wanted) in self.outbox.routes() {

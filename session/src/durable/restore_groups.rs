@@ -89,7 +89,6 @@ impl Durable {
             self.groups.deadlines.insert((at, filter.clone()));
         }
         self.groups.trie.insert(filter, filter.clone(), ());
-        self.make_group_ready(filter);
         Ok(())
     }
 }

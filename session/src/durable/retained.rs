@@ -71,14 +71,22 @@ impl RetainedMessages {
         Retained::Stored
     }
 
-    /// Live messages that match, in order of their topics.
-    pub(super) fn matching(&self, filter: &Filter, limit: usize, now: WallMs) -> Vec<Arc<Message>> {
+    /// Live messages that match, in order of their topics, of those behind `after`.
+    pub(super) fn matching(
+        &self,
+        filter: &Filter,
+        after: Option<&Topic>,
+        limit: usize,
+        now: WallMs,
+    ) -> Vec<Arc<Message>> {
         let mut found = Vec::new();
         if limit == 0 {
             return found;
         }
-        let _stopped_at_limit = self.rows.matching(filter, |_, row| {
+        let is_behind = |topic: &Topic| after.is_none_or(|after| topic.levels().gt(after.levels()));
+        let _stopped_at_limit = self.rows.matching(filter, |topic, row| {
             if let Content::Message(message) = &row.content
+                && is_behind(topic)
                 && !message.is_expired(now)
             {
                 found.push(Arc::clone(message));

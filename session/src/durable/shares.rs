@@ -25,8 +25,12 @@ pub(super) struct Shares {
 struct Held {
     share: Option<Share>,
     version: u64,
-    /// The lowest version of this membership that nobody was told before. Not replicated.
+    /// The lowest version of this membership that this leader told nobody before. Nor is what
+    /// follows replicated.
     since: u64,
+    /// The lowest version that no entry has said to be done since: a leader before may have told
+    /// it, and nobody knows what became of that.
+    undone: u64,
 }
 
 impl Shares {
@@ -64,13 +68,16 @@ impl Shares {
             share,
             version,
             since: version,
+            undone: version,
         };
         let old = all.get(filter);
         if let Some(old) = old
             && self.pending.remove(&old.version).is_some()
-            && old.version > self.told
         {
-            held.since = old.since;
+            held.undone = old.undone;
+            if old.version > self.told {
+                held.since = old.since;
+            }
         }
         let key = (client.clone(), filter.clone());
         self.changed.mark(key.clone(), old.is_some());
@@ -104,8 +111,14 @@ impl Shares {
         Some((client.clone(), filter.clone(), held))
     }
 
+    /// A new leader tells every row that waits, each for all that its predecessors may have told.
     pub(super) fn resume(&mut self) {
         self.told = 0;
+        for (client, filter) in self.pending.values() {
+            let held = self.of.get_mut(client).and_then(|all| all.get_mut(filter));
+            let held = held.expect("a row that waits is there");
+            held.since = held.undone;
+        }
     }
 
     /// The version of the last row.
@@ -149,6 +162,7 @@ impl Shares {
             share: state.share,
             version: state.version,
             since: state.version,
+            undone: state.version,
         };
         let all = self.of.entry(client.clone()).or_default();
         let same_filter = all.insert(filter.clone(), held);

@@ -62,6 +62,7 @@ fn stored(names: &[&str], messages: usize, limits: Limits) -> (Shard, File) {
     }
     flush(&mut shard, &mut file);
     shard.durable = restored(limits, &file).expect("the rows agree");
+    shard.durable.handle_lead();
     (shard, file)
 }
 

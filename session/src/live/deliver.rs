@@ -7,6 +7,7 @@ use mqtt::{Filter, PacketId, QoS, ReasonCode, SubscriptionIds};
 
 use super::effect::{Ack, AckKind, Effect, Outgoing};
 use super::requests::Request;
+use super::shared_seqs::Had;
 use super::{Dropped, Live};
 use crate::{Command, Delivery, DeliveryStep, GroupDelivery, GroupSeq, Match, Message, Now, Seq};
 
@@ -102,6 +103,13 @@ impl Outbound {
             && self.shared.is_empty()
             && self.counted == 0
             && waiting.iter().all(|queue| queue.is_empty())
+    }
+
+    /// Whether a message of the session waits or is unacknowledged.
+    fn is_open(&self, seq: Seq) -> bool {
+        let is_it = |waiting: &Waiting| matches!(waiting.source, Source::Session(it) if it == seq);
+        let inflight = |(at, _): &(u64, Stage)| at.cmp(&seq.0);
+        self.inflight.binary_search_by(inflight).is_ok() || self.waiting.iter().any(is_it)
     }
 
     fn queue_of(&mut self, waiting: &Waiting) -> &mut VecDeque<Waiting> {
@@ -209,6 +217,10 @@ impl Outbound {
 impl Live {
     pub(super) fn delivery(&mut self, delivery: Delivery, now: Now) {
         let seq = delivery.seq;
+        if seq.0 < self.delivered_end {
+            return self.delivered_again(seq);
+        }
+        self.delivered_end = seq.0.saturating_add(1);
         match delivery.step {
             DeliveryStep::Publish {
                 message,
@@ -239,7 +251,26 @@ impl Live {
         }
     }
 
+    /// Another leader hands out what this connection has had: that is no reconnect, with which
+    /// alone something is sent again `[MQTT-4.4.0-1]`.
+    fn delivered_again(&mut self, seq: Seq) {
+        let outbound = self.outbound.as_ref();
+        if !outbound.is_some_and(|outbound| outbound.is_open(seq)) {
+            // The leader does not know that it is acknowledged: it is told again.
+            self.effects.push_back(Effect::Acked(seq));
+        }
+    }
+
     pub(super) fn shared(&mut self, delivery: GroupDelivery, now: Now) {
+        let group_seq = &delivery.group_seq;
+        match self.shared_seqs.get_or_insert_default().take(group_seq) {
+            Had::Not => {}
+            Had::Open => return,
+            Had::Done => {
+                let acked = Box::new(delivery.group_seq);
+                return self.effects.push_back(Effect::SharedAcked(acked));
+            }
+        }
         let waiting = Waiting {
             message: delivery.message,
             qos: delivery.qos,
@@ -258,12 +289,17 @@ impl Live {
         let Some(outbound) = &mut self.outbound else {
             return;
         };
-        let stays = |waiting: &Waiting| match &waiting.source {
-            Source::Group(of) => !filters.contains(&of.filter),
+        let seqs = self.shared_seqs.get_or_insert_default();
+        let mut stays = |waiting: &Waiting| match &waiting.source {
+            Source::Group(of) if filters.contains(&of.filter) => {
+                seqs.forget(of);
+                false
+            }
             _ => true,
         };
-        outbound.waiting.retain(stays);
-        outbound.waiting_0.retain(stays);
+        outbound.waiting.retain(&mut stays);
+        outbound.waiting_0.retain(&mut stays);
+        seqs.leave(filters);
     }
 
     /// Sends what came before CONNACK `[MQTT-3.2.0-1]`.
@@ -433,8 +469,9 @@ impl Live {
         };
         let acked = outbound.shared.remove(at);
         outbound.window_used = outbound.window_used.saturating_sub(1);
-        let acked = acked.map(|(_, group_seq)| Effect::SharedAcked(group_seq));
-        self.effects.extend(acked);
+        if let Some((_, group_seq)) = acked {
+            self.done_with(Source::Group(group_seq));
+        }
         self.send_waiting(now);
     }
 
@@ -504,7 +541,12 @@ impl Live {
         match source {
             Source::Connection => {}
             Source::Session(seq) => self.effects.push_back(Effect::Acked(seq)),
-            Source::Group(group_seq) => self.effects.push_back(Effect::SharedAcked(group_seq)),
+            Source::Group(group_seq) => {
+                if let Some(seqs) = &mut self.shared_seqs {
+                    seqs.done(&group_seq);
+                }
+                self.effects.push_back(Effect::SharedAcked(group_seq));
+            }
         }
     }
 

@@ -63,7 +63,7 @@ pub enum Effect {
         /// The filters.
         filters: Vec<Filter>,
     },
-    /// Ask every shard for the retained messages of each filter
+    /// Ask every shard that may have some for the retained messages of each filter
     /// ([`crate::Durable::retained_matching`], at most `limit` rows a filter); answer with
     /// [`crate::Live::handle_retained`].
     Retained {

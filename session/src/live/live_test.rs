@@ -23,7 +23,7 @@ fn at(ms: u64) -> Now {
     }
 }
 
-fn connected(expiry_s: u32) -> Live {
+pub(super) fn connected(expiry_s: u32) -> Live {
     connected_with(Config::default(), expiry_s, Version::V5)
 }
 
@@ -70,7 +70,7 @@ fn connecting_with(config: Config, expiry_s: u32, version: Version) -> Live {
     live
 }
 
-fn effects(live: &mut Live) -> Vec<Effect> {
+pub(super) fn effects(live: &mut Live) -> Vec<Effect> {
     std::iter::from_fn(|| live.poll_effect()).collect()
 }
 
@@ -88,7 +88,7 @@ fn publish(qos: QoS, packet_id: u16) -> Packet {
     })
 }
 
-fn message(payload: &'static str) -> Arc<Message> {
+pub(super) fn message(payload: &'static str) -> Arc<Message> {
     Arc::new(Message {
         topic: "t".try_into().expect("a topic"),
         payload: payload.into(),
@@ -387,11 +387,11 @@ fn a_client_may_acknowledge_its_whole_window_before_the_shard_has_recorded_any_o
     assert!(proposed.iter().all(is_rec));
 }
 
-fn delivery(seq: u64) -> Delivery {
+pub(super) fn delivery(seq: u64) -> Delivery {
     delivery_with(QoS::AtLeastOnce, seq)
 }
 
-fn delivery_with(qos: QoS, seq: u64) -> Delivery {
+pub(super) fn delivery_with(qos: QoS, seq: u64) -> Delivery {
     Delivery {
         client: "c".try_into().expect("a client id"),
         epoch: Epoch(9),
@@ -408,7 +408,7 @@ fn delivery_with(qos: QoS, seq: u64) -> Delivery {
     }
 }
 
-fn ack(packet_id: u16) -> mqtt::Ack {
+pub(super) fn ack(packet_id: u16) -> mqtt::Ack {
     mqtt::Ack {
         packet_id: PacketId::new(packet_id).expect("above 0"),
         reason: ReasonCode::Success,

@@ -4,10 +4,13 @@ mod connect;
 mod deliver;
 mod effect;
 #[cfg(test)]
+mod failover_test;
+#[cfg(test)]
 mod live_test;
 mod publish_in;
 mod reasons;
 mod requests;
+mod shared_seqs;
 mod subscribe;
 #[cfg(test)]
 mod subscribe_test;
@@ -24,6 +27,7 @@ pub use effect::{
 };
 use publish_in::PublishIn;
 use requests::Requests;
+use shared_seqs::SharedSeqs;
 
 use crate::{
     Acks, Answer, Close, Config, ConnectionId, Delivery, Epoch, GroupDelivery, Match, Message,
@@ -47,6 +51,8 @@ pub struct Live {
     incarnation: Epoch,
     tokens: u64,
     publish_seq: u64,
+    /// One above the last sequence of the session that a leader of its shard handed over.
+    delivered_end: u64,
     accepted: MonoMs,
     last_heard: MonoMs,
     /// Largest packet the client takes.
@@ -65,6 +71,7 @@ pub struct Live {
     inbound: Option<Box<PublishIn>>,
     outbound: Option<Box<Outbound>>,
     requests: Option<Box<Requests>>,
+    shared_seqs: Option<Box<SharedSeqs>>,
     aliases: Vec<Topic>,
     /// Subscriptions of a clean session, but the shared ones: those are the shard's.
     local: Vec<(Filter, Subscription)>,
@@ -127,6 +134,7 @@ impl Live {
             incarnation: Epoch(0),
             tokens: 0,
             publish_seq: 0,
+            delivered_end: 0,
             accepted: now.mono,
             last_heard: now.mono,
             packet_bytes_max: u32::MAX,
@@ -143,6 +151,7 @@ impl Live {
             inbound: None,
             outbound: None,
             requests: None,
+            shared_seqs: None,
             aliases: Vec::new(),
             local: Vec::new(),
         }
@@ -229,6 +238,11 @@ impl Live {
     }
 
     /// Takes a message of the persistent session's queue; one of another ownership is ignored.
+    ///
+    /// After a failover the shard's new leader hands out again whatever it does not know to be
+    /// acknowledged. What this connection has had already is not sent to the client again
+    /// `[MQTT-4.4.0-1]`. Each leader's deliveries have to come in order and without a gap, from the
+    /// oldest unacknowledged one on; those of several may come mixed, and each may stop at any.
     pub fn handle_delivery(&mut self, delivery: Delivery, now: Now) {
         let is_open = matches!(self.phase, Phase::Open | Phase::Opening);
         if is_open && (delivery.epoch == self.epoch || self.phase == Phase::Opening) {
@@ -237,7 +251,7 @@ impl Live {
     }
 
     /// Takes a message of a group that the client is a member of; one of another ownership is
-    /// ignored.
+    /// ignored, and one that this connection has had already is not sent again.
     pub fn handle_shared(&mut self, delivery: GroupDelivery, now: Now) {
         let is_own = delivery.epoch == self.epoch || self.phase == Phase::Opening;
         if is_own && matches!(self.phase, Phase::Open | Phase::Opening) {
@@ -447,6 +461,7 @@ impl Live {
         self.early = VecDeque::new();
         self.inbound = None;
         self.requests = None;
+        self.shared_seqs = None;
         self.aliases = Vec::new();
         self.local = Vec::new();
         let closed = Closed {

@@ -31,6 +31,35 @@ fn retain(world: &mut World, topic: &str, payload: &str) {
     world.exchange(publisher, &Packet::Disconnect(Box::default()));
 }
 
+#[test]
+fn retained_messages_in_parts_are_those_at_once_in_the_same_order() {
+    let mut world = World::new();
+    let topics = ["a", "a/b", "a/b/c", "a-", "a-/b", "a/", "a/!", "b", "$x/a"];
+    for topic in topics {
+        retain(&mut world, topic, topic);
+    }
+    for filter in ["#", "a/#", "+/b", "a", "$x/+"] {
+        let filter = filter.try_into().expect("a filter");
+        let now = world.now.wall;
+        let at_once = world.durable.retained_matching(&filter, 100, now);
+        for size in 1..4 {
+            let mut parts: Vec<std::sync::Arc<tidewire_session::Message>> = Vec::new();
+            loop {
+                let after = parts.last().map(|last| last.topic.clone());
+                let part = world
+                    .durable
+                    .retained_behind(&filter, after.as_ref(), size, now);
+                if part.is_empty() {
+                    break;
+                }
+                parts.extend(part);
+                assert!(parts.len() <= topics.len());
+            }
+            assert_eq!(parts, at_once, "{filter:?} in parts of {size}");
+        }
+    }
+}
+
 fn publishes(packets: &[Packet]) -> Vec<&Publish> {
     let mut found = Vec::new();
     for packet in packets {

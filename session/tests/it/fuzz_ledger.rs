@@ -48,6 +48,10 @@ pub(crate) struct Ledger {
     delivered: BTreeSet<Seq>,
     /// The same of a group.
     shared: BTreeSet<Seq>,
+    /// Whether the client asked to leave groups: what was not sent of them then comes again.
+    has_left: bool,
+    /// What is handed over was handed over before.
+    is_repeat: bool,
 }
 
 impl Ledger {
@@ -72,6 +76,8 @@ impl Ledger {
             recorded: BTreeSet::new(),
             delivered: BTreeSet::new(),
             shared: BTreeSet::new(),
+            has_left: false,
+            is_repeat: false,
         }
     }
 
@@ -92,6 +98,11 @@ impl Ledger {
     /// How many sequences the group waits for.
     pub(crate) fn unacknowledged_shared(&self) -> usize {
         self.shared.len()
+    }
+
+    /// Whether the client asked to leave groups.
+    pub(crate) fn has_left(&self) -> bool {
+        self.has_left
     }
 
     /// The group hands a message over.
@@ -129,6 +140,7 @@ impl Ledger {
             Packet::PubRec(ack) => {
                 self.client_received.insert(ack.packet_id);
             }
+            Packet::Unsubscribe(_) => self.has_left = true,
             Packet::PubRel(ack) => {
                 self.received.remove(&ack.packet_id);
                 *self.releases.entry(ack.packet_id).or_default() += 1;
@@ -176,10 +188,28 @@ impl Ledger {
         }
     }
 
+    /// What the connection has had is handed over again: nothing leaves for the client; it may say
+    /// once more that it is done with.
+    pub(crate) fn begin_repeat(&mut self) {
+        self.is_repeat = true;
+    }
+
+    pub(crate) fn end_repeat(&mut self) {
+        self.is_repeat = false;
+    }
+
     /// Checks the next effect.
     pub(crate) fn take(&mut self, live: &Live, effect: &Effect) {
         assert!(!self.is_closed, "{effect:?} after Close");
         self.effects += 1;
+        if self.is_repeat {
+            match effect {
+                Effect::Acked(seq) => assert!(!self.delivered.contains(seq), "{seq} is owed"),
+                Effect::SharedAcked(of) => assert!(!self.shared.contains(&of.seq), "{of:?}"),
+                _ => panic!("{effect:?} because of a repeat"),
+            }
+            return;
+        }
         match effect {
             Effect::Send(packet) => self.send(live, packet),
             Effect::Ack(ack) => self.ack(live, *ack),

@@ -4,6 +4,7 @@
 //! goes through the real decoder; the shell's part is played within its contract, but in any
 //! order and as late as it likes. [`Ledger`] checks every effect.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -64,6 +65,8 @@ struct Shell<'a> {
     next_seq: u64,
     first_seq: u64,
     next_shared: u64,
+    /// Of these, those handed over under its own epoch.
+    shared_ours: BTreeSet<u64>,
 }
 
 const EPOCH: Epoch = Epoch(9);
@@ -105,6 +108,7 @@ impl<'a> Shell<'a> {
             next_seq: first_seq,
             first_seq,
             next_shared: 0,
+            shared_ours: BTreeSet::new(),
         }
     }
 
@@ -352,10 +356,78 @@ impl<'a> Shell<'a> {
         let is_ours = !is_open || choice & 0x70 != 0x70;
         let seq = Seq(self.next_shared);
         self.next_shared += 1;
-        let delivery = GroupDelivery {
+        let epoch = if is_ours { EPOCH } else { OTHER_EPOCH };
+        let delivery = self.group_delivery(seq, epoch, choice);
+        if is_ours {
+            self.shared_ours.insert(seq.0);
+            self.ledger.delivers_shared(seq);
+        }
+        self.handle(|live, now| live.handle_shared(delivery, now));
+    }
+
+    /// The shard releases what an earlier connection had received; or another leader of a shard hands
+    /// out what this connection has had.
+    fn release(&mut self) {
+        let choice = self.source.byte();
+        match choice & 12 {
+            4 => return self.deliver_again(choice),
+            8 => return self.deliver_shared_again(choice),
+            _ => {}
+        }
+        if self.ledger.unacknowledged() < 8 {
+            let seq = Seq(self.next_seq);
+            let is_ours = self.hand_delivery(seq, DeliveryStep::Release, choice);
+            self.next_seq += u64::from(is_ours);
+        }
+    }
+
+    fn deliver_again(&mut self, choice: u8) {
+        let seq = Seq(self.next_seq.saturating_sub(1 + u64::from(choice & 3)));
+        if seq.0 < self.first_seq || self.live.epoch() != EPOCH {
+            return;
+        }
+        let step = match self.source.byte() & 1 {
+            0 => DeliveryStep::Release,
+            _ => DeliveryStep::Publish {
+                message: self.next_message(),
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                subscription_ids: mqtt::SubscriptionIds::new(),
+                dup: true,
+            },
+        };
+        let delivery = Delivery {
+            client: client_id("c"),
+            epoch: EPOCH,
             node_epoch: NodeEpoch(1),
             connection: ConnectionId(1),
-            epoch: if is_ours { EPOCH } else { OTHER_EPOCH },
+            seq,
+            step,
+        };
+        self.ledger.begin_repeat();
+        self.handle(|live, now| live.handle_delivery(delivery, now));
+        self.ledger.end_repeat();
+    }
+
+    fn deliver_shared_again(&mut self, choice: u8) {
+        let Some(seq) = self.next_shared.checked_sub(1 + u64::from(choice & 3)) else {
+            return;
+        };
+        if !self.shared_ours.contains(&seq) || self.live.epoch() != EPOCH || self.ledger.has_left()
+        {
+            return;
+        }
+        let delivery = self.group_delivery(Seq(seq), EPOCH, choice);
+        self.ledger.begin_repeat();
+        self.handle(|live, now| live.handle_shared(delivery, now));
+        self.ledger.end_repeat();
+    }
+
+    fn group_delivery(&mut self, seq: Seq, epoch: Epoch, choice: u8) -> GroupDelivery {
+        GroupDelivery {
+            node_epoch: NodeEpoch(1),
+            connection: ConnectionId(1),
+            epoch,
             group_seq: GroupSeq {
                 filter: mqtt::Filter::try_from("$share/g/a").expect("a filter"),
                 incarnation: Epoch(1),
@@ -366,18 +438,7 @@ impl<'a> Shell<'a> {
             retain: false,
             subscription_ids: mqtt::SubscriptionIds::new(),
             dup: choice & 4 == 4,
-        };
-        if is_ours {
-            self.ledger.delivers_shared(seq);
         }
-        self.handle(|live, now| live.handle_shared(delivery, now));
-    }
-
-    /// The shard releases what an earlier connection had received.
-    fn release(&mut self) {
-        let choice = self.source.byte();
-        let seq = Seq(self.first_seq - 1 - u64::from(choice & 3));
-        self.hand_delivery(seq, DeliveryStep::Release, choice);
     }
 
     /// Says whether the delivery was for this ownership.

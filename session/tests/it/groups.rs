@@ -40,8 +40,10 @@ struct Shard {
 
 impl Shard {
     fn new() -> Self {
+        let mut durable = Durable::new(limits());
+        durable.handle_lead();
         Self {
-            durable: Durable::new(limits()),
+            durable,
             file: BTreeMap::new(),
             log: Vec::new(),
         }
@@ -71,7 +73,7 @@ impl Shard {
         for (index, time, command) in &self.log {
             self.durable.apply(*index, *time, command);
         }
-        self.durable.resume_outbox();
+        self.durable.handle_lead();
     }
 }
 

@@ -29,6 +29,12 @@ fn limits(payload_cache_bytes: usize) -> Limits {
     }
 }
 
+fn leading(payload_cache_bytes: usize) -> Durable {
+    let mut durable = Durable::new(limits(payload_cache_bytes));
+    durable.handle_lead();
+    durable
+}
+
 /// A state, and what a disk would hold of it.
 struct Stored {
     durable: Durable,
@@ -46,7 +52,7 @@ type Entry = (u64, WallMs, Command);
 impl Stored {
     fn new(seed: u64) -> Self {
         Self {
-            durable: Durable::new(limits(0)),
+            durable: leading(0),
             file: BTreeMap::new(),
             log: Vec::new(),
             before: None,
@@ -96,6 +102,7 @@ impl Stored {
         for (index, time, command) in &self.log {
             self.durable.apply(*index, *time, command);
         }
+        self.durable.handle_lead();
         self.effects();
     }
 
@@ -212,7 +219,7 @@ impl Run {
     fn new(seed: u64) -> Self {
         Self {
             seed,
-            kept: Durable::new(limits(usize::MAX)),
+            kept: leading(usize::MAX),
             stored: Stored::new(seed),
             generator: Generator::new(seed),
         }
@@ -253,8 +260,8 @@ impl Run {
         assert!(kept.node_epochs().eq(crashed.node_epochs()));
         let state = |d: &Durable| (d.index(), d.time(), d.sessions());
         assert_eq!(state(kept), state(crashed));
-        self.kept.resume_outbox();
-        self.stored.durable.resume_outbox();
+        self.kept.handle_lead();
+        self.stored.durable.handle_lead();
         // Whoever opens a session now gets everything anew; the sessions that stay connected are
         // told by the end of their node.
         let node_epoch = NodeEpoch(self.generator.node_epoch);
@@ -355,7 +362,7 @@ fn what_is_in_memory_decides_nothing() {
         let mut generator = Generator::new(seed);
         let caches = [0, 1_000, usize::MAX];
         let mut all = caches.map(|bytes| Stored {
-            durable: Durable::new(limits(bytes)),
+            durable: leading(bytes),
             ..Stored::new(seed + bytes as u64 % 7)
         });
         for _ in 0..200 {

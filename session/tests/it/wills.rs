@@ -54,7 +54,7 @@ fn mqtt_3_1_2_8_a_will_is_published_once_after_a_lost_connection() {
     world.cut(mortal, 0);
 
     assert_eq!(wills(&mut world, watcher), 1);
-    world.durable.resume_outbox();
+    world.durable.handle_lead();
     assert_eq!(wills(&mut world, watcher), 0);
     assert_eq!(world.durable.counters().outbox_wills, 0);
 }

@@ -89,8 +89,10 @@ impl World {
     }
 
     pub(crate) fn with(config: Config, limits: Limits) -> Self {
+        let mut durable = Durable::new(limits);
+        durable.handle_lead();
         Self {
-            durable: Durable::new(limits),
+            durable,
             now: Now {
                 mono: MonoMs(1_000),
                 wall: WallMs(1_700_000_000_000),

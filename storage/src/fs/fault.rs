@@ -213,6 +213,11 @@ impl FaultFs {
         })
     }
 
+    /// Draws from this seed from now on, so that a copy does not depend on how many were made.
+    pub fn reseed(&self, seed: u64) {
+        self.disk().random = SmallRng::seed_from_u64(seed);
+    }
+
     fn disk(&self) -> MutexGuard<'_, Disk> {
         // A test that panicked elsewhere leaves the model whole: no method panics half-way.
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,9 +1,11 @@
-//! The door to the file system, and the two things behind it: the real one and a model of a disk
-//! that crashes.
+//! The door to the file system, and what is behind it: the real one, that counted, and a model of a
+//! disk that crashes.
 
+mod counting;
 mod fault;
 mod real;
 
+pub use counting::{CountingFs, Written};
 pub use fault::{Fault, FaultFs, FaultKind, SECTOR_BYTES};
 pub use real::RealFs;
 

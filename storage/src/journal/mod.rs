@@ -29,6 +29,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::Sender;
 
 use crate::fs::Fs;
+use crate::turns::Turns;
 use writer::{Command, Submission};
 
 /// How a journal is cut and bounded.
@@ -232,21 +233,36 @@ impl Journal {
         layout: L,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
+        Self::open_with(fs, folder, config, layout, on_fatal, None)
+    }
+
+    /// As [`Journal::open`], but where there are `turns`, its loops are added to them instead of
+    /// running on threads: then a close is done by the next turns.
+    pub(crate) fn open_with<L: Layout>(
+        fs: Arc<dyn Fs>,
+        folder: &Path,
+        config: &Config,
+        layout: L,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+        turns: Option<&Turns>,
+    ) -> Result<Self, OpenError> {
         let shared = Arc::new(Shared::default());
-        let threads = writer::start(
-            fs,
-            folder,
-            config,
-            layout,
-            Arc::clone(&shared),
-            Box::new(on_fatal),
-        )?;
+        let on_fatal = Box::new(on_fatal);
+        let loops = writer::open(fs, folder, config, layout, Arc::clone(&shared), on_fatal)?;
+        let (commands, drops) = (loops.commands.clone(), loops.drops.clone());
+        let writer = match turns {
+            None => Some(loops.start(config.name)?),
+            Some(turns) => {
+                loops.take_turns(turns);
+                None
+            }
+        };
         Ok(Self {
             shared,
             queue_bytes_limit: config.queue_bytes_limit,
-            commands: threads.commands,
-            drops: threads.drops,
-            writer: Mutex::new(Some(threads.writer)),
+            commands,
+            drops,
+            writer: Mutex::new(writer),
         })
     }
 

@@ -22,13 +22,21 @@ pub(super) struct Remover {
 impl Remover {
     pub(super) fn run(mut self, asked: &Receiver<()>) {
         while asked.recv().is_ok() && !self.shared.stopping.load(Ordering::Acquire) {
-            if let Err(error) = self.remove() {
-                // A segment that came back behind a gap would make the journal unreadable, so after
-                // an error the rest stays until the next start.
-                tracing::warn!(%error, "cannot remove old segments");
+            if !self.turn() {
                 return;
             }
         }
+    }
+
+    /// Removes what was asked for; false: never again.
+    pub(super) fn turn(&mut self) -> bool {
+        let removed = self.remove();
+        if let Err(error) = &removed {
+            // A segment that came back behind a gap would make the journal unreadable, so after an
+            // error the rest stays until the next start.
+            tracing::warn!(%error, "cannot remove old segments");
+        }
+        removed.is_ok()
     }
 
     fn remove(&mut self) -> Result<(), fs::Error> {

@@ -24,6 +24,7 @@ use super::{
     AppendError, Batch, Config, Done, Fatal, Frame, Layout, Position, Room, Shared, WhenFull,
 };
 use crate::fs::{self, File, FolderLock, Fs};
+use crate::turns::{Turn, Turns};
 
 /// What a submission costs beside its entries, so that a limit in bytes also bounds their number.
 pub(super) const SUBMISSION_BYTES: usize = 256;
@@ -72,21 +73,26 @@ impl Drop for Submission {
     }
 }
 
-pub(super) struct Threads {
+/// The loops of a journal that is open, and how they are asked.
+pub(super) struct Loops<L> {
     pub(super) commands: Sender<Command>,
     pub(super) drops: Sender<()>,
-    pub(super) writer: JoinHandle<()>,
+    queue: Receiver<Command>,
+    drops_asked: Receiver<()>,
+    writer: Writer<L>,
+    remover: Remover,
+    lock: Box<dyn FolderLock>,
 }
 
-/// Recovers the journal and starts its threads.
-pub(super) fn start<L: Layout>(
+/// Recovers the journal.
+pub(super) fn open<L: Layout>(
     fs: Arc<dyn Fs>,
     folder: &Path,
     config: &Config,
     mut layout: L,
     shared: Arc<Shared>,
     on_fatal: Box<dyn FnOnce(Fatal) + Send>,
-) -> Result<Threads, OpenError> {
+) -> Result<Loops<L>, OpenError> {
     fs.create_dir_all(folder)?;
     // Before the first byte is written: nothing is to be left in a folder that is not ours.
     recovery::segments(&*fs, folder)?;
@@ -128,12 +134,8 @@ pub(super) fn start<L: Layout>(
         first: first_sequence,
         shared: Arc::clone(&shared),
     };
-    let remover = thread::Builder::new()
-        .name(format!("{}-remover", config.name))
-        .spawn(move || remover.run(&drops_asked))
-        .map_err(OpenError::Thread)?;
     let segment_bytes = config.segment_bytes as usize;
-    let mut writer = Writer {
+    let writer = Writer {
         place,
         config: config.clone(),
         group_bytes_max: GROUP_BYTES_MAX.min(segment_bytes / 4),
@@ -145,30 +147,110 @@ pub(super) fn start<L: Layout>(
         unclosed: false,
         on_fatal: Some(on_fatal),
     };
-    // The remover ends when the journal's handle, and with it its channel, is gone or closed.
-    let drops_of_writer = drops.clone();
-    let writer = thread::Builder::new()
-        .name(config.name.to_owned())
-        .spawn(move || {
-            if catch_unwind(AssertUnwindSafe(|| writer.run(&queue))).is_err() {
-                writer.fail("the writer thread panicked");
-            }
-            drop(queue);
-            writer.shared.stopping.store(true, Ordering::Release);
-            // If it is full, a signal is under way.
-            let _ = drops_of_writer.try_send(());
-            if remover.join().is_err() {
-                tracing::error!("the thread that removes segments panicked");
-            }
-            writer.layout.closed();
-            end_of_ownership(lock);
-        })
-        .map_err(OpenError::Thread)?;
-    Ok(Threads {
+    Ok(Loops {
         commands,
         drops,
+        queue,
+        drops_asked,
         writer,
+        remover,
+        lock,
     })
+}
+
+impl<L: Layout> Loops<L> {
+    /// Runs them on threads; the writer's ends last.
+    pub(super) fn start(self, name: &str) -> Result<JoinHandle<()>, OpenError> {
+        let Self {
+            drops,
+            queue,
+            drops_asked,
+            mut writer,
+            remover,
+            lock,
+            ..
+        } = self;
+        // It ends when the journal's handle, and with it its channel, is gone or closed.
+        let remover = thread::Builder::new()
+            .name(format!("{name}-remover"))
+            .spawn(move || remover.run(&drops_asked))
+            .map_err(OpenError::Thread)?;
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                if catch_unwind(AssertUnwindSafe(|| writer.run(&queue))).is_err() {
+                    writer.fail("the writer thread panicked");
+                }
+                drop(queue);
+                writer.shared.stopping.store(true, Ordering::Release);
+                // If it is full, a signal is under way.
+                let _ = drops.try_send(());
+                if remover.join().is_err() {
+                    tracing::error!("the thread that removes segments panicked");
+                }
+                writer.layout.closed();
+                end_of_ownership(lock);
+            })
+            .map_err(OpenError::Thread)
+    }
+
+    /// Lets them take turns.
+    pub(super) fn take_turns(self, turns: &Turns) {
+        turns.add(WriterTurn {
+            open: Some((self.writer, self.queue, self.lock)),
+        });
+        turns.add(RemoverTurn {
+            remover: Some(self.remover),
+            asked: self.drops_asked,
+        });
+    }
+}
+
+type OpenWriter<L> = (Writer<L>, Receiver<Command>, Box<dyn FolderLock>);
+
+/// The writer where it has no thread. Until the journal is closed it holds the folder.
+struct WriterTurn<L> {
+    open: Option<OpenWriter<L>>,
+}
+
+impl<L: Layout> Turn for WriterTurn<L> {
+    fn take(&mut self) -> bool {
+        let Some((writer, queue, _)) = &mut self.open else {
+            return false;
+        };
+        if writer.backlog.is_empty() && queue.is_empty() {
+            return false;
+        }
+        let (group, more) = writer.collect(queue);
+        if writer.handle_group(group, queue) && more {
+            return true;
+        }
+        let Some((mut writer, _, lock)) = self.open.take() else {
+            return true;
+        };
+        writer.shared.stopping.store(true, Ordering::Release);
+        writer.end();
+        writer.layout.closed();
+        end_of_ownership(lock);
+        true
+    }
+}
+
+/// The remover where it has no thread.
+struct RemoverTurn {
+    /// None after an error.
+    remover: Option<Remover>,
+    asked: Receiver<()>,
+}
+
+impl Turn for RemoverTurn {
+    fn take(&mut self) -> bool {
+        let is_asked = self.remover.is_some() && self.asked.try_recv().is_ok();
+        if is_asked {
+            self.remover.take_if(|remover| !remover.turn());
+        }
+        is_asked
+    }
 }
 
 #[expect(
@@ -289,6 +371,10 @@ impl<L: Layout> Writer<L> {
             let (group, more) = self.collect(queue);
             open = self.handle_group(group, queue) && more;
         }
+        self.end();
+    }
+
+    fn end(&mut self) {
         // Only a close while it waited for space leaves something here: its order is broken.
         for submission in self.backlog.drain(..) {
             submission.complete(Err(AppendError::NoSpace));

@@ -26,6 +26,8 @@ pub struct Consumer {
     position: Position,
     /// The frame being read and the place in it.
     open: Option<(Arc<Frame>, usize)>,
+    /// Nudges that have ended a wait.
+    nudges: u64,
 }
 
 impl fmt::Debug for Consumer {
@@ -53,6 +55,7 @@ impl Consumer {
             wanted: vec![None; partitions],
             position,
             open: None,
+            nudges: 0,
         }
     }
 
@@ -83,9 +86,17 @@ impl Consumer {
             .collect()
     }
 
+    /// Whether everything fsynced has been passed: a poll that gave nothing may else have come
+    /// through a long stretch without a record for this consumer.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        self.open.is_none() && self.position >= self.readable.state().end
+    }
+
     /// Waits up to `timeout` for records and returns those at hand, up to about `bytes_max` of keys
     /// and payloads (at least one record if there is any). Empty after the timeout, when the log is
-    /// closed, or when a long stretch of the log held nothing for this consumer.
+    /// closed, when a long stretch of the log held nothing for this consumer, or after
+    /// [`EmbeddedLog::nudge`](super::EmbeddedLog::nudge).
     ///
     /// # Errors
     /// The position is unchanged.
@@ -107,7 +118,9 @@ impl Consumer {
             if left.is_zero() {
                 return Ok(records);
             }
-            self.readable.wait(self.position, left);
+            if self.readable.wait(self.position, left, &mut self.nudges) {
+                return Ok(records);
+            }
         }
     }
 

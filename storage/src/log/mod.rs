@@ -301,6 +301,19 @@ impl EmbeddedLog {
         WakerGuard { readable, id }
     }
 
+    /// Ends each wait of a [`Consumer::poll`] once, or the next one that would begin: whoever waits
+    /// is to look elsewhere.
+    pub fn nudge(&self) {
+        self.shared.readable.nudge();
+    }
+
+    /// Bytes of a record in its stored form, on the average since the opening; 0 without records.
+    #[must_use]
+    pub fn mean_record_bytes(&self) -> u64 {
+        let state = self.shared.readable.state();
+        state.record_bytes.checked_div(state.records).unwrap_or(0)
+    }
+
     /// The life of the log that new offsets belong to.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {

@@ -76,8 +76,12 @@ impl Record {
         HEADER_BYTES + self.key.len() + self.payload.len()
     }
 
-    /// Appends the stored form; `docs/formats/journal.md` has the offsets.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the stored form, in which nodes also tell each other of records;
+    /// `docs/formats/journal.md` has the offsets.
+    ///
+    /// # Panics
+    /// If the key has more than 65 535 bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let key_bytes = u16::try_from(self.key.len()).expect("append checks the key's length");
         let flag = |set, flag| if set { flag } else { 0 };
         let flags = flag(self.retransmit, FLAG_RETRANSMIT) | flag(self.droppable, FLAG_DROPPABLE);
@@ -95,7 +99,7 @@ impl Record {
     ///
     /// # Errors
     /// Says what is wrong, for a person.
-    pub(super) fn decode(partition: u16, stored: &Bytes) -> Result<Self, String> {
+    pub fn decode(partition: u16, stored: &Bytes) -> Result<Self, String> {
         let Some(header) = stored.first_chunk::<HEADER_BYTES>() else {
             return Err(format!("a record of {} bytes is cut short", stored.len()));
         };

@@ -36,6 +36,11 @@ pub(super) struct State {
     /// Replay offsets told by `release`.
     pub(super) read: Vec<u64>,
     pub(super) closed: bool,
+    /// How often those who wait were to look elsewhere.
+    pub(super) nudges: u64,
+    /// Records that are or were readable since the opening, and their bytes.
+    pub(super) records: u64,
+    pub(super) record_bytes: u64,
 }
 
 pub(super) struct Segment {
@@ -95,6 +100,9 @@ impl Readable {
                 },
                 read: zeros,
                 closed: false,
+                nudges: 0,
+                records: 0,
+                record_bytes: 0,
             }),
             grown: Condvar::new(),
             wakers: Mutex::new(Vec::new()),
@@ -109,13 +117,22 @@ impl Readable {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until something lies behind `position`, the log is closed, or the time is over.
-    pub(super) fn wait(&self, position: Position, timeout: Duration) {
-        let nothing_new = |state: &mut State| !state.closed && state.end <= position;
-        drop(
-            self.grown
-                .wait_timeout_while(self.state(), timeout, nothing_new),
-        );
+    /// Waits until something lies behind `position`, the log is closed, the time is over, or there
+    /// were more than `nudges`; whether it was that, and then how many they are now.
+    pub(super) fn wait(&self, position: Position, timeout: Duration, nudges: &mut u64) -> bool {
+        let nothing_new =
+            |state: &mut State| !state.closed && state.end <= position && state.nudges == *nudges;
+        let waited = self
+            .grown
+            .wait_timeout_while(self.state(), timeout, nothing_new);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(nudges, state.nudges) != state.nudges
+    }
+
+    /// Ends every wait once.
+    pub(super) fn nudge(&self) {
+        self.state().nudges += 1;
+        self.grown.notify_all();
     }
 
     pub(super) fn add_waker(&self, waker: Waker) -> u64 {
@@ -306,6 +323,8 @@ impl State {
             *end += 1;
             let record = Record::decode(entry.tag as u16, &entry.payload)?;
             segment.newest_ms = segment.newest_ms.max(record.received_ms);
+            self.records += 1;
+            self.record_bytes += record.stored_bytes() as u64;
         }
         segment.end = frame.next.offset;
         self.end = frame.next;

@@ -36,11 +36,12 @@ use bytes::Bytes;
 
 use crate::fs::Fs;
 use crate::journal::{self, Batch, Journal, WhenFull};
+use crate::turns::Turns;
 use group::Group;
 use index::Stretch;
 use layout::RaftLayout;
 use reader::Reader;
-use reclaim::{Counts, Reclaimer};
+use reclaim::{Counts, Reclaimer, ReclaimerTurn};
 use shared::{Shared, Signal};
 
 /// Says in every segment whose journal it is.
@@ -85,7 +86,7 @@ impl RaftLog {
         config: &Config,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        Self::open_with(fs, folder, config, None, Defects::default(), on_fatal)
+        Self::open_with(fs, folder, config, None, Defects::default(), None, on_fatal)
     }
 
     /// For crash tests: [`open`](Self::open) with randomness from a seed, and with mistakes that a
@@ -101,7 +102,33 @@ impl RaftLog {
         defects: Defects,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        Self::open_with(fs, folder, config, Some(seed), defects, on_fatal)
+        Self::open_with(fs, folder, config, Some(seed), defects, None, on_fatal)
+    }
+
+    /// For simulations: [`open_sabotaged`](Self::open_sabotaged) without a thread. Nothing is
+    /// written, removed or copied but by the turns.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_in_turns(
+        fs: Arc<dyn Fs>,
+        folder: &Path,
+        config: &Config,
+        seed: u64,
+        defects: Defects,
+        on_fatal: impl FnOnce(Fatal) + Send + 'static,
+    ) -> Result<(Self, Turns), OpenError> {
+        let turns = Turns::default();
+        let log = Self::open_with(
+            fs,
+            folder,
+            config,
+            Some(seed),
+            defects,
+            Some(&turns),
+            on_fatal,
+        )?;
+        Ok((log, turns))
     }
 
     fn open_with(
@@ -110,6 +137,7 @@ impl RaftLog {
         config: &Config,
         seed: Option<u64>,
         defects: Defects,
+        turns: Option<&Turns>,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
         if config.segment_bytes < SEGMENT_BYTES_MIN {
@@ -134,7 +162,14 @@ impl RaftLog {
         let (signal, woken) = Signal::new();
         let shared = Arc::new(Shared::new(config.cache_bytes_limit, signal));
         let layout = RaftLayout::new(Arc::clone(&shared), defects);
-        let journal = Journal::open(Arc::clone(&fs), folder, &journal_config, layout, on_fatal)?;
+        let journal = Journal::open_with(
+            Arc::clone(&fs),
+            folder,
+            &journal_config,
+            layout,
+            on_fatal,
+            turns,
+        )?;
         // A log with a hole is not closed in order: it stays as it was found.
         for (id, group) in shared.groups().iter() {
             let mut group = Shared::lock(group);
@@ -170,11 +205,16 @@ impl RaftLog {
             copy_bytes_max: u64::from(config.segment_bytes),
             defects,
         };
-        let thread = thread::Builder::new()
-            .name("raft-log-reclaimer".to_owned())
-            .spawn(move || reclaimer.run(&woken))
-            .map_err(OpenError::Thread)?;
-        *Shared::lock(&log.reclaimer) = Some(thread);
+        match turns {
+            Some(turns) => turns.add(ReclaimerTurn { reclaimer, woken }),
+            None => {
+                let thread = thread::Builder::new()
+                    .name("raft-log-reclaimer".to_owned())
+                    .spawn(move || reclaimer.run(&woken))
+                    .map_err(OpenError::Thread)?;
+                *Shared::lock(&log.reclaimer) = Some(thread);
+            }
+        }
         log.shared.reclaimer.wake();
         Ok(log)
     }

@@ -12,6 +12,7 @@ use super::reader::{ReadError, Reader};
 use super::shared::Shared;
 use super::{Defects, GroupId, Holder, LogEntry, record};
 use crate::journal::{Batch, Journal};
+use crate::turns::Turn;
 
 /// A copy needs so many times its bytes of fresh records since the copy before: then copying never
 /// feeds itself, and adds at most a quarter to what is written.
@@ -28,6 +29,23 @@ pub(super) struct Reclaimer {
     /// More live bytes in the oldest segment hold it.
     pub(super) copy_bytes_max: u64,
     pub(super) defects: Defects,
+}
+
+/// The reclaimer where it has no thread.
+pub(super) struct ReclaimerTurn {
+    pub(super) reclaimer: Reclaimer,
+    pub(super) woken: Receiver<()>,
+}
+
+impl Turn for ReclaimerTurn {
+    fn take(&mut self) -> bool {
+        let stopping = self.reclaimer.counts.stopping.load(Ordering::Acquire);
+        let is_woken = !stopping && self.woken.try_recv().is_ok();
+        if is_woken {
+            self.reclaimer.turn();
+        }
+        is_woken
+    }
 }
 
 /// What the reclaimer did since opening.
@@ -49,12 +67,16 @@ struct Remainder {
 impl Reclaimer {
     pub(super) fn run(&self, woken: &Receiver<()>) {
         while woken.recv().is_ok() && !self.counts.stopping.load(Ordering::Acquire) {
-            if let Err(error) = self.reclaim() {
-                // The segment stays, so nothing is lost by this; who needs the entries gets the
-                // same error from the disk.
-                self.counts.failures.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(%error, "cannot copy entries out of the oldest segment of the log");
-            }
+            self.turn();
+        }
+    }
+
+    fn turn(&self) {
+        if let Err(error) = self.reclaim() {
+            // The segment stays, so nothing is lost by this; who needs the entries gets the same
+            // error from the disk.
+            self.counts.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(%error, "cannot copy entries out of the oldest segment of the log");
         }
     }
 

@@ -54,6 +54,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Another file is being made in its place already.
+    #[error("another file is being made in the place of {}", path.display())]
+    Drafted {
+        /// The file.
+        path: PathBuf,
+    },
     /// The disk failed. What is on it is unknown: the process is to end.
     #[error("state file {} cannot go on: {what}", path.display())]
     Failed {

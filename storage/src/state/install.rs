@@ -22,7 +22,7 @@ pub struct Installation<'a> {
 
 impl<'a> Installation<'a> {
     pub(super) fn new(state: &'a StateFile) -> Result<Self, Error> {
-        let draft = Draft::new(Arc::clone(&state.fs), &state.path, &state.config)?;
+        let draft = state.draft()?;
         Ok(Self { state, draft })
     }
 
@@ -31,11 +31,7 @@ impl<'a> Installation<'a> {
     /// # Errors
     /// The file in use is unchanged; this one is worthless.
     pub fn put(&mut self, kind: u8, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        self.draft.rows.put(kind, key, value);
-        if self.draft.rows.bytes() < BATCH_BYTES {
-            return Ok(());
-        }
-        self.draft.write()
+        self.draft.put(kind, key, value)
     }
 
     /// Makes the rows durable and puts them in the place of the file in use, whole or not at all;
@@ -44,15 +40,14 @@ impl<'a> Installation<'a> {
     /// # Errors
     /// The file in use is unchanged, or after [`Error::Failed`] unknown.
     pub fn finish(self, applied: &Applied) -> Result<(), Error> {
-        let open = self.draft.finish(Some(applied))?;
-        self.state.replace(open, applied);
-        Ok(())
+        self.state.adopt(self.draft, applied)
     }
 }
 
-/// A file under another name.
+/// A state file that is being made under another name, for [`StateFile::adopt`]. A file has one at
+/// most. Dropped, it is removed with the next one, or when the file is opened again.
 #[derive(Debug)]
-pub(super) struct Draft {
+pub struct Draft {
     fs: Arc<dyn Fs>,
     path: PathBuf,
     path_new: PathBuf,
@@ -60,6 +55,8 @@ pub(super) struct Draft {
     file: Arc<dyn File>,
     open: OpenFile,
     rows: Changes,
+    /// While it lives no other draft of the file is made: they have one name.
+    pub(super) token: Arc<()>,
 }
 
 impl Draft {
@@ -76,7 +73,20 @@ impl Draft {
             file,
             open,
             rows: Changes::default(),
+            token: Arc::default(),
         })
+    }
+
+    /// Puts a row. Blocks on the disk now and then.
+    ///
+    /// # Errors
+    /// The draft is worthless.
+    pub fn put(&mut self, kind: u8, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.rows.put(kind, key, value);
+        if self.rows.bytes() < BATCH_BYTES {
+            return Ok(());
+        }
+        self.write()
     }
 
     fn write(&mut self) -> Result<(), Error> {

@@ -12,20 +12,19 @@ mod row;
 mod snapshot;
 
 pub use error::Error;
-pub use install::Installation;
+pub use install::{Draft, Installation};
 pub use policy::FlushPolicy;
 pub use row::{Changes, Row};
 pub use snapshot::{Rows, Snapshot};
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use redb::Durability;
 
 use crate::fs::{File, Fs};
 use crate::raft::LogId;
-use install::Draft;
 use open_file::OpenFile;
 
 /// How a state file is kept.
@@ -87,6 +86,8 @@ struct Current {
     file: Arc<dyn File>,
     applied: Option<Applied>,
     flushed: Option<Applied>,
+    /// Of the draft that there is.
+    draft: Weak<()>,
 }
 
 /// Readings of one call; each but the first follows another file in the place of the one before.
@@ -120,6 +121,7 @@ impl StateFile {
                 open: Some(Arc::new(open)),
                 flushed: applied.clone(),
                 applied,
+                draft: Weak::new(),
             }),
         })
     }
@@ -275,12 +277,56 @@ impl StateFile {
         Snapshot::of(self.database()?)
     }
 
+    /// Removes the file at `path`, and one that was being made for it, if they are there; durable
+    /// when it returns. Who has it open reads on.
+    ///
+    /// # Errors
+    /// Some of it may be there still: to be removed again.
+    pub fn remove(fs: &dyn Fs, path: &Path) -> Result<(), Error> {
+        if !fs.exists(folder(path))? {
+            return Ok(());
+        }
+        install::remove_unfinished(fs, path)?;
+        if fs.exists(path)? {
+            fs.unlink(path)?;
+        }
+        Ok(fs.sync_dir(folder(path))?)
+    }
+
     /// Begins a file that will replace this one: a snapshot that comes from elsewhere.
     ///
     /// # Errors
     /// This file is unchanged.
     pub fn install(&self) -> Result<Installation<'_>, Error> {
         Installation::new(self)
+    }
+
+    /// Begins a file that may take the place of this one later; as [`StateFile::install`], but held
+    /// apart from this one.
+    ///
+    /// # Errors
+    /// This file is unchanged; [`Error::Drafted`] while there is another.
+    pub fn draft(&self) -> Result<Draft, Error> {
+        let mut current = self.current();
+        if current.draft.strong_count() > 0 {
+            return Err(Error::Drafted {
+                path: self.path.clone(),
+            });
+        }
+        let draft = Draft::new(Arc::clone(&self.fs), &self.path, &self.config)?;
+        current.draft = Arc::downgrade(&draft.token);
+        Ok(draft)
+    }
+
+    /// Makes the rows of a draft of this file durable and puts them in its place; as
+    /// [`Installation::finish`].
+    ///
+    /// # Errors
+    /// As [`Installation::finish`].
+    pub fn adopt(&self, draft: Draft, applied: &Applied) -> Result<(), Error> {
+        let open = draft.finish(Some(applied))?;
+        self.replace(open, applied);
+        Ok(())
     }
 
     fn replace(&self, open: OpenFile, applied: &Applied) {

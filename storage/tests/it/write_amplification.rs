@@ -2,11 +2,10 @@
 //! `cargo test -p tidewire-storage --test it write_amplification -- --ignored --nocapture`.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
-use tidewire_storage::fs::{Error, File, FolderLock, Fs, LockError, RealFs};
+use tidewire_storage::fs::CountingFs;
 use tidewire_storage::raft::{Config, GroupId, LogEntry, LogId, RaftLog};
 use tidewire_storage::state::{self, Applied, Changes, StateFile};
 
@@ -20,111 +19,11 @@ const ROW_BYTES: usize = 300;
 /// about 95 000 entries; the cost of a flush per entry falls with it.
 const FLUSH_ENTRIES: u64 = 3000;
 
-/// The real file system, and what was written through it.
-#[derive(Debug)]
-struct Counting {
-    written: Arc<Written>,
-}
-
-#[derive(Debug, Default)]
-struct Written {
-    bytes: AtomicU64,
-    syncs: AtomicU64,
-}
-
-impl Fs for Counting {
-    fn create(&self, path: &Path) -> Result<Arc<dyn File>, Error> {
-        RealFs.create(path).map(|file| self.counting(file))
-    }
-
-    fn open(&self, path: &Path) -> Result<Arc<dyn File>, Error> {
-        RealFs.open(path).map(|file| self.counting(file))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
-        RealFs.rename(from, to)
-    }
-
-    fn unlink(&self, path: &Path) -> Result<(), Error> {
-        RealFs.unlink(path)
-    }
-
-    fn sync_dir(&self, folder: &Path) -> Result<(), Error> {
-        RealFs.sync_dir(folder)
-    }
-
-    fn list(&self, folder: &Path) -> Result<Vec<String>, Error> {
-        RealFs.list(folder)
-    }
-
-    fn exists(&self, path: &Path) -> Result<bool, Error> {
-        RealFs.exists(path)
-    }
-
-    fn create_dir_all(&self, folder: &Path) -> Result<(), Error> {
-        RealFs.create_dir_all(folder)
-    }
-
-    fn lock(&self, folder: &Path) -> Result<Box<dyn FolderLock>, LockError> {
-        RealFs.lock(folder)
-    }
-}
-
-impl Counting {
-    fn counting(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(CountingFile {
-            file,
-            written: Arc::clone(&self.written),
-        })
-    }
-}
-
-#[derive(Debug)]
-struct CountingFile {
-    file: Arc<dyn File>,
-    written: Arc<Written>,
-}
-
-impl File for CountingFile {
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-        self.written
-            .bytes
-            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.file.write_at(offset, bytes)
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
-        self.file.read_at(offset, buffer)
-    }
-
-    fn sync_data(&self) -> Result<(), Error> {
-        self.written.syncs.fetch_add(1, Ordering::Relaxed);
-        self.file.sync_data()
-    }
-
-    fn preallocate(&self, offset: u64, len: u64) -> Result<(), Error> {
-        self.file.preallocate(offset, len)
-    }
-
-    fn set_len(&self, len: u64) -> Result<(), Error> {
-        self.file.set_len(len)
-    }
-
-    fn len(&self) -> Result<u64, Error> {
-        self.file.len()
-    }
-
-    fn path(&self) -> &Path {
-        self.file.path()
-    }
-}
-
 /// One folder with a log and its state files.
 struct Node {
+    fs: CountingFs,
     log: RaftLog,
-    log_written: Arc<Written>,
     states: Vec<StateFile>,
-    state_written: Arc<Written>,
     next: Vec<u64>,
     flushed: Vec<u64>,
 }
@@ -151,25 +50,20 @@ fn bytes_written_for_each_entry() {
 
 impl Node {
     fn open(folder: &Path) -> Self {
-        let (log_written, state_written) = (Arc::default(), Arc::default());
-        let fs = |written: &Arc<Written>| -> Arc<dyn Fs> {
-            Arc::new(Counting {
-                written: Arc::clone(written),
-            })
-        };
+        let fs = CountingFs::default();
+        let counting = || Arc::new(fs.clone());
         let log_folder = folder.join("raft");
-        let log = RaftLog::open(fs(&log_written), &log_folder, &Config::default(), |fatal| {
+        let log = RaftLog::open(counting(), &log_folder, &Config::default(), |fatal| {
             panic!("{fatal}");
         });
         let states = (0..GROUPS).map(|group| {
             let path = folder.join(format!("shards/{group}.redb"));
-            StateFile::open(fs(&state_written), &path, state::Config::new(1)).expect("it opens")
+            StateFile::open(counting(), &path, state::Config::new(1)).expect("it opens")
         });
         Self {
             states: states.collect(),
             log: log.expect("it opens"),
-            log_written,
-            state_written,
+            fs,
             next: vec![0; GROUPS as usize],
             flushed: vec![0; GROUPS as usize],
         }
@@ -233,13 +127,12 @@ impl Node {
     }
 
     fn print(&self, commit: u64, entries: u64) {
-        let per_entry = |written: &Written| written.bytes.load(Ordering::Relaxed) / entries;
         let counters = self.log.counters();
         println!(
             "{commit:>5} entries a commit: log {:>6} B, state {:>6} B an entry; {} groups fsynced for {} \
              entries, {} segments, {} entries copied",
-            per_entry(&self.log_written),
-            per_entry(&self.state_written),
+            self.fs.others().bytes / entries,
+            self.fs.databases().bytes / entries,
             counters.journal.groups,
             entries,
             counters.segments,

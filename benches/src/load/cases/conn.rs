@@ -26,6 +26,7 @@ pub(super) fn conn(
                 prefix: format!("{prefix}c"),
                 first,
                 count,
+                home: 0,
                 persistent: load.persistent,
                 role,
             };
@@ -34,6 +35,7 @@ pub(super) fn conn(
         .collect();
     let mut crew = Crew::start(&load.launch, &plans)?;
     let before = measured(load)?;
+    let began = Moment::now(load)?;
     let tally = crew.all(Command::Connect {
         group: 0,
         in_flight: (in_flight / workers).max(1),
@@ -42,6 +44,7 @@ pub(super) fn conn(
     })?;
     reached(load, &tally)?;
     let connected = measured(load)?;
+    outcome.spent = began.map(|began| began.until_now(load)).transpose()?;
     // What a broker frees or settles after the rush is not the connections'.
     crew.all(Command::Run { ms: 500 })?;
     let idle = measured(load)?;

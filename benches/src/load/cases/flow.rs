@@ -118,6 +118,7 @@ impl Flow {
         let mut connects = connect(&mut crew, load, workers, SUBSCRIBERS)?;
         connects.merge(&connect(&mut crew, load, workers, PUBLISHERS)?);
         let before = measured(load)?;
+        let began = Moment::now(load)?;
         let publishers: u32 = self.publishers.iter().sum();
         let mut tally = crew.each(|worker| {
             let part = f64::from(self.publishers[worker]) / f64::from(publishers);
@@ -129,6 +130,7 @@ impl Flow {
         })?;
         let ms = load.duration.as_millis() as u64;
         tally.merge(&crew.all(Command::Run { ms })?);
+        outcome.spent = began.map(|began| began.until_now(load)).transpose()?;
         tally.merge(&crew.all(Command::Drain { quiet_ms: QUIET_MS })?);
         let expected = tally.sent * self.fan;
         if self.fan > 0 {

@@ -1,7 +1,7 @@
 //! Connecting, losing and closing connections.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use rand::Rng;
 
@@ -82,13 +82,14 @@ impl Engine {
                 return;
             };
             let source = self.source(place);
+            let address = self.address(place);
             let connection = &mut self.connections[place];
             if connection.attempts == 0 {
                 connection.since_ns = due;
             }
             connection.state = State::Connecting;
             self.connecting += 1;
-            let added = socket::connect(self.plan.address, source).and_then(|socket| {
+            let added = socket::connect(address, source).and_then(|socket| {
                 self.poller.add(&socket, place)?;
                 Ok(socket)
             });
@@ -100,6 +101,14 @@ impl Engine {
                 Err(_) => self.lost(place),
             }
         }
+    }
+
+    fn address(&self, place: usize) -> SocketAddr {
+        let connection = &self.connections[place];
+        let home = self.plan.groups[connection.group].home;
+        let node = u64::from(connection.number) + u64::from(home);
+        let addresses = &self.plan.addresses;
+        addresses[(node % addresses.len() as u64) as usize]
     }
 
     pub(super) fn source(&self, place: usize) -> Option<Ipv4Addr> {

@@ -5,21 +5,26 @@ use session::{
     Ack, Admitted, Closed, ClosedBy, Command, Credentials, Effect, Epoch, Identity, Opened,
     Outgoing, Stamp, Token,
 };
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use super::super::fanout::FannedOut;
+use super::lease::{Promise, is_promise, is_promised};
 use super::{Connection, Gathering};
 use crate::ids::{Owed, shard_of};
 use crate::routes::Delta;
-use crate::shard::ShardItem;
+use crate::shard::{RowsAt, ShardItem};
 
 impl Connection {
     /// Does everything that `Live` asks for.
     pub(super) fn drain_effects(&mut self) {
         while let Some(effect) = self.live.poll_effect() {
             match effect {
+                Effect::Send(packet) if is_promise(&packet) => {
+                    self.promise(Promise::Packet(Box::new(packet)));
+                }
                 Effect::Send(packet) => self.send(&packet),
+                Effect::Ack(ack) if is_promised(ack.kind) => self.promise(Promise::Ack(ack)),
                 Effect::Ack(ack) => self.ack(ack),
                 Effect::Deliver(outgoing) => self.deliver(&outgoing),
                 Effect::Authenticate(credentials) => self.authenticate(&credentials),
@@ -49,7 +54,7 @@ impl Connection {
         }
     }
 
-    fn send(&mut self, packet: &Packet) {
+    pub(super) fn send(&mut self, packet: &Packet) {
         let (version, bytes_max) = (self.live.version(), self.live.packet_bytes_max());
         let out = &mut self.io.write_buffer.borrow_mut();
         if let Err(error) = encode_within(packet, version, bytes_max, out) {
@@ -57,7 +62,7 @@ impl Connection {
         }
     }
 
-    fn ack(&mut self, ack: Ack) {
+    pub(super) fn ack(&mut self, ack: Ack) {
         let counters = &self.io.counters;
         let kind = match ack.kind {
             session::AckKind::PubAck => {
@@ -127,6 +132,7 @@ impl Connection {
         let item = ShardItem::Open {
             connection: self.id,
             command: open,
+            sighting: self.extra().sighting.clone(),
         };
         self.io.outbound.borrow_mut().push_to_shard(shard, item);
     }
@@ -239,22 +245,35 @@ impl Connection {
         self.io.outbound.borrow_mut().reroute(deltas, owed);
     }
 
+    /// Asks each shard that may have some: of a filter without a wildcard the one of the topic.
     fn ask_retained(&mut self, token: Token, filters: Vec<mqtt::Filter>, limit: usize) {
         let shards = self.io.shared.shards.len();
         let rows = filters.iter().map(|_| Vec::new()).collect();
+        let mut by_shard: BTreeMap<u16, Vec<(usize, mqtt::Filter)>> = BTreeMap::new();
+        for (at, filter) in filters.into_iter().enumerate() {
+            let of = match filter.has_wildcard() {
+                true => 0..shards,
+                false => {
+                    let one = shard_of(filter.topic_filter(), self.io.shared.shard_count);
+                    one..one + 1
+                }
+            };
+            for shard in of {
+                let wanted = by_shard.entry(shard).or_default();
+                wanted.push((at, filter.clone()));
+            }
+        }
         self.extra().retained.push(Gathering {
             token,
-            shards,
+            shards: by_shard.len(),
             rows,
         });
-        let filters: Arc<[mqtt::Filter]> = filters.into();
         let mut outbound = self.io.outbound.borrow_mut();
-        for shard in 0..shards {
-            let filters = Arc::clone(&filters);
+        for (shard, wanted) in by_shard {
             let item = ShardItem::Retained {
                 connection: self.id,
                 token,
-                filters,
+                wanted: wanted.into(),
                 limit,
             };
             outbound.push_to_shard(shard, item);
@@ -262,14 +281,14 @@ impl Connection {
     }
 
     /// Adds one shard's retained messages; the last shard's complete the answer.
-    pub(super) fn retained(&mut self, token: Token, rows: Vec<Vec<Arc<session::Message>>>) {
+    pub(super) fn retained(&mut self, token: Token, rows: Vec<RowsAt>) {
         let gatherings = &mut self.extra().retained;
         let Some(at) = gatherings.iter().position(|one| one.token == token) else {
             return;
         };
         let gathering = &mut gatherings[at];
-        for (all, some) in gathering.rows.iter_mut().zip(rows) {
-            all.extend(some);
+        for (filter, rows) in rows {
+            gathering.rows[filter].extend(rows);
         }
         gathering.shards -= 1;
         if gathering.shards > 0 {

@@ -122,6 +122,8 @@ fn a_second_node_on_the_same_folder_is_refused_and_the_first_serves_on() {
         &second.mqtt.to_string(),
         "--admin",
         &second.admin.to_string(),
+        "--cluster",
+        "127.0.0.1:0",
     ]);
     assert_refused(&mut serve, 1, &[&first.data().display().to_string()]);
 
@@ -129,16 +131,8 @@ fn a_second_node_on_the_same_folder_is_refused_and_the_first_serves_on() {
 }
 
 #[test]
-fn what_is_not_built_yet_says_so() {
-    let place = Place::new();
-    let value = "127.0.0.1:7000";
-    assert_refused(
-        place.serve().args(["--join", value]),
-        2,
-        &[value, "not built yet"],
-    );
-    assert!(is_empty(&place.data()), "nothing was written");
-    assert_refused(tidewire().args(["demo", "--nodes", "3"]), 2, &["--nodes"]);
+fn a_number_of_nodes_out_of_range_is_refused_before_anything_starts() {
+    assert_refused(tidewire().args(["demo", "--nodes", "6"]), 2, &["--nodes"]);
 }
 
 #[test]

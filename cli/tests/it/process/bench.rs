@@ -145,3 +145,52 @@ fn the_density_of_the_standard_fleet_is_within_its_goal() {
         "{report}"
     );
 }
+
+#[test]
+fn three_nodes_say_what_they_carry_and_what_bounds_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("page.md");
+
+    let report = measured(&[
+        "cluster",
+        "--only",
+        "p2p,connects,crossing",
+        "--pairs",
+        "9",
+        "--rate",
+        "50",
+        "--for",
+        "1s",
+        "--connections",
+        "30",
+        "--folder",
+        folder.path().to_str().expect("UTF-8"),
+        "--markdown",
+        page.to_str().expect("UTF-8"),
+    ]);
+
+    let figures = report["figures"].as_array().expect("figures");
+    for figure in figures {
+        assert!(figure["value"].as_f64() > Some(0.0), "{figure} in {report}");
+        let limit = figure["limit"].as_str().expect("what bounds it");
+        assert!(
+            limit.contains("nodes") && limit.contains("generator"),
+            "{figure}"
+        );
+    }
+    for case in ["p2p", "connects", "crossing"] {
+        assert!(
+            figures.iter().any(|one| one["case"] == case),
+            "{case}: {report}"
+        );
+    }
+    let text = std::fs::read_to_string(&page).expect("the page is written");
+    assert!(
+        text.contains("| p2p | 9 durable pairs, QoS 1, 1 in flight each: messages per second |")
+    );
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .expect("the folder stays")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    assert_eq!(left, ["page.md"], "the nodes' data is removed");
+}

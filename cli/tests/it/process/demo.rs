@@ -50,6 +50,77 @@ fn the_demo_through_kafka_loses_nothing_when_its_node_is_killed() {
     assert_eq!(check(&data), (Some(0), report));
 }
 
+#[test]
+fn three_nodes_lose_nothing_when_the_one_that_leads_meta_is_killed() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let data = folder.path().join("demo");
+
+    let mut demo = tidewire();
+    demo.args(["demo", "--nodes", "3", "--devices", "30", "--for", "8s"])
+        .args(["--kill", "--json", "--data"])
+        .arg(&data);
+    let (code, stdout, stderr) = run(&mut demo);
+
+    assert_eq!(code, Some(0), "{stdout}\n{stderr}");
+    let report = last_json(&stdout);
+    for count in ["lost", "duplicates", "unacked"] {
+        assert_eq!(report[count], 0, "{report}");
+    }
+    assert_eq!(report["stored"], report["acked"], "{report}");
+    assert_eq!(report["nodes"], 3);
+    // Its ten devices went elsewhere.
+    assert!(report["reconnects"].as_u64() >= Some(10), "{report}");
+    let cluster = &report["cluster"];
+    assert!(cluster["killed"].as_u64() > Some(0), "{report}");
+    for seconds in ["led_again_s", "ready_again_s"] {
+        assert!(cluster[seconds].as_f64() > Some(0.0), "{seconds}: {report}");
+    }
+    let sessions = &cluster["sessions"];
+    assert!(sessions["acked"].as_u64() > Some(0), "{report}");
+    for count in ["lost", "out_of_order", "sessions_missing"] {
+        assert_eq!(sessions[count], 0, "{report}");
+    }
+    // Those of the killed node, and those that go away on purpose.
+    assert!(sessions["reconnects"].as_u64() >= Some(4), "{report}");
+    for said in [
+        "3 of 3 nodes serve; shards led: node 1 ",
+        "0 of 32 under-replicated",
+        "meta led by node ",
+        "killed with SIGKILL",
+        "2 of 3 nodes serve",
+        "32 of 32 under-replicated",
+    ] {
+        assert!(stderr.contains(said), "{said:?} was not shown: {stderr}");
+    }
+    assert_eq!(check(&data), (Some(0), report));
+}
+
+#[test]
+fn the_check_of_three_nodes_names_a_row_that_one_of_them_lacks_or_has_twice() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let data = folder.path().join("demo");
+    let mut demo = tidewire();
+    demo.args(["demo", "--nodes", "3", "--devices", "30", "--for", "3s"])
+        .args(["--json", "--data"])
+        .arg(&data);
+    let (code, stdout, stderr) = run(&mut demo);
+    assert_eq!(code, Some(0), "{stdout}\n{stderr}");
+
+    let doubled = folder.path().join("doubled");
+    copy(&data, &doubled);
+    let row = store::double_a_row(&doubled.join("node-3"));
+    let (code, report) = check(&doubled);
+    assert_eq!(code, Some(1), "{report}");
+    assert!(report["duplicates"].as_u64() > Some(0), "{report}");
+    assert!(names(&report, &row), "{row:?} is not named: {report}");
+
+    let row = store::remove_a_row(&data.join("node-2"));
+    let (code, report) = check(&data);
+    assert_eq!(code, Some(1), "{report}");
+    assert!(report["lost"].as_u64() > Some(0), "{report}");
+    assert!(names(&report, &row), "{row:?} is not named: {report}");
+}
+
 fn check(data: &Path) -> (Option<i32>, Value) {
     let (code, stdout, _) = run(tidewire().args(["demo", "--json", "--check"]).arg(data));
     (code, last_json(&stdout))

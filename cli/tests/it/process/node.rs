@@ -28,6 +28,12 @@ pub(crate) struct Place {
     data: PathBuf,
     pub(crate) mqtt: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// For other nodes; a lone node takes any free port.
+    pub(crate) cluster: SocketAddr,
+    /// The number that a new node wants.
+    number: Option<u32>,
+    /// Members that a new node asks to join.
+    join: Vec<SocketAddr>,
     /// No other test gets these, also while the node is down.
     _ports: Vec<Port>,
 }
@@ -43,8 +49,33 @@ impl Place {
             data,
             mqtt: address(0),
             admin: address(1),
+            cluster: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            number: None,
+            join: Vec::new(),
             _ports: ports,
         }
+    }
+
+    /// A place where other nodes find the node, which joins those of `join` or founds a cluster.
+    pub(crate) fn of_cluster(join: &[SocketAddr]) -> Self {
+        let mut place = Self::new();
+        let port = ports::reserve(1).expect("a port for other nodes");
+        place.cluster.set_port(port[0].number);
+        place.join = join.to_vec();
+        place._ports.extend(port);
+        place
+    }
+
+    /// The place of the node with this number.
+    pub(crate) fn numbered(mut self, number: u32) -> Self {
+        self.number = Some(number);
+        self
+    }
+
+    /// The place with another address for other nodes.
+    pub(crate) fn at(mut self, cluster: SocketAddr) -> Self {
+        self.cluster = cluster;
+        self
     }
 
     /// A place whose data folder another node has left.
@@ -82,7 +113,15 @@ impl Place {
             &self.mqtt.to_string(),
             "--admin",
             &self.admin.to_string(),
+            "--cluster",
+            &self.cluster.to_string(),
         ]);
+        if let Some(number) = self.number {
+            serve.args(["--node", &number.to_string()]);
+        }
+        for member in &self.join {
+            serve.args(["--join", &member.to_string()]);
+        }
         if self.config().exists() {
             serve.arg("--config").arg(self.config());
         }
@@ -92,10 +131,7 @@ impl Place {
     /// Starts a node and waits until it says that it is ready.
     pub(crate) fn start(&self) -> Node<'_> {
         let mut node = self.spawn();
-        until("the node to be ready", || {
-            node.assert_running();
-            matches!(http::get(self.admin, "/health/ready"), Ok((200, _))).then_some(())
-        });
+        node.await_ready();
         node
     }
 
@@ -123,6 +159,15 @@ pub(crate) struct Node<'a> {
 }
 
 impl Node<'_> {
+    /// Waits until the node says that it is ready.
+    pub(crate) fn await_ready(&mut self) {
+        let admin = self.place.admin;
+        until("the node to be ready", || {
+            self.assert_running();
+            matches!(http::get(admin, "/health/ready"), Ok((200, _))).then_some(())
+        });
+    }
+
     /// The body of `path` at the admin address.
     pub(crate) fn get(&self, path: &str) -> String {
         match http::get(self.place.admin, path) {
@@ -169,8 +214,21 @@ impl Node<'_> {
 
     /// Asks the process to stop and leaves the waiting to [`Node::ended`].
     pub(crate) fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Stops the process where it is until [`Node::go_on`].
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
         // The shell's own word, since a bare machine may have no `kill` program.
-        let script = format!("kill -TERM {}", self.child.id());
+        let script = format!("kill -{name} {}", self.child.id());
         let status = Command::new("sh")
             .args(["-c", &script])
             .status()
@@ -185,7 +243,8 @@ impl Node<'_> {
         })
     }
 
-    fn assert_running(&mut self) {
+    /// Fails with the node's log if it has ended.
+    pub(crate) fn assert_running(&mut self) {
         let ended = self.child.try_wait().expect("a child can be asked");
         assert!(
             ended.is_none(),
@@ -199,7 +258,7 @@ impl Drop for Node<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- the node has ended with: {:?}", self.child.try_wait());
-            for path in ["/v1/bridge", "/v1/tsdb"] {
+            for path in ["/v1/cluster", "/v1/bridge", "/v1/tsdb"] {
                 eprintln!("--- {path}: {:?}", http::get(self.place.admin, path));
             }
         }

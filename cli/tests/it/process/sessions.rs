@@ -1,8 +1,9 @@
 //! `kill -9` in the middle of traffic to persistent sessions: nothing acknowledged is lost, QoS 2 comes once.
 
-mod crowd;
+pub(super) mod crowd;
 mod full_disk;
-mod packet;
+pub(super) mod homes;
+pub(super) mod packet;
 mod publisher;
 mod subscriber;
 
@@ -29,7 +30,7 @@ const STARTS_PER_CUT: u32 = 4;
 const CUT_WITHIN_MS: u64 = 600;
 
 /// The defaults, but for limits of queues: a message that a full queue drops by policy is not lost.
-const DEFAULTS: &str = "\
+pub(super) const DEFAULTS: &str = "\
 [mqtt]
 queue_messages_limit = 10_000_000
 queue_bytes_limit = 4_000_000_000
@@ -146,7 +147,7 @@ fn drained(place: &Place, mut crowd: Crowd, acked: usize) -> Crowd {
 }
 
 /// No policy may have dropped a message, or what did not come would not be lost.
-fn assert_nothing_dropped(node: &Node<'_>) {
+pub(super) fn assert_nothing_dropped(node: &Node<'_>) {
     let counted = ["dropped", "retained_full", "panics", "protocol_errors"];
     let metrics = node.get("/metrics");
     let dropped: Vec<_> = metrics
@@ -157,7 +158,7 @@ fn assert_nothing_dropped(node: &Node<'_>) {
     assert_eq!(dropped, [""; 0]);
 }
 
-fn number_from(variable: &str) -> Option<u64> {
+pub(super) fn number_from(variable: &str) -> Option<u64> {
     let number = std::env::var(variable).ok()?;
     Some(number.parse().expect("a number"))
 }

@@ -61,7 +61,7 @@ impl Step {
 /// Work for the leader of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DrainEffect<W> {
-    /// Hand every row of the shard's outbox in again (`Durable::resume_outbox`).
+    /// Hand every row of the shard's outbox in again (`Durable::handle_lead`).
     Resume,
     /// Propose to the routes group; then [`Drain::handle_routes_answer`] or
     /// [`Drain::handle_routes_failed`].
@@ -150,7 +150,9 @@ impl<W: Clone> Drain<W> {
         self.wills.end_publishing(key, at_once);
     }
 
-    /// A will could not be fanned out: it is tried again, with the same stamp.
+    /// A will could not be fanned out: it is tried again, with the same stamp, before any that was not
+    /// handed out yet. A later one of the same client that is fanned out meanwhile makes targets
+    /// refuse it: who fans wills out does so in order, and stops at the first that fails.
     pub fn handle_will_failed(&mut self, key: WillKey, now: BootMs) {
         let again = now.plus_ms(DRAIN_RETRY_MS);
         self.wills.end_publishing(key, Place::Unpublished(again));
@@ -345,6 +347,30 @@ mod tests {
         assert_eq!(drain.poll_effect(BootMs(2_000)), done);
         drain.handle_will_done(key);
         assert!(drain.is_empty());
+    }
+
+    /// A target that has a client's later will takes the earlier one for a repeat.
+    #[test]
+    fn a_will_that_is_tried_again_holds_later_ones_back() {
+        let mut drain = leading();
+        let (first, second) = (WillKey(7), WillKey(8));
+        drain.handle_will(first, "first");
+        assert!(matches!(
+            drain.poll_effect(T0),
+            Some(DrainEffect::Publish { key, .. }) if key == first
+        ));
+        drain.handle_will_failed(first, T0);
+        drain.handle_will(second, "second");
+
+        assert_eq!(drain.poll_effect(T0), None);
+
+        let later = drain.deadline().unwrap();
+        let keys: Vec<WillKey> = std::iter::from_fn(|| match drain.poll_effect(later) {
+            Some(DrainEffect::Publish { key, .. }) => Some(key),
+            _ => None,
+        })
+        .collect();
+        assert_eq!(keys, [first, second]);
     }
 
     #[test]

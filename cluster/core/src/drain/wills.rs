@@ -9,7 +9,8 @@ use crate::BootMs;
 #[derive(Clone, Debug)]
 pub(super) struct Wills<W> {
     rows: BTreeMap<WillKey, (W, Place)>,
-    unpublished: BTreeSet<(BootMs, WillKey)>,
+    /// In their order: targets refuse a client's will once they have a later one of it.
+    unpublished: BTreeMap<WillKey, BootMs>,
     published: BTreeSet<(BootMs, WillKey)>,
     publishing: usize,
 }
@@ -29,7 +30,7 @@ impl<W: Clone> Wills<W> {
     pub(super) fn new() -> Self {
         Self {
             rows: BTreeMap::new(),
-            unpublished: BTreeSet::new(),
+            unpublished: BTreeMap::new(),
             published: BTreeSet::new(),
             publishing: 0,
         }
@@ -68,9 +69,10 @@ impl<W: Clone> Wills<W> {
         }
     }
 
-    /// A will to fan out now; it counts as being published.
+    /// The next will to fan out, if it may be now; it counts as being published. One that is tried again
+    /// later holds those after it back.
     pub(super) fn take_unpublished(&mut self, now: BootMs) -> Option<(WillKey, W)> {
-        let &(at, key) = self.unpublished.first()?;
+        let (&key, &at) = self.unpublished.first_key_value()?;
         if at > now {
             return None;
         }
@@ -96,7 +98,7 @@ impl<W: Clone> Wills<W> {
     }
 
     pub(super) fn unpublished_at(&self) -> Option<BootMs> {
-        self.unpublished.first().map(|(at, _)| *at)
+        self.unpublished.first_key_value().map(|(_, at)| *at)
     }
 
     pub(super) fn published_at(&self) -> Option<BootMs> {
@@ -106,7 +108,7 @@ impl<W: Clone> Wills<W> {
     fn enter(&mut self, key: WillKey, place: Place) {
         match place {
             Place::Unpublished(at) => {
-                self.unpublished.insert((at, key));
+                self.unpublished.insert(key, at);
             }
             Place::Publishing => self.publishing += 1,
             Place::Published(at) => {
@@ -117,8 +119,8 @@ impl<W: Clone> Wills<W> {
 
     fn leave(&mut self, key: WillKey, place: Place) {
         match place {
-            Place::Unpublished(at) => {
-                self.unpublished.remove(&(at, key));
+            Place::Unpublished(_) => {
+                self.unpublished.remove(&key);
             }
             Place::Publishing => self.publishing -= 1,
             Place::Published(at) => {

@@ -64,6 +64,11 @@ pub enum NotGranted {
     /// The epoch has ended: the node closes all its connections and begins another.
     #[error("the epoch has ended")]
     Ended,
+    /// Its end was proposed by this leadership, which may not commit it: the node waits for what meta
+    /// says. One that is cut off from all others leads until it hears of another leader, and proposes
+    /// the end of its own epoch.
+    #[error("the end of the epoch is proposed")]
+    Ending,
     /// The node's routes are too far behind.
     #[error("routes are more than 2 s behind")]
     RoutesBehind,
@@ -89,11 +94,15 @@ pub struct Grants {
     deafness: Deafness,
     /// Since when each current epoch is known to this leadership.
     known: BTreeMap<NodeEpoch, BootMs>,
+    /// Epochs whose end was proposed: it may be committed at any time. Bounded by the current ones.
+    ending: BTreeSet<NodeEpoch>,
     effects: VecDeque<GrantsEffect>,
 }
 
 impl Grants {
-    /// A leadership that begins: nothing is known of what the one before has granted.
+    /// A leadership that begins, once it has applied all that was committed before it: else an epoch
+    /// could be granted whose end stands in the log. Nothing is known of what the one before has
+    /// granted.
     pub fn new(now: BootMs) -> Self {
         Self {
             since: now,
@@ -105,6 +114,7 @@ impl Grants {
             meta_applied: BTreeMap::new(),
             deafness: Deafness::default(),
             known: BTreeMap::new(),
+            ending: BTreeSet::new(),
             effects: VecDeque::new(),
         }
     }
@@ -123,8 +133,8 @@ impl Grants {
     /// A node asks. It is answered after a round that begins from now on.
     pub fn handle_renewal(&mut self, renewal: Renewal, epochs: &EpochView, now: BootMs) {
         let Renewal { epoch, id, .. } = renewal;
-        if epochs.standing(epoch) == Standing::Ended {
-            return self.refuse(epoch, id, NotGranted::Ended);
+        if let Some(why) = self.over(epoch, epochs) {
+            return self.refuse(epoch, id, why);
         }
         self.meta_applied.insert(epoch, renewal.meta_applied);
         let Renewal {
@@ -144,8 +154,8 @@ impl Grants {
             return;
         };
         for Renewal { epoch, id, .. } in asked.into_values() {
-            if epochs.standing(epoch) == Standing::Ended {
-                self.refuse(epoch, id, NotGranted::Ended);
+            if let Some(why) = self.over(epoch, epochs) {
+                self.refuse(epoch, id, why);
                 continue;
             }
             self.granted.insert(epoch, now);
@@ -178,6 +188,9 @@ impl Grants {
     /// is over. Whether its node is suspected plays no part. One that this leadership has known
     /// for less than that time has had no chance to renew, and is left alone. Not to be asked on a
     /// lone node ([`crate::Meta::is_lone`]), which renews nothing.
+    ///
+    /// From then on it is granted nothing: the proposal may be committed at any time, also when its
+    /// proposer was told that it failed. It comes again until [`Self::handle_ended`].
     pub fn poll_end(&mut self, epochs: &EpochView, now: BootMs) -> Option<NodeEpoch> {
         self.known.retain(|epoch, _| epochs.current.contains(epoch));
         for epoch in &epochs.current {
@@ -185,8 +198,10 @@ impl Grants {
         }
         let is_old = |since: &BootMs| now >= since.plus_ms(END_AFTER_MS);
         let mut due = self.known.iter().filter(|(_, since)| is_old(since));
-        due.find(|(epoch, _)| self.may_end(**epoch, now))
-            .map(|(epoch, _)| *epoch)
+        let epoch = due.find(|(epoch, _)| self.may_end(**epoch, now));
+        let epoch = epoch.map(|(epoch, _)| *epoch)?;
+        self.ending.insert(epoch);
+        Some(epoch)
     }
 
     /// Meta's log has ended an epoch.
@@ -195,12 +210,20 @@ impl Grants {
         self.waiting.remove(&epoch);
         self.meta_applied.remove(&epoch);
         self.known.remove(&epoch);
+        self.ending.remove(&epoch);
         self.deafness.handle_ended(epoch);
     }
 
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<GrantsEffect> {
         self.effects.pop_front()
+    }
+
+    fn over(&self, epoch: NodeEpoch, epochs: &EpochView) -> Option<NotGranted> {
+        if epochs.standing(epoch) == Standing::Ended {
+            return Some(NotGranted::Ended);
+        }
+        self.ending.contains(&epoch).then_some(NotGranted::Ending)
     }
 
     fn begin_round(&mut self) {
@@ -279,6 +302,41 @@ mod tests {
 
     fn effects(grants: &mut Grants) -> Vec<GrantsEffect> {
         std::iter::from_fn(|| grants.poll_effect()).collect()
+    }
+
+    /// Seed 495 of the simulation with several nodes.
+    #[test]
+    fn an_epoch_whose_end_is_proposed_is_granted_nothing() {
+        let both = epochs(&[A, B]);
+        let mut grants = Grants::new(T0);
+        assert_eq!(grants.poll_end(&both, T0), None);
+        let later = T0.plus_ms(END_AFTER_MS);
+        grants.handle_renewal(renewal(A, 1), &both, later);
+        assert_eq!(effects(&mut grants), [GrantsEffect::Round(Round(1))]);
+        grants.handle_renewal(renewal(B, 1), &both, later);
+        grants.handle_round(Round(1), &both, later);
+        effects(&mut grants);
+        // B's round is under way.
+        assert_eq!(grants.poll_end(&both, later), Some(B));
+
+        grants.handle_round(Round(2), &both, later);
+        grants.handle_renewal(renewal(B, 2), &both, later);
+
+        let refused = |id, why| GrantsEffect::Refuse {
+            epoch: B,
+            id: RenewalId(id),
+            why,
+        };
+        let ending = NotGranted::Ending;
+        assert_eq!(
+            effects(&mut grants),
+            [refused(1, ending), refused(2, ending)]
+        );
+        assert_eq!(grants.poll_end(&both, later), Some(B), "until it has ended");
+
+        grants.handle_ended(B);
+        grants.handle_renewal(renewal(B, 3), &epochs(&[A]), later);
+        assert_eq!(effects(&mut grants), [refused(3, NotGranted::Ended)]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU16;
 
+use super::BucketClaim;
 use crate::{
     BucketId, FeatureLevel, FolderId, Incarnation, NodeEpoch, NodeId, RaftId, ShardId, StartCount,
 };
@@ -39,7 +40,7 @@ pub enum MetaCommand {
         /// Where the shard is to be.
         placement: Placement,
     },
-    /// Gives a bucket to another owner, under a new epoch. Answers [`MetaAnswer::Done`].
+    /// Gives a bucket without rows to another owner, under a new epoch. Answers [`MetaAnswer::Done`].
     Assign {
         /// The bucket.
         bucket: BucketId,
@@ -88,6 +89,23 @@ pub enum MetaCommand {
         node: NodeId,
         /// Whether it is to leave.
         is_leaving: bool,
+    },
+    /// Gives a member those of these buckets that hold no row and whose rows of the table are as it
+    /// has read them. Answers [`MetaAnswer::Done`]; the table says which.
+    TakeBuckets {
+        /// The member.
+        node: NodeId,
+        /// What it wants.
+        claims: Vec<BucketClaim>,
+    },
+    /// Says that an owner is about to take rows of buckets: from now on they stay with it. A bucket
+    /// that it does not own under that epoch is passed over. Answers [`MetaAnswer::Done`]; the table
+    /// says which.
+    HoldRows {
+        /// The owner.
+        node: NodeId,
+        /// The buckets.
+        claims: Vec<BucketClaim>,
     },
 }
 

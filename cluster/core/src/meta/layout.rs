@@ -183,12 +183,12 @@ impl Meta {
     /// What placement has to know of the members.
     pub fn node_states(&self) -> BTreeMap<NodeId, NodeState> {
         let states = self.members.iter().map(|(node, member)| {
-            let state = if self.layout.leaving.contains(node) {
-                NodeState::Leaving
-            } else if member.epoch.is_some() {
-                NodeState::Serving
-            } else {
-                NodeState::Away
+            let is_leaving = self.layout.leaving.contains(node);
+            let state = match (is_leaving, member.epoch.is_some()) {
+                (false, true) => NodeState::Serving,
+                (false, false) => NodeState::Away,
+                (true, true) => NodeState::Leaving,
+                (true, false) => NodeState::Gone,
             };
             (*node, state)
         });

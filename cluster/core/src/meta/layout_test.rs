@@ -273,7 +273,7 @@ fn a_member_that_leaves_gets_nothing_and_goes_when_it_holds_nothing() {
 
     let is_leaving = true;
     log.apply(&MetaCommand::Drain { node, is_leaving });
-    assert_eq!(log.meta.node_states()[&node], NodeState::Leaving);
+    assert_eq!(log.meta.node_states()[&node], NodeState::Gone);
     let refused = log.start(Group::Shard(ShardId(1)), &[1], &[4]);
     assert_eq!(refused, MetaAnswer::Refused(Refusal::Leaving(node)));
     log.start(SHARD, &[1, 2, 3], &[]);
@@ -345,9 +345,9 @@ fn a_restored_layout_goes_on_and_a_lone_nodes_is_made_up() {
     let (state, layout) = (log.meta.state(), log.meta.layout().clone());
     assert_eq!(layout.fault(&state), None);
 
-    let restored = Meta::restore(state.clone(), Some(layout));
+    let restored = Meta::restore(state.clone(), Some(layout), None);
     assert_eq!(restored.goal(SHARD), log.meta.goal(SHARD));
-    let alone = Meta::restore(state, None);
+    let alone = Meta::restore(state, None, None);
     assert_eq!(alone.replica(Group::Routes, NodeId(1)), Some(RaftId(1)));
     assert_eq!(alone.placements().count(), 6);
 }

@@ -320,7 +320,7 @@ fn a_restored_meta_answers_as_the_one_before() {
     });
     let state = log.meta.state();
 
-    let mut restored = Meta::restore(state.clone(), Some(log.meta.layout().clone()));
+    let mut restored = Meta::restore(state.clone(), Some(log.meta.layout().clone()), None);
 
     assert_eq!(restored.state(), state);
     assert_eq!(restored.poll_effect(), None);

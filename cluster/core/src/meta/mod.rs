@@ -1,5 +1,8 @@
 //! The replicated state of the meta group: members and their epochs, shard map, buckets.
 
+mod buckets;
+#[cfg(test)]
+mod buckets_test;
 mod command;
 mod effect;
 mod hello;
@@ -12,6 +15,7 @@ mod state;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+pub use buckets::{BucketClaim, BucketRow};
 pub use command::{
     Begin, EndReason, Found, Group, Join, Leftover, MetaAnswer, MetaCommand, Placement, Refusal,
     StartMove,
@@ -52,6 +56,8 @@ pub struct Meta {
     current: BTreeMap<NodeEpoch, NodeId>,
     shards: BTreeMap<ShardId, ShardRow>,
     buckets: BTreeMap<BucketId, BucketRow>,
+    /// Buckets whose owner may hold rows.
+    holding: BTreeSet<BucketId>,
     incarnations: BTreeMap<Group, Incarnation>,
     layout: Layout,
     /// Not replicated.
@@ -82,15 +88,6 @@ pub struct ShardRow {
     pub placement: Placement,
     /// Log index that wrote the row.
     pub version: u64,
-}
-
-/// A row of the bucket table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BucketRow {
-    /// The owner.
-    pub owner: NodeId,
-    /// Fences former owners; never repeats.
-    pub epoch: u64,
 }
 
 impl Meta {
@@ -132,6 +129,8 @@ impl Meta {
             MetaCommand::EndMove { group, expected } => self.end_move(*group, *expected),
             MetaCommand::Removed(leftover) => Ok(self.removed(*leftover)),
             MetaCommand::Drain { node, is_leaving } => self.drain(*node, *is_leaving),
+            MetaCommand::TakeBuckets { node, claims } => self.take_buckets(*node, claims),
+            MetaCommand::HoldRows { node, claims } => Ok(self.hold_rows(*node, claims)),
         };
         result.unwrap_or_else(MetaAnswer::Refused)
     }
@@ -201,9 +200,9 @@ impl Meta {
         self.founded.as_ref().map_or(0, |founded| founded.shards)
     }
 
-    /// A row of the bucket table.
-    pub fn bucket(&self, bucket: BucketId) -> Option<BucketRow> {
-        self.buckets.get(&bucket).copied()
+    /// Number of buckets, 0 before the cluster is founded.
+    pub fn buckets(&self) -> u16 {
+        self.founded.as_ref().map_or(0, |founded| founded.buckets)
     }
 
     /// How often a group was recovered with loss.
@@ -375,29 +374,6 @@ impl Meta {
         Ok(MetaAnswer::Done)
     }
 
-    fn assign(
-        &mut self,
-        bucket: BucketId,
-        expected: u64,
-        owner: NodeId,
-    ) -> Result<MetaAnswer, Refusal> {
-        let row = self.buckets.get(&bucket);
-        let row = row.ok_or(Refusal::Invalid("no such bucket"))?;
-        if row.epoch != expected {
-            let current = row.epoch;
-            return if row.owner == owner {
-                Ok(MetaAnswer::Done)
-            } else {
-                Err(Refusal::Changed { current })
-            };
-        }
-        if !self.members.contains_key(&owner) {
-            return Err(Refusal::NoMember(owner));
-        }
-        self.write_bucket(bucket, owner);
-        Ok(MetaAnswer::Done)
-    }
-
     fn raise_level(&mut self, level: FeatureLevel) -> Result<MetaAnswer, Refusal> {
         let behind = self.members.iter().find(|(_, m)| m.level < level);
         if let Some((&node, member)) = behind {
@@ -447,12 +423,6 @@ impl Meta {
         self.shards.insert(shard, ShardRow { placement, version });
         self.effects
             .push_back(MetaEffect::Placed(Group::Shard(shard)));
-    }
-
-    fn write_bucket(&mut self, bucket: BucketId, owner: NodeId) {
-        let epoch = self.rising();
-        self.buckets.insert(bucket, BucketRow { owner, epoch });
-        self.effects.push_back(MetaEffect::Assigned(bucket));
     }
 
     fn lowest_unused(&self) -> NodeId {

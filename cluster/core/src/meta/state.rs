@@ -43,7 +43,7 @@ pub struct Founded {
 }
 
 impl Meta {
-    /// All that is replicated beside [`Self::layout`].
+    /// All that is replicated beside [`Self::layout`] and [`Self::holding`].
     pub fn state(&self) -> MetaState {
         MetaState {
             index: self.index,
@@ -59,9 +59,15 @@ impl Meta {
         }
     }
 
-    /// The machine whose [`Self::state`] and [`Self::layout`] these were; without a layout, that of
-    /// a lone node. It hands out no effects of the past.
-    pub fn restore(state: MetaState, layout: Option<Layout>) -> Self {
+    /// The machine whose [`Self::state`], [`Self::layout`] and [`Self::holding`] these were; without
+    /// a layout, that of a lone node; without knowing which buckets hold rows, all of them may. It
+    /// hands out no effects of the past.
+    pub fn restore(
+        state: MetaState,
+        layout: Option<Layout>,
+        holding: Option<BTreeSet<BucketId>>,
+    ) -> Self {
+        let holding = super::buckets::restored(&state, holding);
         let layout = layout.unwrap_or_else(|| Layout::alone(&state.shards));
         let members = state.members.iter();
         let current = members.filter_map(|(node, member)| Some((member.epoch?, *node)));
@@ -76,6 +82,7 @@ impl Meta {
             begun: state.begun,
             shards: state.shards,
             buckets: state.buckets,
+            holding,
             incarnations: state.incarnations,
             layout,
             effects: std::collections::VecDeque::new(),

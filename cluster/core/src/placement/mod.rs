@@ -4,6 +4,7 @@
 //! a few at a time.
 
 mod bounded;
+mod buckets;
 #[cfg(test)]
 mod placement_test;
 mod ring;
@@ -11,6 +12,7 @@ mod ring;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bounded::Bounded;
+pub use buckets::deal;
 pub use ring::Ring;
 
 use crate::{Group, NodeId, Placement};
@@ -26,14 +28,17 @@ pub enum NodeState {
     /// Its epoch has ended. It keeps its place, and no move to it begins: a node that is killed
     /// mostly comes back, and a person says when it does not.
     Away,
-    /// It is to hold nothing any longer.
+    /// It is to hold nothing any longer. Of meta and routes, by which it follows that, it stays a
+    /// learner as long as it runs.
     Leaving,
+    /// It is to leave, and does not run.
+    Gone,
 }
 
 impl NodeState {
     /// Whether the node has a place on the ring.
     pub fn stays(self) -> bool {
-        self != Self::Leaving
+        matches!(self, Self::Serving | Self::Away)
     }
 }
 
@@ -44,7 +49,8 @@ impl NodeState {
 /// ⌈3·shards/n⌉ replicas of shards (two for each shard on two nodes), and from three nodes on none
 /// is the preferred leader of more than ⌈shards/n⌉. On two nodes voters stay where they are: the
 /// second node may come and go as long as nothing depends on it. Meta and routes are placed
-/// likewise, and count for no bound.
+/// likewise, and count for no bound; as every node serves by what they say, each node that is no
+/// voter of theirs is a learner.
 ///
 /// Replicas move only where a node leaves, a group lacks one, or a bound is exceeded. Equal
 /// arguments give equal results on every node. If nobody stays, all is to stay as it is.
@@ -62,12 +68,38 @@ pub fn wanted(
     let (shards, others): (Vec<_>, Vec<_>) = today.iter().partition(|(group, _)| is_shard(group));
     let bounds = Bounds::of(staying.len(), shards.len());
     let mut wanted = place(&ring, &shards, bounds);
-    wanted.extend(place(
-        &ring,
-        &others,
-        Bounds::of(staying.len(), others.len()).open(),
-    ));
+    let mut system = everywhere(&ring, staying.len(), &others);
+    for (group, placement) in &mut system {
+        let held = today[group].nodes();
+        let is_leaving = |node: &NodeId| nodes.get(node) == Some(&NodeState::Leaving);
+        placement.learners.extend(held.filter(is_leaving));
+    }
+    wanted.extend(system);
     wanted
+}
+
+/// Placements of groups that every node needs: voters as of any group, all others are learners.
+fn everywhere(
+    ring: &Ring,
+    nodes: usize,
+    groups: &[(&Group, &Placement)],
+) -> BTreeMap<Group, Placement> {
+    let voters: Vec<(&Group, Placement)> = groups
+        .iter()
+        .map(|(group, today)| {
+            let voters = today.voters.clone();
+            let learners = Vec::new();
+            (*group, Placement { voters, learners })
+        })
+        .collect();
+    let voters: Vec<(&Group, &Placement)> = voters.iter().map(|(g, today)| (*g, today)).collect();
+    let mut placed = place(ring, &voters, Bounds::of(nodes, groups.len()).open());
+    for (group, placement) in &mut placed {
+        let mut learners = ring.walk(*group);
+        learners.retain(|node| !placement.voters.contains(node));
+        placement.learners = learners;
+    }
+    placed
 }
 
 /// How much a node may have.

@@ -77,20 +77,26 @@ fn check(nodes: &BTreeMap<NodeId, NodeState>, table: &Table) {
         let (voters, learners) = match n {
             1 => (1, 0),
             2 => (1, 1),
+            // Every node has a replica of meta and of the routes.
+            _ if !matches!(group, Group::Shard(_)) => (3, n - 3),
             _ => (3, 0),
         };
-        let found = (placement.voters.len(), placement.learners.len());
+        let is_leaving = |node: &&NodeId| nodes.get(*node) == Some(&NodeState::Leaving);
+        let is_shard = matches!(group, Group::Shard(_));
+        let leaving = placement.learners.iter().filter(is_leaving).count();
+        assert!(leaving == 0 || !is_shard, "{group:?}: {placement:?}");
+        let learning = placement.learners.len() - leaving;
+        let found = (placement.voters.len(), learning);
         assert_eq!(found, (voters, learners), "{group:?} on {n} nodes");
-        let distinct: BTreeSet<NodeId> = placement.nodes().collect();
+        let mut distinct: BTreeSet<NodeId> = placement.nodes().collect();
+        distinct.retain(|node| staying.contains(node));
         assert_eq!(
             distinct.len(),
             voters + learners,
             "{group:?}: {placement:?}"
         );
-        assert!(
-            distinct.iter().all(|node| staying.contains(node)),
-            "{group:?}"
-        );
+        let all = placement.nodes().count();
+        assert_eq!(all, distinct.len() + leaving, "{group:?}: {placement:?}");
     }
     for node in &staying {
         let (held, led) = (held(table, *node), led(table, *node));
@@ -214,6 +220,34 @@ fn a_fourth_node_takes_its_share_and_nothing_moves_between_the_others() {
     let moved_leaders = moved_leaders.filter(|(a, b)| a.leader() != b.leader());
     assert!(moved_leaders.count() <= 9);
     assert_eq!(led(&four, NodeId(4)), 8);
+}
+
+#[test]
+fn every_node_has_meta_and_the_routes_and_their_voters_stay() {
+    let three = wanted(&serving(1..=3), &founded(4));
+    let five = wanted(&serving(1..=5), &three);
+    for group in [Group::Meta, Group::Routes] {
+        assert_eq!(five[&group].voters, three[&group].voters);
+        let mut learners = five[&group].learners.clone();
+        learners.sort();
+        assert_eq!(learners, [4, 5].map(NodeId));
+    }
+    // A voter leaves: a learner takes its part, and the others keep theirs.
+    let mut nodes = serving(1..=5);
+    nodes.insert(NodeId(2), NodeState::Leaving);
+    let four = wanted(&nodes, &five);
+    check(&nodes, &four);
+    for voter in [1, 3].map(NodeId) {
+        assert!(four[&Group::Meta].voters.contains(&voter));
+    }
+    // It goes on learning what becomes of it, until it is stopped.
+    assert!(four[&Group::Meta].learners.contains(&NodeId(2)));
+    nodes.insert(NodeId(2), NodeState::Gone);
+    let four = wanted(&nodes, &four);
+    assert!(
+        four.values()
+            .all(|row| row.nodes().all(|node| node != NodeId(2)))
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 
 use hashring::HashRing;
 
-use crate::{Group, NodeId, ShardId};
+use crate::{BucketId, Group, NodeId, ShardId};
 
 /// Points of each node on the ring. With 3 nodes the largest share of the ring is then 1.08 times
 /// the mean.
@@ -52,6 +52,16 @@ impl Hash for Place {
     }
 }
 
+/// Where a bucket stands on the ring.
+struct BucketPlace(BucketId);
+
+impl Hash for BucketPlace {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [high, low] = self.0.0.to_be_bytes();
+        state.write(&[b'g', 4, high, low]);
+    }
+}
+
 impl Ring {
     /// The ring of these nodes; their order and repeats change nothing.
     pub fn new(nodes: impl IntoIterator<Item = NodeId>) -> Self {
@@ -68,7 +78,16 @@ impl Ring {
 
     /// Every node once, in the order in which the ring brings them from the group's place on.
     pub fn walk(&self, group: Group) -> Vec<NodeId> {
-        let points = self.ring.get_with_replicas(&Place(group), self.ring.len());
+        self.walk_from(&Place(group))
+    }
+
+    /// Every node once, in the order in which the ring brings them from the bucket's place on.
+    pub fn walk_of_bucket(&self, bucket: BucketId) -> Vec<NodeId> {
+        self.walk_from(&BucketPlace(bucket))
+    }
+
+    fn walk_from(&self, place: &impl Hash) -> Vec<NodeId> {
+        let points = self.ring.get_with_replicas(place, self.ring.len());
         let mut walk = Vec::with_capacity(self.nodes);
         let mut seen = BTreeSet::new();
         for Point { node, .. } in points.unwrap_or_default() {

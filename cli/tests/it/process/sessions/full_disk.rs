@@ -273,7 +273,8 @@ fn connect(address: SocketAddr, id: &str) -> (Wire, bool) {
         will: None,
     };
     wire.send(&connect.encode()).expect("the node reads");
-    let present = packet::session_present(&wire.read().expect("the node answers"));
+    let present = packet::session_present(&wire.read().expect("the node answers"))
+        .expect("the client may connect");
     (wire, present)
 }
 

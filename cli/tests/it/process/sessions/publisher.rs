@@ -16,15 +16,15 @@ const WINDOW: usize = 16;
 const RETAINED_EVERY: u32 = 20;
 
 /// Sends message after message, each with the next number, in turn to three topics.
-pub(super) struct Publisher {
-    pub(super) number: usize,
-    pub(super) qos: u8,
+pub(crate) struct Publisher {
+    pub(crate) number: usize,
+    pub(crate) qos: u8,
     /// Number of the next new message.
-    pub(super) next: u32,
+    pub(crate) next: u32,
     /// PUBACKs and first PUBRECs that came.
-    pub(super) acked: u32,
+    pub(crate) acked: u32,
     /// The last retained message that was acknowledged.
-    pub(super) retained_acked: Option<u32>,
+    pub(crate) retained_acked: Option<u32>,
     /// Sent and not done, oldest first.
     open: VecDeque<Handshake>,
     has_session: bool,
@@ -37,7 +37,7 @@ struct Handshake {
 }
 
 impl Publisher {
-    pub(super) fn new(number: usize, qos: u8) -> Self {
+    pub(crate) fn new(number: usize, qos: u8) -> Self {
         Self {
             number,
             qos,
@@ -50,17 +50,17 @@ impl Publisher {
     }
 
     /// Whether a PUBREC has come whose PUBCOMP has not.
-    pub(super) fn has_released(&self) -> bool {
+    pub(crate) fn has_released(&self) -> bool {
         self.open.iter().any(|handshake| handshake.released)
     }
 
     /// The newest retained message that was sent.
-    pub(super) fn retained_sent(&self) -> Option<u32> {
+    pub(crate) fn retained_sent(&self) -> Option<u32> {
         (0..self.next).rev().find(|number| is_retained(*number))
     }
 
     /// Publishes until the connection breaks, or until all handshakes are done after `stop`.
-    pub(super) fn run(
+    pub(crate) fn run(
         &mut self,
         address: SocketAddr,
         stop: &AtomicBool,
@@ -82,6 +82,7 @@ impl Publisher {
                 return wire.send(&[0xE0, 0]);
             }
             let packet = wire.read()?;
+            packet::not_closing(&packet)?;
             let id = packet::acknowledged(&packet);
             match packet.first {
                 PUBACK => self.handle_puback(id),
@@ -109,7 +110,7 @@ impl Publisher {
             will: None,
         };
         wire.send(&connect.encode())?;
-        let present = packet::session_present(&wire.read()?);
+        let present = packet::session_present(&wire.read()?)?;
         assert!(
             present || !self.has_session,
             "publisher {} has a session",
@@ -169,7 +170,7 @@ impl Publisher {
 }
 
 /// The topic to which a publisher sends a message.
-pub(super) fn topic(publisher: usize, number: u32) -> String {
+pub(crate) fn topic(publisher: usize, number: u32) -> String {
     if is_retained(number) {
         format!("kept/{publisher}")
     } else {

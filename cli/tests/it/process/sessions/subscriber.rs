@@ -8,12 +8,9 @@ use super::packet::{self, Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, SUB
 use super::publisher::{self, Publisher};
 use crate::process::wire::Wire;
 
-/// Everything that anybody here publishes.
-const FILTERS: [&str; 4] = ["live/#", "kept/#", "wills/#", "mark"];
-
 /// When a subscriber is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Presence {
+pub(crate) enum Presence {
     /// Always, as far as the node is.
     Online,
     /// In some rounds, for some messages.
@@ -23,9 +20,11 @@ pub(super) enum Presence {
 }
 
 /// A client that keeps the QoS 2 ids which it received and which were not released.
-pub(super) struct Subscriber {
-    pub(super) id: &'static str,
-    pub(super) presence: Presence,
+pub(crate) struct Subscriber {
+    pub(crate) id: String,
+    pub(crate) presence: Presence,
+    /// The publishers that it hears; `None` for all.
+    follows: Option<Vec<usize>>,
     qos: u8,
     receive_maximum: u16,
     /// Ids of QoS 2 that wait for their PUBREL [MQTT-4.3.3-8].
@@ -36,7 +35,7 @@ pub(super) struct Subscriber {
     wills: BTreeMap<String, u32>,
     marks: BTreeSet<u32>,
     /// Messages that came.
-    pub(super) count: u64,
+    pub(crate) count: u64,
     /// Each publisher's first message after the SUBACK.
     from: Vec<u32>,
     /// The first round whose wills come after the SUBACK.
@@ -44,10 +43,11 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(super) fn new(id: &'static str, presence: Presence, qos: u8, receive_maximum: u16) -> Self {
+    pub(crate) fn new(id: &str, presence: Presence, qos: u8, receive_maximum: u16) -> Self {
         Self {
-            id,
+            id: id.to_owned(),
             presence,
+            follows: None,
             qos,
             receive_maximum,
             held: BTreeSet::new(),
@@ -60,12 +60,18 @@ impl Subscriber {
         }
     }
 
-    pub(super) fn has_held(&self) -> bool {
+    /// Hears these publishers only, and all wills.
+    pub(crate) fn following(mut self, publishers: Vec<usize>) -> Self {
+        self.follows = Some(publishers);
+        self
+    }
+
+    pub(crate) fn has_held(&self) -> bool {
         !self.held.is_empty()
     }
 
     /// Connects for the first time and subscribes; what is published from now on must come.
-    pub(super) fn subscribe(
+    pub(crate) fn subscribe(
         mut self,
         address: SocketAddr,
         publishers: &[Publisher],
@@ -74,10 +80,11 @@ impl Subscriber {
         let mut wire = Wire::open(address).expect("the node listens");
         let connack = self.connect(&mut wire).expect("the node answers");
         assert!(!connack, "{} has no session yet", self.id);
-        wire.send(&packet::subscribe(&FILTERS, self.qos))
+        let filters = self.filters();
+        wire.send(&packet::subscribe(&filters, self.qos))
             .expect("the node reads");
         let suback = wire.read().expect("the node answers");
-        let granted = vec![self.qos; FILTERS.len()];
+        let granted = vec![self.qos; filters.len()];
         assert_eq!(
             (suback.first, &suback.body[3..]),
             (SUBACK, &*granted),
@@ -89,8 +96,26 @@ impl Subscriber {
         self
     }
 
+    /// Everything that whom it hears publishes.
+    fn filters(&self) -> Vec<String> {
+        let mut filters = match &self.follows {
+            None => vec!["live/#".to_owned(), "kept/#".to_owned()],
+            Some(publishers) => {
+                let of = |number: &usize| [format!("live/{number}/#"), format!("kept/{number}")];
+                publishers.iter().flat_map(of).collect()
+            }
+        };
+        filters.extend(["wills/#".to_owned(), "mark".to_owned()]);
+        filters
+    }
+
+    fn hears(&self, publisher: &Publisher) -> bool {
+        let follows = self.follows.as_ref();
+        follows.is_none_or(|numbers| numbers.contains(&publisher.number))
+    }
+
     /// Resumes the session and takes what comes until `enough`, or until the connection breaks.
-    pub(super) fn run(
+    pub(crate) fn run(
         &mut self,
         address: SocketAddr,
         enough: impl Fn(&Self) -> bool,
@@ -104,6 +129,7 @@ impl Subscriber {
                 let answer = self.handle_publish(&publish);
                 wire.send(&packet::ack(answer, publish.id))?;
             } else {
+                packet::not_closing(&packet)?;
                 assert_eq!(packet.first, PUBREL, "{}: {packet:?}", self.id);
                 let id = packet::acknowledged(&packet);
                 self.held.remove(&id);
@@ -114,7 +140,7 @@ impl Subscriber {
     }
 
     /// Whether mark `mark` has come, all wills have, and no handshake is open.
-    pub(super) fn is_drained(&self, mark: u32, wills: &[Vec<Testament>]) -> bool {
+    pub(crate) fn is_drained(&self, mark: u32, wills: &[Vec<Testament>]) -> bool {
         let expected = self.expected(wills);
         self.marks.contains(&mark)
             && self.held.is_empty()
@@ -124,8 +150,9 @@ impl Subscriber {
     }
 
     /// Asserts that all came that must, QoS 2 once, in the order in which it was sent.
-    pub(super) fn assert_complete(&self, publishers: &[Publisher], wills: &[Vec<Testament>]) {
-        for (publisher, from) in publishers.iter().zip(&self.from) {
+    pub(crate) fn assert_complete(&self, publishers: &[Publisher], wills: &[Vec<Testament>]) {
+        let publishers = publishers.iter().zip(&self.from);
+        for (publisher, from) in publishers.filter(|(publisher, _)| self.hears(publisher)) {
             self.assert_publisher(publisher, *from);
         }
         for will in self.expected(wills) {
@@ -205,13 +232,13 @@ impl Subscriber {
 
     fn connect(&self, wire: &mut Wire) -> io::Result<bool> {
         let connect = Connect {
-            id: self.id,
+            id: &self.id,
             expiry_s: 3_600,
             receive_maximum: self.receive_maximum,
             will: None,
         };
         wire.send(&connect.encode())?;
-        Ok(packet::session_present(&wire.read()?))
+        packet::session_present(&wire.read()?)
     }
 
     /// Takes a message, unless it is a QoS 2 one that is held already, and says what to answer.
@@ -258,7 +285,7 @@ struct Arrival {
 }
 
 /// A will that a kill made due.
-pub(super) struct Testament {
-    pub(super) topic: String,
-    pub(super) qos: u8,
+pub(crate) struct Testament {
+    pub(crate) topic: String,
+    pub(crate) qos: u8,
 }

@@ -108,6 +108,8 @@ pub(crate) struct Client {
     unacked: VecDeque<Outgoing>,
     to_publish: VecDeque<u32>,
     received_ids: BTreeSet<PacketId>,
+    /// What its connection brought: PUBLISH packets of the session's queue, and PUBREL packets.
+    brought: BTreeSet<(PacketId, Option<Label>)>,
     is_subscribing: bool,
     /// Step of the SUBACK that its present session got.
     pub(crate) subscribed: Option<u64>,
@@ -143,6 +145,7 @@ impl Client {
             unacked: VecDeque::new(),
             to_publish: VecDeque::new(),
             received_ids: BTreeSet::new(),
+            brought: BTreeSet::new(),
             is_subscribing: false,
             subscribed: None,
             sent: BTreeMap::new(),
@@ -161,6 +164,7 @@ impl Client {
             self.forget_session();
         }
         self.conn = Some(conn);
+        self.brought.clear();
         self.ordinal += 1;
         self.past.insert(self.ordinal, Past::default());
         self.clean_start = clean_start;
@@ -306,6 +310,7 @@ impl Client {
                 Vec::new()
             }
             Packet::PubRel(rel) => {
+                self.note_brought(rel.packet_id, None);
                 self.received_ids.remove(&rel.packet_id);
                 vec![Packet::PubComp(ack(rel.packet_id))]
             }
@@ -381,6 +386,7 @@ impl Client {
         let Some(id) = publish.packet_id else {
             return Vec::new();
         };
+        self.note_brought(id, Some(Label::parse(&publish.payload)));
         let is_second = publish.qos == QoS::ExactlyOnce;
         if !is_second || self.received_ids.insert(id) {
             self.got.push(Got {
@@ -394,6 +400,15 @@ impl Client {
         } else {
             Packet::PubAck(ack(id))
         }]
+    }
+
+    /// A connection brings nothing twice `[MQTT-4.4.0-1]`. Of ids above those of persistent sessions
+    /// the node sees that itself.
+    fn note_brought(&mut self, id: PacketId, label: Option<Label>) {
+        if id.get() < 32_768 && !self.brought.insert((id, label)) {
+            let what = format!("{}: {label:?} under {id} is sent again", self.spec.id);
+            self.faults.push(what);
+        }
     }
 
     fn released(&mut self, packet_id: PacketId) -> Vec<Packet> {

@@ -6,7 +6,7 @@ use mqtt::ClientId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use session::ConnectionId;
-use tidewire_cluster_core::{BootMs, ClockReading, WallMs};
+use tidewire_cluster_core::{BootMs, ClockReading, NodeEpoch, WallMs};
 
 use super::defect::Defect;
 use super::disk::{Disk, ShardWhat};
@@ -24,7 +24,10 @@ pub(crate) struct Ctx {
     /// Whether an `Open` replaces only what was there when its connection was accepted.
     pub(crate) looks_back: bool,
     boot_ms: u64,
-    wall_apart_ms: i64,
+    /// How far the wall clock of each node is apart.
+    wall_apart_ms: Vec<i64>,
+    /// The node that works.
+    at: usize,
     is_synchronised: bool,
     /// Whether no clock runs while the process does not: something sets it right later.
     is_set_later: bool,
@@ -39,6 +42,10 @@ pub(crate) struct Ctx {
     pub(crate) opened: BTreeMap<ClientId, ConnectionId>,
     /// When the server closed a connection: a client that has not read it yet is not alive.
     pub(crate) closed: BTreeMap<ConnectionId, u64>,
+    /// Node epochs that meta's log has ended, and when: their connections lasted no longer.
+    pub(crate) ended: BTreeMap<NodeEpoch, u64>,
+    /// The epoch of each connection.
+    pub(crate) epochs: BTreeMap<ConnectionId, NodeEpoch>,
     pub(crate) violations: Vec<String>,
     pub(crate) crashes: u64,
 }
@@ -53,7 +60,8 @@ impl Ctx {
             disk: Disk::new(shards),
             looks_back: false,
             boot_ms: 1_000,
-            wall_apart_ms: 0,
+            wall_apart_ms: vec![0],
+            at: 0,
             is_synchronised,
             is_set_later: seed % 4 == 1,
             set_at_ms: 0,
@@ -62,9 +70,38 @@ impl Ctx {
             stale: Vec::new(),
             opened: BTreeMap::new(),
             closed: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            epochs: BTreeMap::new(),
             violations: Vec::new(),
             crashes: 0,
         }
+    }
+
+    /// Several nodes, each with a wall clock that the others compare theirs with.
+    pub(crate) fn begin_cluster(&mut self, nodes: usize) {
+        self.is_set_later = false;
+        self.looks_back = self.defect != Defect::LateConnectTaken;
+        self.wall_apart_ms = vec![0; nodes];
+    }
+
+    /// From now on this node works.
+    pub(crate) fn turn_to(&mut self, at: usize) {
+        self.at = at;
+    }
+
+    /// All clocks are right.
+    pub(crate) fn set_clocks(&mut self) {
+        self.wall_apart_ms.fill(0);
+    }
+
+    /// How far the clock is from the median of the others, if there are others.
+    fn apart_ms(&self) -> Option<u64> {
+        let others = self.wall_apart_ms.iter().enumerate();
+        let others = others.filter(|(at, _)| *at != self.at);
+        let mut others: Vec<i64> = others.map(|(_, ms)| *ms).collect();
+        others.sort_unstable();
+        let median = others.get(others.len() / 2)?;
+        Some(self.wall_apart_ms[self.at].abs_diff(*median))
     }
 
     /// A link keeps an item, to bring it later; only of the last ones something can still come.
@@ -79,18 +116,21 @@ impl Ctx {
         self.boot_ms += ms;
         if self.is_set_later && !self.is_synchronised && self.boot_ms >= self.set_at_ms {
             self.is_synchronised = true;
-            self.wall_apart_ms = 0;
+            self.wall_apart_ms[0] = 0;
         }
     }
 
     /// Until when a connection that a client loses now has lasted.
     pub(crate) fn lasted_ms(&self, id: Option<ConnectionId>) -> u64 {
         let closed = id.and_then(|id| self.closed.get(&id));
-        closed.copied().unwrap_or(self.boot_ms)
+        let epoch = id.and_then(|id| self.epochs.get(&id));
+        let ended = epoch.and_then(|epoch| self.ended.get(epoch));
+        let all = [closed, ended].into_iter().flatten();
+        all.min().copied().unwrap_or(self.boot_ms)
     }
 
     pub(crate) fn step_clock(&mut self, ms: i64) {
-        self.wall_apart_ms += ms;
+        self.wall_apart_ms[self.at] += ms;
     }
 
     /// A process starts: by then a clock that something synchronises is right again, or says that
@@ -99,10 +139,10 @@ impl Ctx {
         if self.is_set_later {
             self.is_synchronised = false;
             self.boot_ms += self.rng.random_range(0..6_000);
-            self.wall_apart_ms = -self.rng.random_range(0..4_000);
+            self.wall_apart_ms[0] = -self.rng.random_range(0..4_000);
             self.set_at_ms = self.boot_ms + self.rng.random_range(0..6_000);
         } else if self.is_synchronised {
-            self.wall_apart_ms = 0;
+            self.wall_apart_ms[0] = 0;
         }
     }
 
@@ -122,7 +162,7 @@ impl Ctx {
             boot: self.boot(),
             wall: WallMs(self.wall_ms()),
             is_synchronised: self.is_synchronised,
-            apart_ms: None,
+            apart_ms: self.apart_ms(),
         }
     }
 
@@ -132,6 +172,6 @@ impl Ctx {
     }
 
     fn wall_ms(&self) -> u64 {
-        (WALL_MS + self.wall_apart_ms + self.boot_ms as i64).unsigned_abs()
+        (WALL_MS + self.wall_apart_ms[self.at] + self.boot_ms as i64).unsigned_abs()
     }
 }

@@ -32,6 +32,22 @@ pub(crate) enum Defect {
     AppliedBeforeSync,
     /// SUBACK leaves before the routes are seen.
     SubackBeforeRoutes,
+    /// SUBACK leaves before the other nodes see the routes.
+    SubackBeforeOthers,
+    /// A node that leads a shard publishes its wills before it knows the routes.
+    WillBeforeRoutes,
+    /// SUBACK leaves although the node does not hold its lease.
+    SubackWithoutLease,
+    /// PUBACK and PUBREC leave although the node does not hold its lease.
+    AckWithoutLease,
+    /// A shard's new leader hands out only what comes from now on.
+    NothingHandedAgain,
+    /// A connection sends what another leader hands it again.
+    LiveResends,
+    /// A leader takes an epoch that its replica of meta does not show yet for one that has ended.
+    NewEpochGone,
+    /// A leader commits what it alone has.
+    MinorityCommits,
     /// SUBACK leaves before the group has the member.
     SubackBeforeMembership,
     /// A message that was handed to a member is taken for acknowledged.

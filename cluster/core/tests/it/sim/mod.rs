@@ -1,6 +1,7 @@
 //! The simulation: clients, one node, and what goes wrong between them, in one seeded loop.
 
 mod client;
+mod cluster;
 mod conns;
 mod ctx;
 mod defect;
@@ -14,10 +15,14 @@ mod trace;
 use mqtt::QoS;
 use rand::Rng;
 use session::ConnectionId;
+use tidewire_cluster_core::{ShardId, Source};
 
 use client::{Client, Spec};
+pub(crate) use cluster::run_cluster;
+use conns::Serve;
 use ctx::Ctx;
 pub(crate) use defect::Defect;
+use invariants::Seen;
 use node::Node;
 pub(crate) use trace::Trace;
 
@@ -152,21 +157,20 @@ fn report(mut sim: Sim) -> Report {
         sim.step();
     }
     sim.heal();
-    let violations = invariants::all(&sim);
-    let acked = |client: &Client| {
-        client
-            .sent
-            .values()
-            .filter(|s| s.acked_on.is_some())
-            .count()
-    };
+    let violations = invariants::all(&sim.seen());
     Report {
         violations,
         trace: sim.ctx.trace,
         steps: sim.step,
         crashes: sim.ctx.crashes,
-        acknowledged: sim.clients.iter().map(acked).sum(),
+        acknowledged: acknowledged(&sim.clients),
     }
+}
+
+/// Messages that were acknowledged to their publishers.
+fn acknowledged(clients: &[Client]) -> usize {
+    let sent = clients.iter().flat_map(|client| client.sent.values());
+    sent.filter(|sent| sent.acked_on.is_some()).count()
 }
 
 impl Sim {
@@ -252,7 +256,7 @@ impl Sim {
             }
             _ => node.settle(ctx),
         }
-        node.sweep();
+        node.front.sweep();
     }
 
     fn crash(&mut self) {
@@ -285,7 +289,7 @@ impl Sim {
     fn connect(&mut self, who: usize) {
         let Some(node) = &mut self.node else { return };
         let client = &mut self.clients[who];
-        if client.conn.is_some() || node.epoch.is_none() {
+        if client.conn.is_some() || node.front.epoch.is_none() {
             return;
         }
         self.connections += 1;
@@ -293,7 +297,7 @@ impl Sim {
         node.accept(id, &mut self.ctx);
         let clean_start = client.spec.cleans && self.ctx.fails(3);
         let connect = client.connect(id, clean_start, self.ctx.boot().0);
-        let conn = node.conns.get_mut(&id).expect("accepted just before");
+        let conn = node.front.conns.get_mut(&id).expect("accepted just before");
         conn.up.push_back(connect);
     }
 
@@ -303,7 +307,7 @@ impl Sim {
         let (Some(id), Some(node)) = (client.conn, &mut self.node) else {
             return;
         };
-        if let Some(conn) = node.conns.get_mut(&id) {
+        if let Some(conn) = node.front.conns.get_mut(&id) {
             let kept = self.ctx.rng.random_range(0..=conn.up.len());
             conn.up.truncate(kept);
             conn.is_cut = true;
@@ -329,7 +333,7 @@ impl Sim {
         if !client.is_connected {
             return;
         }
-        if let Some(conn) = node.conns.get_mut(&id) {
+        if let Some(conn) = node.front.conns.get_mut(&id) {
             conn.up.push_back(client.disconnect());
             conn.is_cut = true;
         }
@@ -345,7 +349,7 @@ impl Sim {
         let Some(node) = &mut self.node else { return };
         let at = self.ctx.rng.random_range(0..self.ghosts.len());
         let id = self.ghosts[at];
-        let left = node.conns.get(&id).map_or(0, |conn| conn.up.len());
+        let left = node.front.conns.get(&id).map_or(0, |conn| conn.up.len());
         if left > 0 && self.ctx.rng.random_bool(0.6) {
             return node.move_up(id, 1, &mut self.ctx);
         }
@@ -379,7 +383,7 @@ impl Sim {
         let up = self.ctx.rng.random_range(0..5);
         let down = self.ctx.rng.random_range(0..5);
         let now_ms = self.ctx.boot().0;
-        let Some(conn) = node.conns.get_mut(&id) else {
+        let Some(conn) = node.front.conns.get_mut(&id) else {
             return;
         };
         conn.up.extend(client.poll(self.step));
@@ -407,7 +411,7 @@ impl Sim {
     fn forget_closed(&mut self) {
         for client in &mut self.clients {
             let Some(id) = client.conn else { continue };
-            let conns = self.node.as_ref().map(|node| &node.conns);
+            let conns = self.node.as_ref().map(|node| &node.front.conns);
             let conn = conns.and_then(|conns| conns.get(&id));
             if conn.is_none_or(|conn| conn.is_closed && conn.down.is_empty()) {
                 client.lost_connection(self.ctx.lasted_ms(Some(id)));
@@ -467,7 +471,25 @@ impl Sim {
         }
         while node.kick(ctx) {}
         node.settle(ctx);
-        node.sweep();
+        node.front.sweep();
+    }
+
+    /// What the checkers look at.
+    fn seen(&self) -> Seen<'_> {
+        let node = self.node.as_ref();
+        let shards = node.map(|node| node.shards.iter().map(|s| &s.machine.durable).collect());
+        Seen {
+            clients: &self.clients,
+            noted: &self.ctx.violations,
+            tries: node.map(|node| &node.front.trie).into_iter().collect(),
+            shards: shards.unwrap_or_default(),
+            source_of: &|spec, filter| {
+                // A group's route is that of the plain filter in its home shard.
+                let home = filter.shared().map_or(spec.id, |_| filter.as_str());
+                Source::Shard(ShardId(conns::shard_of(home, SHARDS) as u16))
+            },
+            now: self.ctx.now().wall,
+        }
     }
 
     fn is_quiet(&self) -> bool {
@@ -490,11 +512,11 @@ impl Sim {
         if node.shards.iter().any(|shard| queued(shard) > 0) {
             waiting.push("queues".to_owned());
         }
-        if !node.obligations.is_empty() {
+        if !node.front.obligations.is_empty() || !node.front.subacks.is_empty() {
             waiting.push("obligations".to_owned());
         }
         let has_packets = |conn: &conns::Conn| !conn.up.is_empty() || !conn.down.is_empty();
-        if node.conns.values().any(has_packets) {
+        if node.front.conns.values().any(has_packets) {
             waiting.push("links".to_owned());
         }
         waiting.join(", ")
@@ -502,11 +524,8 @@ impl Sim {
 }
 
 fn send(node: &mut Node, at: usize) {
-    let Some(epoch) = node.epoch else { return };
-    let Node { shards, conns, .. } = node;
-    let is_open = |id| {
-        let conn = conns.get(&id);
-        conn.is_some_and(|conn| !conn.is_closed && !conn.has_ended)
-    };
-    shards[at].send(epoch, is_open);
+    let Node { shards, front, .. } = node;
+    if let Some(epoch) = front.epoch {
+        shards[at].send(epoch, |id| front.is_open(id));
+    }
 }

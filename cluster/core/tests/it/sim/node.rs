@@ -1,18 +1,21 @@
 //! One run of the node's process: groups, routes, shards; connections are in `conns`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use mqtt::Trie;
-use session::{Command, Config, ConnectionId, DurableEffect, WillId};
+use mqtt::{ClientId, Filter, Trie};
+use rand::Rng;
+use session::{
+    Answer, Command, ConnectionId, DurableEffect, Message, Origin, Subscription, Token, WillId,
+};
 use tidewire_cluster_core::{
-    Begin, Body, DrainEffect, FeatureLevel, FolderId, Found, Lease, MembershipEffect, Meta,
-    MetaAnswer, MetaCommand, NodeEpoch, NodeId, RouteVersion, Routes, RoutesCommand, RoutesEffect,
-    ShardId, Source, Standing, StartCount, Visible, WallMs, WillKey,
+    Begin, Body, BootMs, DrainEffect, FeatureLevel, FolderId, Found, Lease, MembershipEffect, Meta,
+    MetaAnswer, MetaCommand, NodeEpoch, NodeId, Routes, RoutesCommand, RoutesEffect, ShardId,
+    Sighting, Sightings, Source, Standing, StartCount, WallMs, WillKey,
 };
 
-use super::conns::{Conn, Settles};
+use super::conns::{AskedRetained, Front, Serve, Suback};
 use super::ctx::Ctx;
 use super::defect::Defect;
 use super::disk::{ShardEntry, ShardWhat};
@@ -24,25 +27,16 @@ const NODE: NodeId = NodeId(1);
 const ROUTES_MAX: usize = 1_000;
 
 pub(crate) struct Node {
-    pub(crate) config: Arc<Config>,
+    pub(crate) front: Front,
     meta: Meta,
     meta_applied: usize,
     /// Position of the entry that begins this run's epoch.
     begin_at: usize,
-    /// This run's epoch, once begun.
-    pub(crate) epoch: Option<NodeEpoch>,
-    pub(crate) lease: Option<Lease>,
     pub(crate) routes: Routes,
     routes_applied: usize,
     /// Batches of shards in the log of routes, by position.
     batches: BTreeMap<usize, usize>,
-    pub(crate) trie: Trie<Source, ()>,
-    pub(crate) visible: Visible,
     pub(crate) shards: Vec<Shard>,
-    pub(crate) conns: BTreeMap<ConnectionId, Conn>,
-    pub(crate) kicks: VecDeque<ConnectionId>,
-    pub(crate) obligations: BTreeMap<u64, (usize, Settles)>,
-    pub(crate) obligation_ids: u64,
 }
 
 impl Node {
@@ -71,22 +65,14 @@ impl Node {
         let routes_applied = ctx.disk.routes.durable();
         let begin_at = ask_for_an_epoch(meta.shards() == 0, ctx);
         Self {
-            config: Arc::new(Config::default()),
+            front: Front::new(trie),
             meta,
             meta_applied,
             begin_at,
-            epoch: None,
-            lease: None,
             routes,
             routes_applied,
             batches: BTreeMap::new(),
-            trie,
-            visible: Visible::default(),
             shards: (0..shards).map(|at| Shard::replayed(at, ctx)).collect(),
-            conns: BTreeMap::new(),
-            kicks: VecDeque::new(),
-            obligations: BTreeMap::new(),
-            obligation_ids: 0,
         }
     }
 
@@ -120,14 +106,16 @@ impl Node {
 
     /// The epoch is begun: shards and routes are led from here.
     fn serve(&mut self, epoch: NodeEpoch, ctx: &mut Ctx) {
-        self.epoch = Some(epoch);
-        self.lease = Some(Lease::new(epoch, self.meta.is_lone(), ctx.boot()));
-        self.visible.handle_begun(epoch);
+        self.front.epoch = Some(epoch);
+        self.front.lease = Some(Lease::new(epoch, self.meta.is_lone(), ctx.boot()));
+        self.front.visible.handle_begun(epoch);
         for source in self.routes.sources() {
             let (version, index) = (self.routes.applied(source), self.routes.index());
-            self.visible.handle_entry(source, version, index);
+            self.front.visible.handle_entry(source, version, index);
         }
-        self.visible.handle_applied(epoch, self.routes.index());
+        self.front
+            .visible
+            .handle_applied(epoch, self.routes.index());
         ctx.disk
             .routes
             .append(RoutesCommand::Epochs(self.meta.epochs()));
@@ -172,23 +160,25 @@ impl Node {
         while let Some(effect) = self.routes.poll_effect() {
             match effect {
                 RoutesEffect::Add { filter, source } => {
-                    self.trie.insert(&filter, source, ());
+                    self.front.trie.insert(&filter, source, ());
                 }
                 RoutesEffect::Remove { filter, source } => {
-                    self.trie.remove(&filter, &source);
+                    self.front.trie.remove(&filter, &source);
                 }
                 RoutesEffect::Applied {
                     source,
                     version,
                     index,
-                } => self.visible.handle_entry(source, version, index),
+                } => self.front.visible.handle_entry(source, version, index),
             }
         }
-        if let Some(epoch) = self.epoch {
-            self.visible.handle_applied(epoch, self.routes.index());
+        if let Some(epoch) = self.front.epoch {
+            self.front
+                .visible
+                .handle_applied(epoch, self.routes.index());
         }
-        while self.visible.poll_visible().is_some() {}
-        self.release_subacks(ctx);
+        while self.front.visible.poll_visible().is_some() {}
+        self.release(ctx);
     }
 
     /// Applies the next entry of a shard; false if there is none.
@@ -205,7 +195,9 @@ impl Node {
         for effect in self.shards[at].effects(ctx) {
             match effect {
                 DurableEffect::Deliver(delivery) => self.deliver(delivery, ctx),
-                DurableEffect::TakenOver { connection, .. } => self.kicks.push_back(connection),
+                DurableEffect::TakenOver { connection, .. } => {
+                    self.front.kicks.push_back(connection);
+                }
                 DurableEffect::DeliverShared(delivery) => self.deliver_shared(delivery, ctx),
                 DurableEffect::Route(_)
                 | DurableEffect::WillDue(_)
@@ -265,9 +257,7 @@ impl Node {
         match effect {
             DrainEffect::Resume => {
                 self.shards[at].memberships.handle_lead();
-                if ctx.defect != Defect::OutboxNotResumed {
-                    self.shards[at].machine.durable.resume_outbox();
-                }
+                self.shards[at].lead(ctx);
                 self.carry_out(at, ctx);
             }
             DrainEffect::SendRoutes(deltas) => {
@@ -322,7 +312,7 @@ impl Node {
         for shard in &mut self.shards {
             shard.proposer.handle_timeout(ctx.boot());
         }
-        if self.epoch.is_none() {
+        if self.front.epoch.is_none() {
             return;
         }
         self.tell_epochs(ctx);
@@ -349,8 +339,121 @@ impl Node {
         }
     }
 
-    pub(crate) fn seen(&self, at: usize) -> RouteVersion {
-        self.visible.version(Source::Shard(ShardId(at as u16)))
+    /// Hands answers of a shard to those who asked; false if there was none.
+    pub(crate) fn answer(&mut self, at: usize, ctx: &mut Ctx) -> bool {
+        let Some(reply) = self.shards[at].next_reply(ctx) else {
+            return false;
+        };
+        let Outcome::Applied(answer) = reply.outcome else {
+            return true;
+        };
+        if let Some(confirmed) = self.shards[at].stream.handle_answer(reply.n) {
+            self.confirmed(at, confirmed.item, answer, ctx);
+        }
+        true
+    }
+
+    /// Lets go what waits for versions of the routes.
+    fn release(&mut self, ctx: &mut Ctx) {
+        for at in 0..self.shards.len() {
+            let seen = self.front.seen(Source::Shard(ShardId(at as u16))).0;
+            for (version, from, row) in std::mem::take(&mut self.shards[at].seats) {
+                if version <= seen {
+                    self.shards[from].memberships.handle_seated(row);
+                } else {
+                    self.shards[at].seats.push((version, from, row));
+                }
+            }
+        }
+        self.release_subacks(ctx);
+    }
+}
+
+impl Serve for Node {
+    fn front(&self) -> &Front {
+        &self.front
+    }
+
+    fn front_mut(&mut self) -> &mut Front {
+        &mut self.front
+    }
+
+    fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    fn push(&mut self, at: usize, item: Item, owner: Option<ConnectionId>) {
+        self.shards[at].push(item, owner);
+    }
+
+    fn push_node(&mut self, _: NodeEpoch, _: Arc<Message>, _: Option<Origin>, _: u64) {
+        unreachable!("no session here is clean");
+    }
+
+    fn known_epoch(&self, at: usize, client: &ClientId) -> Option<session::Epoch> {
+        self.shards[at].machine.durable.epoch(client)
+    }
+
+    /// As the replicas of the connection's node know it, which may be behind.
+    fn sighting(&mut self, ctx: &mut Ctx) -> Arc<Sighting> {
+        let mut sightings = Sightings::default();
+        let applied = self.shards.iter().map(|shard| {
+            let behind = if ctx.fails(2) {
+                ctx.rng.random_range(0..20)
+            } else {
+                0
+            };
+            let entries = shard.applied.saturating_sub(behind) as u64;
+            (ShardId(shard.at as u16), entries * INDEXES_PER_ENTRY)
+        });
+        let applied: Vec<_> = applied.collect();
+        sightings.handle_applied(applied, BootMs(0));
+        sightings.at(BootMs(0))
+    }
+
+    fn ask_retained(&mut self, asked: AskedRetained, ctx: &mut Ctx) {
+        let wall = ctx.now().wall;
+        let rows = asked.filters.iter().map(|filter| {
+            let shards = self.shards.iter();
+            let of = |shard: &Shard| {
+                let durable = &shard.machine.durable;
+                durable.retained_matching(filter, asked.limit, wall)
+            };
+            shards.flat_map(of).collect()
+        });
+        let rows = rows.collect();
+        let conn = self.front.conns.get_mut(&asked.id);
+        let conn = conn.expect("looked at just before");
+        conn.live.handle_retained(asked.token, rows, ctx.now());
+    }
+
+    fn subscribe(
+        &mut self,
+        _: ConnectionId,
+        _: Token,
+        _: Vec<(Filter, Subscription)>,
+        _: &mut Ctx,
+    ) {
+        panic!("every session here is persistent");
+    }
+
+    fn forget(&mut self, _: ConnectionId) {}
+
+    fn will_published(&mut self, at: usize, key: WillKey) {
+        self.shards[at].drain.handle_will_published(key);
+    }
+
+    fn seat(&mut self, home: usize, from: usize, version: u64, route: u64, ctx: &mut Ctx) {
+        self.shards[home].seats.push((route, from, version));
+        self.release(ctx);
+    }
+
+    fn is_seated(&self, at: usize, suback: &Suback) -> bool {
+        let Some(Answer::Subscribed(all)) = &suback.answer else {
+            return true;
+        };
+        let memberships = &self.shards[at].memberships;
+        all.iter().all(|one| memberships.is_seated(one.membership))
     }
 }
 

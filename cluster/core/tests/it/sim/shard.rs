@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use session::{Answer, Command, ConnectionId, DurableEffect, MembershipRow, Token, WillRow};
+use session::{Command, ConnectionId, DurableEffect, MembershipRow, Token, WillRow};
 use tidewire_cluster_core::{
     Attempt, Batch, Body, Drain, LogClock, LogTime, Memberships, NodeEpoch, Numbered, Proposer,
     ProposerEffect, ProposerLimits, RouteDelta, RouteVersion, ShardId, Share, ShareLimits, Stamped,
@@ -15,7 +15,7 @@ use super::disk::{ShardEntry, ShardWhat};
 use super::machine::{Machine, Outcome};
 
 /// Bytes that every item counts for.
-const ITEM_BYTES: u64 = 100;
+pub(crate) const ITEM_BYTES: u64 = 100;
 
 /// What a node asks of a shard, and who is told the answer.
 #[derive(Clone, Debug)]
@@ -66,8 +66,6 @@ pub(crate) struct Shard {
     pub(crate) memberships: Memberships<MembershipRow>,
     /// Members of its groups that wait for a version of its routes: whose row of which version.
     pub(crate) seats: Vec<(u64, usize, u64)>,
-    /// SUBACKs that wait for a version of the routes, and for groups.
-    pub(crate) subacks: Vec<(u64, ConnectionId, Token, Answer)>,
 }
 
 impl Shard {
@@ -80,10 +78,13 @@ impl Shard {
             duty_bytes: 1 << 20,
         };
         let mut machine = Machine::new(ctx.defect);
+        if ctx.defect == Defect::OutboxNotResumed {
+            machine.durable.handle_lead();
+        }
         let log = &ctx.disk.shards[at];
         for position in 0..log.durable() {
             machine.apply(position + 1, log.get(position));
-            // What was to be done then is done, or stands in the outbox.
+            // Who takes the lead too early has forgotten what was to be done.
             while machine.durable.poll_effect().is_some() {}
         }
         let mut last = machine.time;
@@ -112,7 +113,6 @@ impl Shard {
             drain: Drain::new(ShardId(at as u16)),
             memberships: Memberships::default(),
             seats: Vec::new(),
-            subacks: Vec::new(),
         }
     }
 
@@ -125,6 +125,13 @@ impl Shard {
         let owner = owner.map(|owner| tidewire_cluster_core::ConnectionId(owner.0));
         let pushed = self.stream.push(item, owner, share, ITEM_BYTES);
         pushed.expect("clients' windows bound the stream below its shares");
+    }
+
+    /// Its node leads, and hands out what the leader before may have handed out.
+    pub(crate) fn lead(&mut self, ctx: &Ctx) {
+        if ctx.defect != Defect::OutboxNotResumed {
+            self.machine.durable.handle_lead();
+        }
     }
 
     /// Puts what is numbered on the wire.
@@ -374,11 +381,10 @@ impl Shard {
             && self.drain.is_empty()
             && self.memberships.is_empty()
             && self.seats.is_empty()
-            && self.subacks.is_empty()
     }
 }
 
-fn share_of(what: &ShardWhat) -> Share {
+pub(crate) fn share_of(what: &ShardWhat) -> Share {
     match what {
         ShardWhat::Item {
             body: Body::Item(Command::Open(_)),

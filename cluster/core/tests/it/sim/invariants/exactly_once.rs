@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use mqtt::QoS;
 
-use super::super::Sim;
 use super::super::client::Label;
+use super::Seen;
 
-pub(super) fn check(sim: &Sim) -> Vec<String> {
+pub(super) fn check(seen: &Seen<'_>) -> Vec<String> {
     let mut violations = Vec::new();
-    for client in &sim.clients {
+    for client in seen.clients {
         // Its own session ends now and then, and with it what tells repeats.
         if client.spec.cleans {
             continue;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::super::Sim;
 use super::super::client::Label;
+use super::Seen;
 
-pub(super) fn check(sim: &Sim) -> Vec<String> {
-    let members = || sim.clients.iter().filter(|client| client.spec.shares());
+pub(super) fn check(seen: &Seen<'_>) -> Vec<String> {
+    let members = || seen.clients.iter().filter(|client| client.spec.shares());
     // Members whose sessions end leave the group; one that stays keeps it.
     let stay = members().filter(|client| !client.spec.cleans);
     let since = stay.filter_map(|client| client.subscribed).min();
@@ -17,7 +17,7 @@ pub(super) fn check(sim: &Sim) -> Vec<String> {
         .flat_map(|client| client.got.iter().map(|got| got.label))
         .collect();
     let mut lost = Vec::new();
-    for (client, publisher) in sim.clients.iter().enumerate() {
+    for (client, publisher) in seen.clients.iter().enumerate() {
         for (&n, sent) in &publisher.sent {
             let matched = sent.topic.starts_with("t/");
             let is_owed = matched && sent.acked_on.is_some() && sent.at > Some(since);

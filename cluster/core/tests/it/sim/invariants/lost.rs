@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use super::super::Sim;
 use super::super::client::Label;
+use super::Seen;
 
-pub(super) fn check(sim: &Sim) -> Vec<String> {
+pub(super) fn check(seen: &Seen<'_>) -> Vec<String> {
     let mut lost = Vec::new();
-    for subscriber in &sim.clients {
+    for subscriber in seen.clients {
         let Some(since) = subscriber.subscribed.filter(|_| !subscriber.spec.shares()) else {
             continue;
         };
         let got: BTreeSet<Label> = subscriber.got.iter().map(|got| got.label).collect();
-        for (client, publisher) in sim.clients.iter().enumerate() {
+        for (client, publisher) in seen.clients.iter().enumerate() {
             for (&n, sent) in &publisher.sent {
                 let matched = subscriber.spec.filters.iter().any(|filter| {
                     let filter: mqtt::Filter = (*filter).try_into().expect("a filter");

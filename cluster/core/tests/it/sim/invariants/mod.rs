@@ -11,20 +11,38 @@ mod retained;
 mod routes;
 mod wills;
 
-use super::Sim;
+use mqtt::{Filter, Trie};
+use session::{Durable, WallMs};
+use tidewire_cluster_core::Source;
+
+use super::client::{Client, Spec};
+
+/// What a run leaves behind.
+pub(crate) struct Seen<'a> {
+    pub(crate) clients: &'a [Client],
+    /// Violations that were noted while it went on.
+    pub(crate) noted: &'a [String],
+    /// Of each node, what publishes are matched with.
+    pub(crate) tries: Vec<&'a Trie<Source, ()>>,
+    /// The shards, as their leaders know them.
+    pub(crate) shards: Vec<&'a Durable>,
+    /// Whom a client's subscription is routed to.
+    pub(crate) source_of: &'a dyn Fn(&Spec, &Filter) -> Source,
+    pub(crate) now: WallMs,
+}
 
 /// Everything that does not hold.
-pub(crate) fn all(sim: &Sim) -> Vec<String> {
-    let mut violations = sim.ctx.violations.clone();
-    for client in &sim.clients {
+pub(crate) fn all(seen: &Seen<'_>) -> Vec<String> {
+    let mut violations = seen.noted.to_vec();
+    for client in seen.clients {
         violations.extend(client.faults.iter().cloned());
     }
-    violations.extend(lost::check(sim));
-    violations.extend(groups::check(sim));
-    violations.extend(exactly_once::check(sim));
-    violations.extend(order::check(sim));
-    violations.extend(wills::check(sim));
-    violations.extend(retained::check(sim));
-    violations.extend(routes::check(sim));
+    violations.extend(lost::check(seen));
+    violations.extend(groups::check(seen));
+    violations.extend(exactly_once::check(seen));
+    violations.extend(order::check(seen));
+    violations.extend(wills::check(seen));
+    violations.extend(retained::check(seen));
+    violations.extend(routes::check(seen));
     violations
 }

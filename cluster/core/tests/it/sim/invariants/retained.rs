@@ -1,14 +1,12 @@
 //! The retained message of a topic is the last acknowledged one, or a later one.
 
-use super::super::Sim;
 use super::super::client::Label;
+use super::super::conns::shard_of;
+use super::Seen;
 
-pub(super) fn check(sim: &Sim) -> Vec<String> {
+pub(super) fn check(seen: &Seen<'_>) -> Vec<String> {
     let mut violations = Vec::new();
-    let Some(node) = &sim.node else {
-        return violations;
-    };
-    for publisher in sim.clients.iter().filter(|c| c.spec.has_will) {
+    for publisher in seen.clients.iter().filter(|c| c.spec.has_will) {
         let topic = format!("r/{}", publisher.spec.id);
         let of_topic = publisher.sent.iter().filter(|(_, s)| s.topic == topic);
         let acked = of_topic.filter_map(|(n, s)| Some((*n, s.acked_on?)));
@@ -16,8 +14,10 @@ pub(super) fn check(sim: &Sim) -> Vec<String> {
             continue;
         };
         let filter: mqtt::Filter = topic.as_str().try_into().expect("a filter");
-        let durable = &node.shards[node.shard_of(&topic)].machine.durable;
-        let kept = durable.retained_matching(&filter, 1, sim.ctx.now().wall);
+        let Some(durable) = seen.shards.get(shard_of(&topic, seen.shards.len().max(1))) else {
+            continue;
+        };
+        let kept = durable.retained_matching(&filter, 1, seen.now);
         let label = kept.first().map(|message| Label::parse(&message.payload));
         let is_right = match label {
             Some(Label::Publish { n, .. }) => n >= last,

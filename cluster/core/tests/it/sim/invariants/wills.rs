@@ -1,12 +1,12 @@
 //! A will is published once if its connection broke, and never while its connection lasts.
 
-use super::super::Sim;
 use super::super::client::Label;
+use super::Seen;
 
-pub(super) fn check(sim: &Sim) -> Vec<String> {
+pub(super) fn check(seen: &Seen<'_>) -> Vec<String> {
     let mut violations = Vec::new();
-    for subscriber in sim.clients.iter().filter(|c| c.spec.id.starts_with("sub")) {
-        for (client, publisher) in sim.clients.iter().enumerate() {
+    for subscriber in seen.clients.iter().filter(|c| c.spec.id.starts_with("sub")) {
+        for (client, publisher) in seen.clients.iter().enumerate() {
             if !publisher.spec.has_will {
                 continue;
             }

@@ -1,0 +1,123 @@
+//! The cluster as one node knows it: `GET /v1/cluster`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::node::NodeInfo;
+
+/// Members and groups, at most 500 ms old.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The node that answers.
+    pub node: u32,
+    /// Its epoch, if one is begun and has not ended.
+    pub epoch: Option<u64>,
+    /// Whether the node may promise anything: its epoch serves and its lease lasts.
+    pub has_lease: bool,
+    /// How long the lease lasts yet, in milliseconds; absent for a lone node, whose lease has no
+    /// end.
+    pub lease_ms: Option<u64>,
+    /// Members, by number.
+    pub members: Vec<MemberStatus>,
+    /// Groups: meta, routes, then the shards by number.
+    pub groups: Vec<GroupStatus>,
+}
+
+/// All members, each with what it says about itself: `GET /v1/cluster/members`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// By number.
+    pub members: Vec<MemberReport>,
+}
+
+/// A member, and its own word.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberReport {
+    /// Its number.
+    pub node: u32,
+    /// Where other nodes dial it.
+    pub address: String,
+    /// Its epoch that has not ended.
+    pub epoch: Option<u64>,
+    /// What it says about itself.
+    pub report: Option<NodeReport>,
+    /// Why it says nothing.
+    pub silent: Option<String>,
+}
+
+/// What a node says about itself to the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Number, version, addresses.
+    pub node: NodeInfo,
+    /// Seconds since it began to serve.
+    pub uptime_s: u64,
+    /// Its wall clock, in milliseconds since 1970.
+    pub wall_ms: u64,
+    /// Whether it takes clients.
+    pub ready: bool,
+    /// Connections of clients.
+    pub connections: u64,
+    /// Resident memory of the process, in bytes; absent where the kernel does not say.
+    pub resident_bytes: Option<u64>,
+    /// Actors that its supervisors had to start again.
+    pub restarts: u64,
+    /// The latest of them.
+    pub last_restart: Option<RestartReport>,
+}
+
+/// An actor that was started again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartReport {
+    /// Who started it again.
+    pub supervisor: String,
+    /// Which actor.
+    pub child: String,
+    /// What ended it.
+    pub reason: String,
+}
+
+/// A member of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its number.
+    pub node: u32,
+    /// Where other nodes dial it.
+    pub address: String,
+    /// Its epoch that has not ended.
+    pub epoch: Option<u64>,
+    /// Whether the node that answers hears it.
+    pub is_heard: bool,
+    /// Whether no quorum hears it.
+    pub is_suspected: bool,
+    /// Whether it is to give up what it holds.
+    pub is_leaving: bool,
+    /// Shards that it leads.
+    pub leads: u32,
+    /// Buckets of telemetry that it owns.
+    #[serde(default)]
+    pub buckets: u32,
+    /// Those of them that hold rows, and stay with it.
+    #[serde(default)]
+    pub buckets_with_rows: u32,
+    /// Replicas that it is yet to delete.
+    pub leftovers: u32,
+}
+
+/// A Raft group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// `meta`, `routes`, or the number of a shard.
+    pub group: String,
+    /// Who says that it leads.
+    pub leader: Option<u32>,
+    /// The term of its leadership.
+    pub term: u64,
+    /// The nodes that vote, the preferred leader first.
+    pub voters: Vec<u32>,
+    /// The nodes that only follow.
+    pub learners: Vec<u32>,
+    /// Where it is being moved to: the voters then.
+    pub moving_to: Option<Vec<u32>>,
+    /// How many entries other replicas are behind, node and entries, if the answering node leads.
+    pub lags: Vec<(u32, u64)>,
+}

@@ -1,0 +1,715 @@
+//! This node as a member of its cluster: its links, its groups, its epoch; and what its membership
+//! asks of it.
+
+mod events;
+mod leaders;
+mod net;
+mod replicas;
+mod service;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use cluster::control::Control;
+use cluster::link::{self, LinkConfig, LinkParts, Links, NodeIdentity, PeerNet, TlsError};
+use cluster::member::{self, Applicant, Member, MemberEvent, MemberParts, Neighbour, group_id};
+use cluster::raft::{Group, OpenError, RaftNode, RemoveError};
+use cluster::{Machine, MetaMachine, RoutesConfig, RoutesMachine, ShardConfig, ShardMachine};
+use cluster_core::{
+    EndReason, FeatureLevel, Found, Group as GroupName, MetaAnswer, MetaCommand, NodeEpoch, NodeId,
+    RaftId, ShardId, WallMs,
+};
+use ractor::ActorRef;
+use runtime::{Clock, Random, ractor};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::data_folder::{DataFolder, FolderError};
+use crate::environment::{Environment, OnFatal};
+use crate::io::Shared;
+use crate::peers::{Exchange, InboxMessage};
+use crate::{Config, ConfigError};
+pub(crate) use events::Membership;
+use events::{NotReady, Parts, Replica};
+pub(crate) use net::net;
+use replicas::Replicas;
+use service::NodeService;
+
+/// What this program reads and writes.
+const LEVEL: FeatureLevel = FeatureLevel(1);
+/// Folder of the log and the state files below the data folder.
+const FOLDER: &str = "raft";
+/// How long a node asks to join before it gives up.
+const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a group with a single voter, which is here, may take to be led.
+const LEAD_PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait until others lead what this node has led, at a stop.
+const HANDOVER_WAIT: Duration = Duration::from_secs(5);
+/// Longest wait for the end of the epoch at a stop.
+const END_WAIT: Duration = Duration::from_secs(5);
+
+/// Why a node does not become, or stay, a member. The folder is as a crash would have left it.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// The log, or the state of a group, cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The groups cannot go on, or a replica does not start.
+    #[error("{0}")]
+    Failed(String),
+    /// Meta has ended the epoch before it served; another start may begin another.
+    #[error("the epoch {0} of this node has ended before it served")]
+    Ended(NodeEpoch),
+    /// The data folder is refused.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The configuration is for a lone node, and there are others.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A replica cannot be removed.
+    #[error(transparent)]
+    Remove(#[from] RemoveError),
+    /// The cluster refuses this node, or does not answer.
+    #[error(transparent)]
+    Joining(#[from] cluster::member::NotJoined),
+    /// What is to be shown to other nodes is not good.
+    #[error("cluster.tls: {0}")]
+    Certificates(#[from] TlsError),
+    /// The address for other nodes cannot be bound.
+    #[error("cluster.listen = {address}: {error}; choose another with --cluster")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
+    /// The meta group refuses this node.
+    #[error("the meta group refuses the start of node {node}: {reason}")]
+    Refused {
+        /// The node.
+        node: u32,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What ended the groups, once something has.
+type Failure = watch::Receiver<Option<String>>;
+
+/// Waits until something ends the groups; then no start comes to its end.
+async fn fails(failed: &mut Failure) -> MembershipError {
+    let why = match failed.wait_for(Option::is_some).await {
+        Ok(why) => why.clone().unwrap_or_default(),
+        Err(_) => return std::future::pending().await,
+    };
+    MembershipError::Failed(why)
+}
+
+/// A member whose epoch is begun, and whose routes run.
+pub(crate) struct Entered {
+    pub(crate) node: NodeId,
+    pub(crate) cluster: link::ClusterId,
+    pub(crate) raft: RaftNode,
+    pub(crate) links: Links,
+    pub(crate) member: Member,
+    pub(crate) meta: Group<MetaMachine>,
+    pub(crate) routes: Group<RoutesMachine>,
+    /// Replicas of shards that run.
+    pub(crate) shards: BTreeMap<u16, Group<ShardMachine>>,
+    /// The epoch of this run.
+    pub(crate) epoch: NodeEpoch,
+    /// Up to where this node matches publishes by what the routes group has.
+    pub(crate) routes_applied: watch::Sender<u64>,
+    pub(crate) exchange: Exchange,
+    /// Where what comes over the control plane is taken to.
+    pub(crate) control: Arc<OnceLock<Control>>,
+    /// Whether the epoch serves already.
+    pub(crate) is_serving: bool,
+    failed: Failure,
+    services: Services,
+    starter: Starter,
+    events: mpsc::Receiver<MemberEvent>,
+    started: mpsc::Receiver<Replica>,
+}
+
+/// The loops behind links and membership.
+pub(crate) struct Services {
+    stops: Vec<oneshot::Sender<()>>,
+    loops: Vec<JoinHandle<()>>,
+}
+
+impl Services {
+    /// Lets both end, and waits for it.
+    pub(crate) async fn stop(self) {
+        drop(self.stops);
+        for one in self.loops {
+            if let Err(error) = one.await {
+                tracing::error!(%error, "a loop of the cluster had panicked");
+            }
+        }
+    }
+}
+
+/// Starts and removes replicas of this node.
+struct Starter {
+    raft: RaftNode,
+    member: Member,
+    replicas: Replicas,
+    config: Config,
+    /// Whether all groups have their only voter here, so that one without a log is new and not lost.
+    is_alone: bool,
+    started: mpsc::Sender<Replica>,
+}
+
+/// Joins the cluster if the folder is still to; what its members are, if it has joined just now.
+///
+/// # Errors
+/// The cluster refuses the node, or nobody answers; it may be a member now, and may ask again.
+pub(crate) async fn join(
+    config: &Config,
+    net: &PeerNet,
+    folder: &mut DataFolder,
+) -> Result<BTreeMap<NodeId, Neighbour>, MembershipError> {
+    if !folder.is_to_join() {
+        return Ok(BTreeMap::new());
+    }
+    let applicant = Applicant {
+        cluster: None,
+        folder: folder.birth.folder,
+        node: config.node.map(NodeId),
+        understood: LEVEL,
+    };
+    let addresses = &config.cluster.join;
+    tracing::info!(?addresses, "asking to join");
+    let mut random = Random::from_os();
+    let asking = member::join(net, addresses, applicant, &mut random, JOIN_PATIENCE);
+    let joined = asking.await?;
+    let (node, cluster) = (joined.node.0, Some(joined.cluster));
+    folder.set_identity(node, joined.shards, joined.buckets, cluster)?;
+    tracing::info!(node, cluster = %format!("{:032x}", joined.cluster.0), "joined");
+    Ok(joined.members)
+}
+
+impl Entered {
+    /// Opens the groups and links of a node, makes the cluster if the folder is its founder's and new,
+    /// and begins an epoch: the one that this folder had ends with it. `members` are those that
+    /// [`join`] told.
+    ///
+    /// # Errors
+    /// Nothing runs.
+    pub(crate) async fn start(
+        config: &Config,
+        net: PeerNet,
+        folder: &DataFolder,
+        members: BTreeMap<NodeId, Neighbour>,
+        environment: &Environment,
+    ) -> Result<Self, MembershipError> {
+        let node = NodeId(folder.identity().node);
+        let (tell, failed) = watch::channel(None);
+        let raft = open(config, node, environment, tell).await?;
+        let parts = (raft.clone(), net, failed);
+        let started = Self::start_on(parts, config, folder, members, environment);
+        match started.await {
+            Ok(entered) => Ok(entered),
+            Err(error) => {
+                close(&raft).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_on(
+        (raft, net, failed): (RaftNode, PeerNet, Failure),
+        config: &Config,
+        folder: &DataFolder,
+        members: BTreeMap<NodeId, Neighbour>,
+        environment: &Environment,
+    ) -> Result<Self, MembershipError> {
+        let node = NodeId(folder.identity().node);
+        let exchange = Exchange::default();
+        let cluster = link::ClusterId(folder.cluster().0);
+        let seat = Arc::new(OnceLock::new());
+        let control = Arc::new(OnceLock::new());
+        let service = NodeService {
+            raft: raft.clone(),
+            exchange: exchange.clone(),
+            member: Arc::clone(&seat),
+            control: Arc::clone(&control),
+        };
+        let parts = LinkParts {
+            config: LinkConfig::default(),
+            identity: NodeIdentity {
+                cluster,
+                node,
+                folder: folder.birth.folder,
+                start: folder.birth.start,
+                level: LEVEL,
+                understood: LEVEL,
+            },
+            clock: Arc::clone(&environment.clock),
+            random: Random::from_os(),
+            service: Arc::new(service),
+        };
+        let listen = config.cluster.listen;
+        let bound = Links::bind(net, &listen.to_string(), parts).await;
+        let (links, link_service) = bound.map_err(|error| MembershipError::Bind {
+            address: listen,
+            error,
+        })?;
+        raft.connect(links.clone());
+        let (routes_applied, applied) = watch::channel(0);
+        let (member, member_service, events) = Member::start(MemberParts {
+            node,
+            folder: folder.birth.folder,
+            start: folder.birth.start,
+            address: config.cluster.address(links.local_address()),
+            understood: LEVEL,
+            members,
+            raft: raft.clone(),
+            links: Some(links.clone()),
+            routes_applied: applied,
+            clock: Arc::clone(&environment.clock),
+            random: Random::from_os(),
+        });
+        assert!(seat.set(member.clone()).is_ok(), "it is set once");
+        let replicas = Replicas::open(Arc::clone(&environment.fs), &config.data)?;
+        let (tell, started) = mpsc::channel(64);
+        let mut starter = Starter {
+            raft: raft.clone(),
+            member: member.clone(),
+            replicas,
+            config: config.clone(),
+            is_alone: false,
+            started: tell,
+        };
+        let meta = starter.open_meta(folder, &environment.clock).await?;
+        let services = services(link_service, member_service);
+        let mut entering = Entering {
+            starter,
+            events,
+            started,
+            meta,
+            routes: None,
+            shards: BTreeMap::new(),
+            epoch: None,
+            is_serving: false,
+            failed,
+        };
+        let entered = match entering.enter(node).await {
+            Ok(()) => entering.check(config),
+            refused => refused,
+        };
+        if let Err(error) = entered {
+            services.stop().await;
+            return Err(error);
+        }
+        let Entering {
+            starter,
+            failed,
+            events,
+            started,
+            meta,
+            routes,
+            shards,
+            epoch,
+            is_serving,
+        } = entering;
+        Ok(Self {
+            node,
+            cluster,
+            raft,
+            links,
+            member,
+            meta: meta.expect("it has entered"),
+            routes: routes.expect("it has entered"),
+            shards,
+            epoch: epoch.expect("it has entered"),
+            routes_applied,
+            exchange,
+            control,
+            is_serving,
+            failed,
+            services,
+            starter,
+            events,
+            started,
+        })
+    }
+}
+
+impl Entered {
+    /// The actor that does what the membership asks for from now on, with what it begins with; and
+    /// the loops to be stopped at the end.
+    pub(crate) fn follow(
+        self,
+        shared: Arc<Shared>,
+        inbox: ActorRef<InboxMessage>,
+        on_fatal: OnFatal,
+    ) -> (Membership, Running) {
+        let (is_ready, ready) = watch::channel(None);
+        let parts = Parts {
+            starter: self.starter,
+            events: self.events,
+            started: self.started,
+            replicas: self.shards,
+            is_serving: self.is_serving,
+        };
+        let membership = Membership {
+            node: self.node,
+            member: self.member.clone(),
+            shared,
+            inbox,
+            on_fatal,
+            is_ready,
+            parts: Arc::new(std::sync::Mutex::new(Some(parts))),
+        };
+        let running = Running {
+            raft: self.raft,
+            member: self.member,
+            epoch: self.epoch,
+            ready,
+            failed: self.failed,
+            services: self.services,
+        };
+        (membership, running)
+    }
+}
+
+/// A member that serves, or is about to.
+pub(crate) struct Running {
+    pub(crate) raft: RaftNode,
+    pub(crate) member: Member,
+    epoch: NodeEpoch,
+    ready: watch::Receiver<Option<Result<(), NotReady>>>,
+    failed: Failure,
+    services: Services,
+}
+
+impl Running {
+    /// Waits until this node serves and every shard has a leader.
+    ///
+    /// # Errors
+    /// It never will: a replica does not start, or the groups have failed.
+    pub(crate) async fn ready(&mut self) -> Result<(), MembershipError> {
+        tokio::select! {
+            error = fails(&mut self.failed) => Err(error),
+            ready = self.ready.wait_for(Option::is_some) => match ready.as_deref() {
+                Ok(Some(Err(NotReady::Ended(epoch)))) => Err(MembershipError::Ended(*epoch)),
+                Ok(Some(Err(NotReady::Failed(why)))) => Err(MembershipError::Failed(why.clone())),
+                Ok(_) => Ok(()),
+                Err(_) => Err(MembershipError::Failed("the membership has ended".to_owned())),
+            },
+        }
+    }
+
+    /// Hands over what this node leads, so that nobody has to miss it first.
+    pub(crate) async fn hand_over(&self) {
+        let handed = tokio::time::timeout(HANDOVER_WAIT, self.member.hand_over());
+        if handed.await.is_err() {
+            tracing::warn!("leaderships were not handed over within {HANDOVER_WAIT:?}");
+        }
+    }
+
+    /// Ends the epoch in meta and closes the log: the next start has nothing to end.
+    pub(crate) async fn stop(self) {
+        let ended = MetaCommand::End {
+            epoch: self.epoch,
+            reason: EndReason::Stopped,
+        };
+        match tokio::time::timeout(END_WAIT, self.member.propose(&ended)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the epoch was not ended in meta"),
+            Err(_) => tracing::warn!("the epoch was not ended in meta within {END_WAIT:?}"),
+        }
+        self.close().await;
+    }
+
+    /// Closes the log as it is.
+    pub(crate) async fn close(self) {
+        self.services.stop().await;
+        close(&self.raft).await;
+    }
+}
+
+async fn close(raft: &RaftNode) {
+    if let Err(error) = raft.close().await {
+        tracing::warn!(%error, "the groups were not closed in order");
+    }
+}
+
+/// A node on its way to an epoch and to the routes.
+struct Entering {
+    starter: Starter,
+    events: mpsc::Receiver<MemberEvent>,
+    started: mpsc::Receiver<Replica>,
+    meta: Option<Group<MetaMachine>>,
+    routes: Option<Group<RoutesMachine>>,
+    shards: BTreeMap<u16, Group<ShardMachine>>,
+    epoch: Option<NodeEpoch>,
+    is_serving: bool,
+    failed: Failure,
+}
+
+impl Entering {
+    /// Refuses a configuration that is for a lone node, where there are others.
+    fn check(&self, config: &Config) -> Result<(), MembershipError> {
+        let is_lone = |meta: &Group<MetaMachine>| meta.with(|machine| machine.meta().is_lone());
+        match self.meta.as_ref().is_none_or(is_lone) {
+            true => Ok(()),
+            false => Ok(config.check_for_several()?),
+        }
+    }
+
+    async fn enter(&mut self, node: NodeId) -> Result<(), MembershipError> {
+        let refused = |reason: String| MembershipError::Refused {
+            node: node.0,
+            reason,
+        };
+        while self.meta.is_none() || self.routes.is_none() || self.epoch.is_none() {
+            tokio::select! {
+                error = fails(&mut self.failed) => return Err(error),
+                Some(replica) = self.started.recv() => match replica {
+                    Replica::Meta(group) => self.meta = Some(group?),
+                    Replica::Routes(group) => self.routes = Some(group?),
+                    Replica::Shard(shard, group) => {
+                        self.shards.insert(shard, group?);
+                    }
+                },
+                event = self.events.recv() => match event {
+                    Some(MemberEvent::Begun(epoch)) => self.epoch = Some(epoch),
+                    Some(MemberEvent::Serving(_)) => self.is_serving = true,
+                    Some(MemberEvent::NotBegun(refusal)) => return Err(refused(refusal.to_string())),
+                    Some(MemberEvent::Ended(epoch)) => return Err(MembershipError::Ended(epoch)),
+                    Some(event) => self.starter.handle(&event).await?,
+                    None => return Err(refused("the membership has ended".to_owned())),
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Starter {
+    /// Starts this node's replica of meta if it lies on the disk, or is to be the first of a new
+    /// cluster.
+    async fn open_meta(
+        &mut self,
+        folder: &DataFolder,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Option<Group<MetaMachine>>, MembershipError> {
+        let identity = folder.identity();
+        let node = NodeId(identity.node);
+        let own = RaftId(u64::from(identity.node));
+        let replica = match self.replicas.get(GroupName::Meta) {
+            Some(replica) => replica,
+            None if folder.is_founder() => own,
+            None => return Ok(None),
+        };
+        let is_new = folder.is_founder() && !self.raft.has_log(group_id(GroupName::Meta));
+        self.enter(GroupName::Meta, replica)?;
+        let meta: Group<MetaMachine> = if is_new {
+            let id = group_id(GroupName::Meta);
+            self.raft.start_group(id, "meta", ()).await?
+        } else {
+            start(&self.raft, GroupName::Meta, replica, ()).await?
+        };
+        if meta.with(|machine| machine.meta().shards()) == 0 && is_new {
+            found(&meta, folder, clock).await?;
+        }
+        self.is_alone = meta.with(|machine| {
+            let meta = machine.meta();
+            meta.is_lone() && meta.is_layout_plain() && meta.member(node).is_some()
+        });
+        self.member.set_meta(meta.clone());
+        Ok(Some(meta))
+    }
+
+    /// Notes under which id the group is to lie here.
+    fn enter(&mut self, group: GroupName, replica: RaftId) -> Result<(), FolderError> {
+        if self.replicas.get(group) != Some(replica) {
+            self.replicas.set(group, Some(replica))?;
+        }
+        Ok(())
+    }
+
+    /// Does what an event asks for on the disk.
+    async fn handle(&mut self, event: &MemberEvent) -> Result<(), MembershipError> {
+        match *event {
+            MemberEvent::StartReplica { group, replica, .. } => self.start(group, replica).await,
+            MemberEvent::RemoveReplica { group, replica } => self.remove(group, replica).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts a replica beside all others: each waits for the disk most of the time.
+    async fn start(&mut self, group: GroupName, replica: RaftId) -> Result<(), MembershipError> {
+        if let Some(other) = self.replicas.get(group).filter(|other| *other != replica) {
+            self.remove(group, other).await?;
+        }
+        self.enter(group, replica)?;
+        let (raft, member, tell) = (self.raft.clone(), self.member.clone(), self.started.clone());
+        let is_new = self.is_alone && !self.raft.has_log(group_id(group));
+        let (config, limits) = (self.config.cluster.routes_limit, self.config.shard());
+        tokio::spawn(async move {
+            let started = match group {
+                GroupName::Meta => {
+                    let meta = start::<MetaMachine>(&raft, group, replica, ()).await;
+                    meta.iter().for_each(|meta| member.set_meta(meta.clone()));
+                    Replica::Meta(meta)
+                }
+                GroupName::Routes => {
+                    let config = RoutesConfig { rows_max: config };
+                    let routes =
+                        begin::<RoutesMachine>(&raft, group, replica, is_new, config).await;
+                    routes
+                        .iter()
+                        .for_each(|routes| member.set_routes(routes.clone()));
+                    Replica::Routes(routes)
+                }
+                GroupName::Shard(ShardId(shard)) => {
+                    let config = ShardConfig { limits };
+                    let started = begin(&raft, group, replica, is_new, config).await;
+                    Replica::Shard(shard, started)
+                }
+            };
+            if tell.send(started).await.is_err() {
+                tracing::debug!("a replica started after the node had stopped");
+            }
+        });
+        Ok(())
+    }
+
+    /// Removes a replica, whether it runs or not.
+    async fn remove(&mut self, group: GroupName, replica: RaftId) -> Result<(), MembershipError> {
+        if self.replicas.get(group) == Some(replica) {
+            let id = group_id(group);
+            self.raft.remove_replica(id, &name(group)).await?;
+            self.replicas.set(group, None)?;
+        }
+        self.member.handle_removed(group, replica).await;
+        Ok(())
+    }
+}
+
+/// Makes a new group whose only voter is here, or starts a replica.
+async fn begin<M: Machine>(
+    raft: &RaftNode,
+    group: GroupName,
+    replica: RaftId,
+    is_new: bool,
+    config: M::Config,
+) -> Result<Group<M>, OpenError> {
+    match is_new {
+        true => {
+            raft.start_group(group_id(group), &name(group), config)
+                .await
+        }
+        false => start(raft, group, replica, config).await,
+    }
+}
+
+/// Starts a replica; gets it elected at once if it votes alone.
+async fn start<M: Machine>(
+    raft: &RaftNode,
+    group: GroupName,
+    replica: RaftId,
+    config: M::Config,
+) -> Result<Group<M>, OpenError> {
+    let id = group_id(group);
+    let started = raft
+        .start_replica::<M>(id, &name(group), replica, config)
+        .await?;
+    let control = started.control();
+    if control.membership().voters == BTreeSet::from([replica]) {
+        control.elect().await;
+        let mut leader = started.watch_leader();
+        let led = tokio::time::timeout(LEAD_PATIENCE, leader.wait_for(Option::is_some)).await;
+        if !matches!(led, Ok(Ok(_))) {
+            tracing::warn!(
+                group = name(group),
+                "a group whose only voter is here is not led"
+            );
+        }
+    }
+    Ok(started)
+}
+
+/// The name of a group's state file.
+fn name(group: GroupName) -> String {
+    match group {
+        GroupName::Meta => "meta".to_owned(),
+        GroupName::Routes => "routes".to_owned(),
+        GroupName::Shard(ShardId(shard)) => format!("shard-{shard:04}"),
+    }
+}
+
+async fn open(
+    config: &Config,
+    node: NodeId,
+    environment: &Environment,
+    failed: watch::Sender<Option<String>>,
+) -> Result<RaftNode, OpenError> {
+    let raft = config.raft(config.data.join(FOLDER), node);
+    let on_fatal = Arc::clone(&environment.on_fatal);
+    let on_fatal = Arc::new(move |fatal: cluster::raft::Fatal| {
+        failed.send_replace(Some(fatal.to_string()));
+        on_fatal(fatal.into());
+    });
+    let (fs, clock) = (Arc::clone(&environment.fs), Arc::clone(&environment.clock));
+    let opening = tokio::task::spawn_blocking(move || RaftNode::open(fs, clock, raft, on_fatal));
+    opening.await.expect("opening the log does not panic")
+}
+
+/// Makes the cluster.
+async fn found(
+    meta: &Group<MetaMachine>,
+    folder: &DataFolder,
+    clock: &Arc<dyn Clock>,
+) -> Result<(), MembershipError> {
+    let identity = folder.identity();
+    let positive = |number| std::num::NonZeroU16::new(number).expect("validated");
+    let command = MetaCommand::Found(Found {
+        node: NodeId(identity.node),
+        folder: folder.birth.folder,
+        shards: positive(identity.shards),
+        buckets: positive(identity.buckets),
+        level: LEVEL,
+    });
+    let time = WallMs(clock.wall_ms());
+    let entry = cluster::MetaEntry { time, command }.encode();
+    let refused = |reason: String| MembershipError::Refused {
+        node: identity.node,
+        reason,
+    };
+    match meta.propose(entry.into()).await {
+        Ok(MetaAnswer::Refused(refusal)) => Err(refused(refusal.to_string())),
+        Ok(_) => Ok(()),
+        Err(error) => Err(refused(error.to_string())),
+    }
+}
+
+fn services(links: link::LinkService<PeerNet>, member: cluster::member::MemberService) -> Services {
+    let (stop_links, links_stop) = oneshot::channel::<()>();
+    let (stop_member, member_stop) = oneshot::channel::<()>();
+    let links = async move {
+        // Dropped or told, it is to stop.
+        let stop = async { drop(links_stop.await) };
+        if let Err(error) = links.run(stop).await {
+            tracing::error!(%error, "the links have ended: the process ends");
+            std::process::abort();
+        }
+    };
+    let member = async move {
+        let stop = async { drop(member_stop.await) };
+        if let Err(error) = member.run(stop).await {
+            tracing::error!(%error, "the membership has ended: the process ends");
+            std::process::abort();
+        }
+    };
+    Services {
+        stops: vec![stop_member, stop_links],
+        loops: vec![tokio::spawn(member), tokio::spawn(links)],
+    }
+}

@@ -1,0 +1,141 @@
+//! The other nodes of the cluster, as the parts of this one see them.
+
+mod flights;
+mod inbox;
+mod post;
+mod service;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use cluster::exchange::Said;
+use cluster::link::{Ask, Channel, Lane, Links, PendingReply, RequestError};
+use cluster_core::{EpochView, NodeEpoch, NodeId, Standing};
+use mqtt::QoS;
+use ractor::{ActorRef, MessagingErr};
+use runtime::ractor;
+
+pub(crate) use flights::{DEADLINE, Flights, RETRY_DELAY};
+pub(crate) use inbox::{Inbox, InboxMessage};
+pub(crate) use post::{Post, PostMessage, Posted};
+pub(crate) use service::{Exchange, Parts};
+
+/// Bytes of messages that may wait in the stream to a node before those of QoS 0 are dropped, and
+/// before publishers of others are withheld.
+const POST_QOS0_BYTES_LIMIT: u64 = 4 << 20;
+const POST_BYTES_LIMIT: u64 = 16 << 20;
+
+/// What this node says to others; cheap to clone. A lone node has nobody to say it to.
+#[derive(Clone, Default)]
+pub(crate) struct Peers {
+    links: Option<Links>,
+    streams: Arc<ArcSwap<Streams>>,
+}
+
+/// The streams to all other epochs.
+#[derive(Default)]
+pub(crate) struct Streams {
+    /// Which epochs are current.
+    pub(crate) epochs: EpochView,
+    pub(crate) posts: BTreeMap<NodeEpoch, PostHandle>,
+}
+
+/// What became of letters for an epoch.
+#[derive(Debug)]
+pub(crate) enum Given {
+    /// They are in the stream.
+    Taken,
+    /// The epoch has ended, which settles what is owed to it.
+    Ended(Vec<Posted>),
+    /// It is not known here yet.
+    Unknown(Vec<Posted>),
+}
+
+/// The stream to one epoch of a node.
+#[derive(Clone)]
+pub(crate) struct PostHandle {
+    pub(crate) actor: ActorRef<PostMessage>,
+    /// Bytes of letters that are not receipted.
+    pub(crate) bytes: Arc<AtomicU64>,
+}
+
+impl Peers {
+    /// The peers that these links reach.
+    pub(crate) fn new(links: Links) -> Self {
+        Self {
+            links: Some(links),
+            streams: Arc::default(),
+        }
+    }
+
+    /// Asks a node, on the lane of requests; returns at once.
+    ///
+    /// # Errors
+    /// Nothing was sent.
+    pub(crate) fn ask(
+        &self,
+        node: NodeId,
+        channel: Channel,
+        said: &impl Said,
+        reply_bytes_max: u32,
+        deadline: Duration,
+    ) -> Result<PendingReply, RequestError> {
+        let lane = Lane::Requests;
+        let peer = self.links.as_ref().and_then(|links| links.peer(node));
+        let peer = peer.ok_or(RequestError::NotConnected { node, lane })?;
+        let ask = Ask {
+            channel,
+            payload: said.encode(),
+            reply_bytes_max,
+            deadline,
+        };
+        peer.send(lane, ask)
+    }
+
+    /// Whether the stream to an epoch has room for a message of this QoS. One of QoS 0 is dropped
+    /// where there is none, one of QoS > 0 withheld.
+    pub(crate) fn has_room(&self, to: NodeEpoch, qos: QoS) -> bool {
+        let limit = match qos {
+            QoS::AtMostOnce => POST_QOS0_BYTES_LIMIT,
+            QoS::AtLeastOnce | QoS::ExactlyOnce => POST_BYTES_LIMIT,
+        };
+        let streams = self.streams.load();
+        let post = streams.posts.get(&to);
+        post.is_none_or(|post| post.bytes.load(Ordering::Relaxed) < limit)
+    }
+
+    /// Puts letters into the stream to a node's epoch.
+    pub(crate) fn post(&self, to: NodeEpoch, letters: Vec<Posted>) -> Given {
+        let streams = self.streams.load();
+        let Some(post) = streams.posts.get(&to) else {
+            return match streams.epochs.standing(to) {
+                Standing::Ended => Given::Ended(letters),
+                Standing::Current | Standing::Unknown => Given::Unknown(letters),
+            };
+        };
+        let bytes = letters.iter().map(Posted::bytes).sum();
+        post.bytes.fetch_add(bytes, Ordering::Relaxed);
+        match post.actor.cast(PostMessage::Letters(letters)) {
+            Ok(()) => Given::Taken,
+            // It has ended with its epoch.
+            Err(MessagingErr::SendErr(PostMessage::Letters(letters))) => Given::Ended(letters),
+            Err(error) => unreachable!("a message is refused as it was sent: {error}"),
+        }
+    }
+
+    /// Puts something into the streams to all other epochs.
+    pub(crate) fn post_to_all(&self, letter: impl Fn() -> Posted) {
+        for to in self.streams.load().posts.keys() {
+            // One that ends just now needs it no more.
+            drop(self.post(*to, vec![letter()]));
+        }
+    }
+
+    /// The streams are these from now on.
+    pub(crate) fn set_streams(&self, streams: Streams) {
+        self.streams.store(Arc::new(streams));
+    }
+}
