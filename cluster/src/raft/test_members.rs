@@ -186,7 +186,7 @@ impl Members {
         control.expect("it was started")
     }
 
-    /// Gets a node elected that may be: asks it until it is.
+    /// Gets a node elected that may be, since it has what a quorum has: asks it until it is.
     pub(super) async fn elect(&self, group: u32, node: u32) {
         let control = self.control(group, node);
         within("it is elected", async {
