@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Failure;
 use crate::bridge::{self, DeadLetters, Lag, LetterQuestion, Pause, Replay, Replayed};
-use crate::cluster::{ClusterStatus, Members};
+use crate::cluster::{ClusterStatus, DrainRequest, Holdings, Members};
 use crate::node::NodeInfo;
 use crate::query::QueryAnswer;
 use crate::question::{Question, encode};
@@ -93,6 +93,30 @@ impl Client {
     /// [`ClientError`].
     pub fn members(&self) -> Result<Members, ClientError> {
         self.get("/v1/cluster/members")
+    }
+
+    /// Has a member give up what it holds, or keep it after all.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn drain(&self, request: &DrainRequest) -> Result<Holdings, ClientError> {
+        self.post("/v1/cluster/drain", request)
+    }
+
+    /// What a member still holds.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn holdings(&self, node: u32) -> Result<Holdings, ClientError> {
+        self.get(&format!("/v1/cluster/drain/{node}"))
+    }
+
+    /// Has the cluster forget a member that was drained and stopped.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn forget(&self, request: &DrainRequest) -> Result<ClusterStatus, ClientError> {
+        self.post("/v1/cluster/forget", request)
     }
 
     /// The telemetry line at a glance.

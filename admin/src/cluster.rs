@@ -57,6 +57,10 @@ pub struct NodeReport {
     pub ready: bool,
     /// Connections of clients.
     pub connections: u64,
+    /// Records of telemetry in its log or its spool that no store or Kafka is known to have; absent
+    /// without telemetry.
+    #[serde(default)]
+    pub unstored_records: Option<u64>,
     /// Resident memory of the process, in bytes; absent where the kernel does not say.
     pub resident_bytes: Option<u64>,
     /// Actors that its supervisors had to start again.
@@ -101,6 +105,45 @@ pub struct MemberStatus {
     pub buckets_with_rows: u32,
     /// Replicas that it is yet to delete.
     pub leftovers: u32,
+}
+
+/// What a member is to do: `POST /v1/cluster/drain` and `POST /v1/cluster/forget`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRequest {
+    /// Its number.
+    pub node: u32,
+    /// Whether it is to keep what it holds after all; of no meaning where it is to be forgotten.
+    #[serde(default)]
+    pub undo: bool,
+}
+
+/// What a member still holds: `GET /v1/cluster/drain/{node}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holdings {
+    /// Its number.
+    pub node: u32,
+    /// Whether it is to give all of it up.
+    pub is_leaving: bool,
+    /// Whether it runs, as the cluster knows.
+    pub is_running: bool,
+    /// Shards that it leads.
+    pub leads: u32,
+    /// Replicas that it has, of shards, or as a voter of meta or the routes; those that it is yet to
+    /// delete too. As long as it runs it follows meta and the routes, which is not counted.
+    pub replicas: u32,
+    /// Buckets of telemetry that it owns.
+    pub buckets: u32,
+    /// Those of them that hold rows.
+    pub buckets_with_rows: u32,
+    /// Clients connected to it, if it said so.
+    pub clients: Option<u64>,
+    /// Records of telemetry that only it is known to have, if it said so.
+    pub unstored_records: Option<u64>,
+    /// Whether it may be stopped for good, and be forgotten.
+    pub is_empty: bool,
+    /// Why it does not say what it holds.
+    pub silent: Option<String>,
 }
 
 /// A Raft group.

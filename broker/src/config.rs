@@ -45,6 +45,8 @@ pub struct Config {
     pub stop_deadline: Duration,
     /// Clients disconnected per second at a stop.
     pub stop_disconnects_per_s: u32,
+    /// Clients sent to other nodes per second while the node gives up what it holds.
+    pub drain_disconnects_per_s: u32,
     /// The MQTT listener and its limits.
     pub mqtt: Mqtt,
     /// The admin HTTP listener.
@@ -68,6 +70,7 @@ impl Default for Config {
             memory_bytes_limit: None,
             stop_deadline: Duration::from_secs(30),
             stop_disconnects_per_s: 5_000,
+            drain_disconnects_per_s: 500,
             mqtt: Mqtt::default(),
             admin: Admin::default(),
             cluster: Cluster::default(),
@@ -409,8 +412,13 @@ impl Config {
                 log.log_bytes_limit, log.segment_bytes
             ));
         }
-        if self.stop_disconnects_per_s == 0 {
-            return refuse("stop_disconnects_per_s = 0: must be at least 1".into());
+        for (key, per_s) in [
+            ("stop_disconnects_per_s", self.stop_disconnects_per_s),
+            ("drain_disconnects_per_s", self.drain_disconnects_per_s),
+        ] {
+            if per_s == 0 {
+                return refuse(format!("{key} = 0: must be at least 1"));
+            }
         }
         if !self.allow_anonymous && !self.mqtt.listen.ip().is_loopback() {
             return refuse(format!(

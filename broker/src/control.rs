@@ -3,13 +3,15 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use admin::cluster::{MemberReport, Members, NodeReport, RestartReport};
+use admin::cluster::{Holdings, MemberReport, Members, NodeReport, RestartReport};
 use cluster::control::{Answering, AskError, ControlService};
-use cluster_core::NodeId;
+use cluster::member::{GroupRow, MemberStatus};
+use cluster_core::{Group, NodeId};
 use runtime::Restarted;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use crate::drain;
 use crate::http::AdminState;
 use crate::memory;
 
@@ -96,12 +98,9 @@ fn report(state: &AdminState) -> NodeReport {
         node: state.node.clone(),
         uptime_s: state.clock.mono_ms().saturating_sub(state.started_ms) / 1_000,
         wall_ms: now_ms,
-        ready: state.ready.load(std::sync::atomic::Ordering::Acquire),
-        connections: state
-            .counters
-            .iter()
-            .map(|of| of.connections_open.get())
-            .sum(),
+        ready: state.ready.load(std::sync::atomic::Ordering::Acquire) && !state.draining.is_begun(),
+        connections: drain::open(&state.counters),
+        unstored_records: state.telemetry.as_ref().map(|line| line.unstored_records()),
         resident_bytes: memory::resident(),
         restarts: state.restarts.total(),
         last_restart: state.restarts.last().as_ref().map(report_of),
@@ -148,6 +147,66 @@ pub(crate) async fn members(state: &Arc<AdminState>) -> Members {
         }
     }
     Members { members }
+}
+
+/// What a member holds, as this node knows and as it says itself; nothing if it is no member.
+pub(crate) async fn holdings(state: &Arc<AdminState>, node: NodeId) -> Option<Holdings> {
+    let status = state.member.status();
+    let row = status.members.get(&node)?;
+    let said = match node == status.node {
+        true => Ok(report(state)),
+        false => {
+            let question = serde_json::to_vec(&Question::Report).expect("a question is JSON");
+            read(state.control.ask(node, question, PATIENCE).await)
+        }
+    };
+    let replicas = replicas(&status, node) + row.leftovers;
+    let mut holdings = Holdings {
+        node: node.0,
+        is_leaving: row.is_leaving,
+        is_running: row.epoch.is_some(),
+        leads: count(row.leads),
+        replicas: count(replicas),
+        buckets: count(row.buckets),
+        buckets_with_rows: count(row.buckets_with_rows),
+        ..Holdings::default()
+    };
+    match said {
+        Ok(report) => {
+            holdings.clients = Some(report.connections);
+            holdings.unstored_records = report.unstored_records;
+        }
+        // Of one that is stopped nothing is to be waited for.
+        Err(why) => holdings.silent = holdings.is_running.then_some(why),
+    }
+    let says_it_has_nothing = match holdings.is_running {
+        true => holdings.clients == Some(0) && holdings.unstored_records.unwrap_or(0) == 0,
+        false => true,
+    };
+    let holds_nothing = row.leads == 0 && replicas == 0 && row.buckets == 0;
+    holdings.is_empty = row.is_leaving && holds_nothing && says_it_has_nothing;
+    Some(holdings)
+}
+
+/// Replicas of shards, and places as a voter of meta or the routes, that a node has or is to get.
+fn replicas(status: &MemberStatus, node: NodeId) -> usize {
+    let is_held = |(group, row): &(&Group, &GroupRow)| {
+        let (voters, learners) = match &row.moving {
+            Some(moving) => (&moving.voters, &moving.learners),
+            None => (&row.voters, &row.learners),
+        };
+        let follows_only = !matches!(group, Group::Shard(_));
+        [voters, &row.voters].iter().any(|all| all.contains(&node))
+            || (!follows_only
+                && [learners, &row.learners]
+                    .iter()
+                    .any(|all| all.contains(&node)))
+    };
+    status.groups.iter().filter(is_held).count()
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn read(answer: Result<Vec<u8>, AskError>) -> Result<NodeReport, String> {

@@ -21,6 +21,7 @@ use axum::{Json, Router};
 use runtime::{Clock, Restarts};
 
 use crate::counters::{Counters, metric, metric_by};
+use crate::drain::Draining;
 use crate::routes::Snapshot;
 use crate::shard::Shards;
 
@@ -30,6 +31,8 @@ const ROWS_MAX: usize = 10_000;
 /// What the handlers read.
 pub(crate) struct AdminState {
     pub(crate) ready: AtomicBool,
+    /// While it is, clients are to go to other nodes.
+    pub(crate) draining: Draining,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) shards: Shards,
@@ -52,16 +55,18 @@ pub(crate) fn router(state: Arc<AdminState>) -> Router {
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/node", get(node))
-        .route("/v1/cluster", get(cluster::status))
-        .route("/v1/cluster/members", get(cluster::members))
         .route("/v1/tsdb", get(tsdb))
         .route("/v1/query/{device}", get(query))
+        .merge(cluster::routes())
         .merge(bridge::routes())
         .with_state(state)
 }
 
 async fn ready(State(state): State<Arc<AdminState>>) -> Response {
     let has_lease = state.member.lease().is_held(state.clock.mono_ms());
+    if state.draining.is_begun() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready: draining\n").into_response();
+    }
     if !state.ready.load(Ordering::Acquire) || !has_lease {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response();
     }

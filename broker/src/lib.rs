@@ -11,6 +11,7 @@ mod control;
 mod counters;
 mod data_folder;
 mod defects;
+mod drain;
 mod environment;
 mod exits;
 mod http;

@@ -2,6 +2,7 @@
 
 pub(crate) mod bridge;
 pub(crate) mod cluster;
+pub(crate) mod drain;
 pub(crate) mod node;
 pub(crate) mod shard;
 pub(crate) mod tsdb;

@@ -34,6 +34,11 @@ pub trait Machine: Send + Sized + 'static {
     /// replica will have skipped it.
     fn apply(&mut self, index: u64, entry: &[u8]) -> Result<Self::Answer, Damaged>;
 
+    /// How far the state is, counted its own way: by what nodes without a replica are to compare with.
+    fn reached(&self) -> u64 {
+        0
+    }
+
     /// Takes the rows that changed since the last call. Until [`Machine::handle_flushed`] it keeps
     /// in memory what they hold, and is not asked again.
     fn changes(&mut self) -> Changes;

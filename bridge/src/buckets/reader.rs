@@ -112,6 +112,11 @@ impl Reader {
         self.log.start(bucket)
     }
 
+    /// Records that their owners have not sealed, as far as they have said.
+    pub(crate) fn unreleased(&self) -> u64 {
+        self.log.unreleased()
+    }
+
     /// Bytes of a record, on the average.
     pub(crate) fn mean_record_bytes(&self) -> u64 {
         self.log.mean_record_bytes()

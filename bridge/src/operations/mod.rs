@@ -143,6 +143,21 @@ impl Telemetry {
         }
     }
 
+    /// Is what only this node is known to have: records of its log that the owners of their buckets
+    /// have not sealed, or, with Kafka, those that Kafka has not confirmed.
+    #[must_use]
+    pub fn unstored_records(&self) -> u64 {
+        if let Some(reader) = &self.running.reader {
+            return reader.unreleased();
+        }
+        let state = self.running.kafka.as_ref().map(|handle| handle.state());
+        let topics = state.map_or_else(Vec::new, |state| state.topics);
+        let left = topics.iter().map(|(_, state, _)| {
+            state.spool_records + state.inflight_records + state.waiting_records
+        });
+        left.sum()
+    }
+
     /// How far this node's log was read: by its writer, or by the node that owns the bucket.
     fn position(&self, partition: u16) -> u64 {
         let context = &self.running.context;

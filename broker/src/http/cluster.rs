@@ -1,23 +1,91 @@
-//! The cluster as this node knows it.
+//! The cluster as this node knows it, and what an operator may do about its members.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ::cluster::member::{self, GroupRow, MemberRow};
-use admin::cluster::{ClusterStatus, GroupStatus, MemberStatus, Members};
-use axum::Json;
-use axum::extract::State;
-use cluster_core::{Group, NodeId};
+use admin::cluster::{ClusterStatus, DrainRequest, GroupStatus, MemberStatus, Members};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use cluster_core::{Group, MetaAnswer, MetaCommand, NodeId};
 
-use super::AdminState;
+use super::{AdminState, failed};
 use crate::control;
 
-pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Json<ClusterStatus> {
+pub(super) fn routes() -> Router<Arc<AdminState>> {
+    Router::new()
+        .route("/v1/cluster", get(status))
+        .route("/v1/cluster/members", get(members))
+        .route("/v1/cluster/drain", post(drain))
+        .route("/v1/cluster/drain/{node}", get(holdings))
+        .route("/v1/cluster/forget", post(forget))
+}
+
+async fn status(State(state): State<Arc<AdminState>>) -> Json<ClusterStatus> {
     Json(status_of(&state.member.status()))
 }
 
-pub(super) async fn members(State(state): State<Arc<AdminState>>) -> Json<Members> {
+async fn members(State(state): State<Arc<AdminState>>) -> Json<Members> {
     Json(control::members(&state).await)
+}
+
+async fn drain(
+    State(state): State<Arc<AdminState>>,
+    body: Result<Json<DrainRequest>, JsonRejection>,
+) -> Response {
+    let asked = match body {
+        Ok(Json(asked)) => asked,
+        Err(rejection) => return failed(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    let node = NodeId(asked.node);
+    let is_leaving = !asked.undo;
+    let command = MetaCommand::Drain { node, is_leaving };
+    if let Err(refusal) = propose(&state, &command).await {
+        return *refusal;
+    }
+    let mut holdings = control::holdings(&state, node).await.unwrap_or_default();
+    // The status may be older than the answer.
+    (holdings.node, holdings.is_leaving) = (asked.node, is_leaving);
+    holdings.is_empty &= is_leaving;
+    Json(holdings).into_response()
+}
+
+async fn holdings(State(state): State<Arc<AdminState>>, Path(node): Path<u32>) -> Response {
+    match control::holdings(&state, NodeId(node)).await {
+        Some(holdings) => Json(holdings).into_response(),
+        None => failed(
+            StatusCode::NOT_FOUND,
+            &format!("node {node} is no member; `ctl cluster status` lists them"),
+        ),
+    }
+}
+
+async fn forget(
+    State(state): State<Arc<AdminState>>,
+    body: Result<Json<DrainRequest>, JsonRejection>,
+) -> Response {
+    let asked = match body {
+        Ok(Json(asked)) => asked,
+        Err(rejection) => return failed(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    let node = NodeId(asked.node);
+    match propose(&state, &MetaCommand::Leave { node }).await {
+        Ok(()) => Json(status_of(&state.member.status())).into_response(),
+        Err(refusal) => *refusal,
+    }
+}
+
+/// Has meta apply a command; else the answer to who asked for it.
+async fn propose(state: &AdminState, command: &MetaCommand) -> Result<(), Box<Response>> {
+    match state.member.propose(command).await {
+        Ok(MetaAnswer::Refused(refusal)) => Err(Box::new(failed(StatusCode::CONFLICT, &refusal))),
+        Ok(_) => Ok(()),
+        Err(error) => Err(Box::new(failed(StatusCode::SERVICE_UNAVAILABLE, &error))),
+    }
 }
 
 fn status_of(status: &member::MemberStatus) -> ClusterStatus {

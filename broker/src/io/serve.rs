@@ -28,6 +28,7 @@ use super::stream_subscribers::Warnings;
 use super::{IoMessage, ShardEvent, Threads};
 use crate::counters::Counters;
 use crate::defects::Defects;
+use crate::drain::Draining;
 use crate::exits::{Exits, Seat};
 use crate::ids::{Owed, Place, shard_of};
 use crate::peers::Peers;
@@ -78,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) stash_bytes_limit: usize,
     /// Set once the node stops: new sockets are closed at once.
     pub(crate) stopping: AtomicBool,
+    /// While it is, clients are to go to other nodes.
+    pub(crate) draining: Draining,
     /// Number of client ids that this node has assigned, and a part that differs by process.
     pub(crate) assigned_ids: std::sync::atomic::AtomicU64,
     pub(crate) assigned_salt: u64,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cluster::member::{Member, MemberEvent};
 use cluster::raft::{Group, OpenError};
 use cluster::{MetaMachine, RoutesMachine, ShardMachine};
-use cluster_core::{BootMs, EpochView, NodeEpoch, NodeId, ShardId, Sightings};
+use cluster_core::{BootMs, EpochView, Group as GroupName, NodeEpoch, NodeId, ShardId, Sightings};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use runtime::ractor;
 use tokio::sync::{mpsc, watch};
@@ -224,11 +224,19 @@ impl Membership {
             return;
         }
         let replicas = following.replicas.iter();
-        let applied = replicas.map(|(shard, group)| {
-            let index = group.with(|machine| machine.durable().index());
-            (ShardId(*shard), index)
-        });
-        following.sightings.handle_applied(applied, now);
+        let mut known: BTreeMap<ShardId, u64> = replicas
+            .map(|(shard, group)| {
+                let index = group.with(|machine| machine.durable().index());
+                (ShardId(*shard), index)
+            })
+            .collect();
+        // Of those that are elsewhere, what their leaders told last.
+        for (group, leading) in self.member.leaders().load().iter() {
+            if let GroupName::Shard(shard) = group {
+                known.entry(*shard).or_insert(leading.reached);
+            }
+        }
+        following.sightings.handle_applied(known, now);
         self.shared
             .sighting
             .store(Some(following.sightings.at(now)));
@@ -276,7 +284,7 @@ impl Following {
     /// Before a replica is removed its host has let it go.
     fn forget_removed(&mut self, event: &MemberEvent, shards: &Shards) {
         if let MemberEvent::RemoveReplica {
-            group: cluster_core::Group::Shard(shard),
+            group: GroupName::Shard(shard),
             ..
         } = event
             && self.replicas.remove(&shard.0).is_some()

@@ -158,12 +158,16 @@ struct Starter {
     member: Member,
     replicas: Replicas,
     config: Config,
-    /// Whether all groups have their only voter here, so that one without a log is new and not lost.
+    /// Whether all groups had their only voter here at the start, so that one without a log was new
+    /// and not lost.
     is_alone: bool,
+    /// The id of the founder's replicas, if this node is the founder.
+    own: RaftId,
     started: mpsc::Sender<Replica>,
 }
 
-/// Joins the cluster if the folder is still to; what its members are, if it has joined just now.
+/// Joins the cluster if the folder is still to; what its members are, if it has joined just now, or
+/// never got the replica of meta by which it would know them.
 ///
 /// # Errors
 /// The cluster refuses the node, or nobody answers; it may be a member now, and may ask again.
@@ -171,17 +175,24 @@ pub(crate) async fn join(
     config: &Config,
     net: &PeerNet,
     folder: &mut DataFolder,
+    environment: &Environment,
 ) -> Result<BTreeMap<NodeId, Neighbour>, MembershipError> {
-    if !folder.is_to_join() {
-        return Ok(BTreeMap::new());
-    }
-    let applicant = Applicant {
+    let addresses = &config.cluster.join;
+    let mut applicant = Applicant {
         cluster: None,
         folder: folder.birth.folder,
         node: config.node.map(NodeId),
         understood: LEVEL,
     };
-    let addresses = &config.cluster.join;
+    if !folder.is_to_join() {
+        let replicas = Replicas::open(Arc::clone(&environment.fs), &config.data)?;
+        let knows_nobody = !folder.is_founder() && replicas.get(GroupName::Meta).is_none();
+        if !knows_nobody || addresses.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        applicant.cluster = Some(folder.cluster());
+        applicant.node = Some(NodeId(folder.identity().node));
+    }
     tracing::info!(?addresses, "asking to join");
     let mut random = Random::from_os();
     let asking = member::join(net, addresses, applicant, &mut random, JOIN_PATIENCE);
@@ -282,6 +293,7 @@ impl Entered {
             replicas,
             config: config.clone(),
             is_alone: false,
+            own: RaftId(u64::from(node.0)),
             started: tell,
         };
         let meta = starter.open_meta(folder, &environment.clock).await?;
@@ -501,10 +513,9 @@ impl Starter {
     ) -> Result<Option<Group<MetaMachine>>, MembershipError> {
         let identity = folder.identity();
         let node = NodeId(identity.node);
-        let own = RaftId(u64::from(identity.node));
         let replica = match self.replicas.get(GroupName::Meta) {
             Some(replica) => replica,
-            None if folder.is_founder() => own,
+            None if folder.is_founder() => self.own,
             None => return Ok(None),
         };
         let is_new = folder.is_founder() && !self.raft.has_log(group_id(GroupName::Meta));
@@ -550,7 +561,9 @@ impl Starter {
         }
         self.enter(group, replica)?;
         let (raft, member, tell) = (self.raft.clone(), self.member.clone(), self.started.clone());
-        let is_new = self.is_alone && !self.raft.has_log(group_id(group));
+        // A group that a move brings back to its founder has another id, and members elsewhere.
+        let is_founders = self.is_alone && replica == self.own;
+        let is_new = is_founders && !self.raft.has_log(group_id(group));
         let (config, limits) = (self.config.cluster.routes_limit, self.config.shard());
         tokio::spawn(async move {
             let started = match group {

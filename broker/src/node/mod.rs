@@ -23,6 +23,7 @@ use crate::buckets::Buckets;
 use crate::control::Reporter;
 use crate::counters::Counters;
 use crate::data_folder::{DataFolder, FolderError};
+use crate::drain::{self, Draining};
 use crate::environment::Environment;
 use crate::http::{AdminState, router};
 use crate::io::{IoMessage, Shared, Threads};
@@ -37,7 +38,7 @@ use tree::{
     supervisor,
 };
 
-/// How often a stop disconnects another share of the clients.
+/// How often a stop looks whether everything has ended.
 const STOP_STEP: Duration = Duration::from_millis(20);
 
 /// Why a node did not start. Nothing of it runs.
@@ -122,6 +123,8 @@ pub struct Node {
     listening: Weak<TcpListener>,
     http: tokio::task::JoinHandle<()>,
     ticks: tokio::task::JoinHandle<()>,
+    /// Sends clients away while the node is to give up what it holds.
+    draining: tokio::task::JoinHandle<()>,
     /// Follows the bucket table.
     dealing: Option<tokio::task::JoinHandle<()>>,
     telemetry: Option<Arc<Telemetry>>,
@@ -159,7 +162,7 @@ impl Node {
             config.mqtt.backlog,
         )?;
         let admin = bind("admin.listen", "--admin", config.admin.listen, 128)?;
-        let members = membership::join(&config, &net, &mut folder).await?;
+        let members = membership::join(&config, &net, &mut folder, &environment).await?;
         let identity = folder.identity();
         let number = identity.node;
         // Who joined takes the numbers of the cluster.
@@ -221,6 +224,7 @@ impl Node {
 
         let (seats, children) = connection_supervisors(&counters);
         supervisor("connections", children, Some(root.get_cell()), &restarts).await?;
+        let draining = Draining::default();
         let shared = Arc::new(Shared {
             session: Arc::new(config.session(&streams)),
             limits: config.codec(),
@@ -242,6 +246,7 @@ impl Node {
             telemetry_bytes_limit: config.telemetry.inflight_bytes_limit / count as u64,
             defects,
             stopping: AtomicBool::new(false),
+            draining: draining.clone(),
             assigned_ids: AtomicU64::new(0),
             assigned_salt: Random::from_os().next_u64(),
             clock: Arc::clone(&clock),
@@ -267,6 +272,7 @@ impl Node {
         let addresses = (address(&mqtt), address(&admin));
         let state = Arc::new(AdminState {
             ready: AtomicBool::new(false),
+            draining: draining.clone(),
             started_ms: clock.mono_ms(),
             clock,
             control,
@@ -291,6 +297,13 @@ impl Node {
         reporter.begin(&state);
         let http = tokio::spawn(serve_http(admin, Arc::clone(&state)));
         let ticks = tokio::spawn(tick(shards, shared.routes.clone()));
+        let draining = tokio::spawn(drain::follow(
+            running.member.clone(),
+            draining,
+            handles.clone(),
+            counters.clone(),
+            config.drain_disconnects_per_s,
+        ));
         let mqtt = Arc::new(mqtt);
         let listening = Arc::downgrade(&mqtt);
         let listener = listener(mqtt, &handles, &counters);
@@ -310,6 +323,7 @@ impl Node {
             listening,
             http,
             ticks,
+            draining,
             dealing,
             telemetry,
             running,
@@ -365,6 +379,7 @@ impl Node {
             tracing::warn!("the shards have not taken everything");
         }
         self.ticks.abort();
+        self.draining.abort();
         self.dealing.iter().for_each(JoinHandle::abort);
         self.root.stop(None);
         end_http(self.http).await;
@@ -386,6 +401,7 @@ impl Node {
         self.listeners.stop(None);
         end_threads(&self.shared.threads, self.threads).await;
         self.ticks.abort();
+        self.draining.abort();
         self.dealing.iter().for_each(JoinHandle::abort);
         self.root.stop(None);
         end_http(self.http).await;
@@ -399,25 +415,14 @@ impl Node {
     }
 
     async fn disconnect_all(&self) {
-        let steps_per_s = 1_000 / STOP_STEP.as_millis() as usize;
-        let share = self.config.stop_disconnects_per_s as usize / steps_per_s;
-        let per_thread = share.div_ceil(self.shared.threads.len()).max(1);
-        let open = || {
-            self.state
-                .counters
-                .iter()
-                .any(|one| one.connections_open.get() > 0)
+        let per_s = self.config.stop_disconnects_per_s;
+        // Who is draining has said that there are others.
+        let reason = match self.shared.draining.is_begun() {
+            true => ReasonCode::UseAnotherServer,
+            false => ReasonCode::ServerShuttingDown,
         };
-        while open() {
-            for thread in 0..self.shared.threads.len() {
-                let reason = ReasonCode::ServerShuttingDown;
-                let kick = IoMessage::Kick {
-                    reason,
-                    count: per_thread,
-                };
-                self.shared.threads.send(thread, kick).await;
-            }
-            tokio::time::sleep(STOP_STEP).await;
+        while drain::open(&self.state.counters) > 0 {
+            drain::disconnect_share(&self.shared.threads, reason, per_s).await;
         }
     }
 }

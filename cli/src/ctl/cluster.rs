@@ -3,6 +3,7 @@
 use admin::cluster::{ClusterStatus, Members};
 use clap::Subcommand;
 
+use super::drain::{self, Drain};
 use super::table::{Side, Table};
 use super::{Done, End, Node, degraded};
 
@@ -12,6 +13,19 @@ pub(crate) enum Verb {
     Status,
     /// What each member says about itself; 3 if one says nothing.
     Members,
+    /// Have a member give up what it holds, so that it can be stopped for good: clients go elsewhere,
+    /// replicas and buckets move to the others.
+    Drain(Drain),
+    /// Have a member that is being drained keep what it still holds, and take clients again.
+    Undrain {
+        /// Number of the member.
+        node: u32,
+    },
+    /// Have the cluster forget a member that was drained and stopped.
+    Forget {
+        /// Number of the member.
+        node: u32,
+    },
 }
 
 pub(super) fn run(node: &Node, verb: &Verb) -> Done {
@@ -23,6 +37,9 @@ pub(super) fn run(node: &Node, verb: &Verb) -> Done {
                 End::Degraded => Ok(End::Degraded),
             }
         }
+        Verb::Drain(asked) => drain::drain(node, asked),
+        Verb::Undrain { node: member } => drain::undrain(node, *member),
+        Verb::Forget { node: member } => drain::forget(node, *member),
         Verb::Members => {
             let members = node.client.members()?;
             node.print(&members, members_table)?;

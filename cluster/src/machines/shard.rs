@@ -198,6 +198,11 @@ impl Machine for ShardMachine {
         Ok(items.map(|item| self.item(time, item)).collect())
     }
 
+    /// In the unit of ownership epochs.
+    fn reached(&self) -> u64 {
+        self.durable.index()
+    }
+
     fn changes(&mut self) -> Changes {
         let mut changes = Changes::default();
         if std::mem::take(&mut self.is_applied) {

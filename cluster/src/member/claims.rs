@@ -19,6 +19,8 @@ pub struct Leading {
     pub term: u64,
     /// The index that it had applied when it said so.
     pub applied: u64,
+    /// How far its state was when it said so, [`crate::Machine::reached`].
+    pub reached: u64,
 }
 
 /// The leaders of all groups that are led, as this node knows.
@@ -54,11 +56,13 @@ impl Claims {
             if now.since_ms(*at) >= CLAIM_MS || is_suspected(node) {
                 continue;
             }
-            for (&group, &Claim { term, applied }) in claims {
+            for (&group, claim) in claims {
+                let term = claim.term;
                 let leading = Leading {
                     node,
                     term,
-                    applied,
+                    applied: claim.applied,
+                    reached: claim.reached,
                 };
                 let known = leaders.entry(group).or_insert(leading);
                 if known.term < term {
@@ -77,7 +81,14 @@ mod tests {
     const T0: BootMs = BootMs(9_000);
 
     fn claim(term: u64) -> BTreeMap<Group, Claim> {
-        BTreeMap::from([(Group::Meta, Claim { term, applied: 7 })])
+        BTreeMap::from([(
+            Group::Meta,
+            Claim {
+                term,
+                applied: 7,
+                reached: 7,
+            },
+        )])
     }
 
     #[test]

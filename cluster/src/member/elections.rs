@@ -150,6 +150,7 @@ mod tests {
             let leading = |node| Leading {
                 node: NodeId(node),
                 term: 1,
+                reached: 0,
                 applied: 1,
             };
             let leaders = leader.map(|node| (G, leading(node))).into_iter().collect();

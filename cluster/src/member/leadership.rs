@@ -69,8 +69,12 @@ impl Runtime {
             let is_quorum =
                 |voters: &BTreeSet<RaftId>| 2 * voters.iter().filter(hears).count() > voters.len();
             if is_quorum(&membership.voters) && membership.joint.as_ref().is_none_or(is_quorum) {
-                let (term, applied) = (claim.term, claim.applied);
-                own.insert(group, Claim { term, applied });
+                let claim = Claim {
+                    term: claim.term,
+                    applied: claim.applied,
+                    reached: claim.reached,
+                };
+                own.insert(group, claim);
             }
         }
         own

@@ -62,6 +62,8 @@ pub(super) struct Claim {
     pub term: u64,
     /// The index that the leader has applied.
     pub applied: u64,
+    /// [`crate::Machine::reached`] of the leader.
+    pub reached: u64,
 }
 
 /// What becomes of a [`Renewal`].
@@ -198,7 +200,11 @@ record!(Ping {
     claims,
     heard,
 });
-record!(Claim { term, applied });
+record!(Claim {
+    term,
+    applied,
+    reached
+});
 record!(Renewal {
     epoch,
     id,
@@ -292,7 +298,7 @@ impl Stored for usize {
 }
 
 /// What refusals of meta say in words; a node of another version may say more.
-const WORDS: [&str; 14] = [
+const WORDS: [&str; 15] = [
     "no such shard",
     "nodes come and go by a move",
     "no such bucket",
@@ -307,6 +313,7 @@ const WORDS: [&str; 14] = [
     "the length of an address",
     "the number of new replicas",
     "the bucket holds rows",
+    "nobody else would stay",
 ];
 /// What stands for words that this version does not have.
 const OTHER_WORDS: &str = "what another version says of it";

@@ -19,6 +19,7 @@ fn ping() -> Ping {
             Claim {
                 term: 6,
                 applied: 7,
+                reached: 9,
             },
         )]),
         heard: BTreeSet::from([NodeId(8)]),
@@ -83,6 +84,7 @@ fn a_ping_has_these_bytes() {
         &[1, 0, 0, 0, 3, 5, 0],       // one claim: shard 5
         &[6, 0, 0, 0, 0, 0, 0, 0],    // term
         &[7, 0, 0, 0, 0, 0, 0, 0],    // applied
+        &[9, 0, 0, 0, 0, 0, 0, 0],    // reached
         &[1, 0, 0, 0, 8, 0, 0, 0],    // one peer
     ]
     .concat();

@@ -38,6 +38,8 @@ pub struct Claim {
     pub term: u64,
     /// The last applied entry; 0 also before the first.
     pub applied: u64,
+    /// [`crate::Machine::reached`].
+    pub reached: u64,
 }
 
 /// Why a group was not steered as asked. Every command may be given again: what is so already is
@@ -281,6 +283,7 @@ impl<M: Machine> Driven<M> {
             group: self.replica.group,
             term,
             applied: *self.replica.watch_applied().borrow(),
+            reached: self.replica.with(|machine| machine.reached()),
         })
     }
 

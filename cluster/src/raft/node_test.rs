@@ -424,6 +424,7 @@ async fn a_lone_voter_claims_its_group_and_tells_who_leads_and_what_is_applied()
         group: GroupId(3),
         term: led.term,
         applied: before + 5,
+        reached: 5,
     };
     assert_eq!(claims, [claim]);
     let control = node.node.control(GroupId(3)).unwrap();

@@ -71,6 +71,10 @@ impl Machine for TestMachine {
         Ok(number)
     }
 
+    fn reached(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
     fn changes(&mut self) -> Changes {
         assert!(!self.flushing, "one flush at a time");
         self.flushing = true;

@@ -351,6 +351,19 @@ impl EmbeddedLog {
         self.shared.readable.state().ends.clone()
     }
 
+    /// Records that no release has passed since the log was opened: what would be missed if it were
+    /// deleted, and after a start perhaps more.
+    #[must_use]
+    pub fn unreleased(&self) -> u64 {
+        let state = self.shared.readable.state();
+        let partitions = state.ends.iter().zip(&state.read);
+        let left = partitions.enumerate().map(|(partition, (end, read))| {
+            let first = (*read).max(state.start(partition));
+            end.saturating_sub(first)
+        });
+        left.sum()
+    }
+
     /// Tells the log the replay offsets `(partition, offset)`: what is below has been stored and is
     /// never asked for again. Drops whole segments that are read in all partitions and are older
     /// than the retention at `now_ms` (milliseconds since 1970) or in excess of it, or while the log

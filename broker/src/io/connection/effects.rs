@@ -104,6 +104,10 @@ impl Connection {
 
     /// Anonymous access: the identity is the client id (SEMANTICS, Identity).
     fn authenticate(&mut self, credentials: &Credentials) {
+        if self.io.shared.draining.is_begun() {
+            let now = self.io.now();
+            return self.live.handle_refused(ReasonCode::UseAnotherServer, now);
+        }
         let client = match &credentials.client {
             Some(client) => client.detach(),
             None => self.assign_client_id(),

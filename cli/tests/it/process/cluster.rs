@@ -11,5 +11,6 @@ mod partition;
 mod paused;
 mod refusal;
 mod rolling;
+mod scale;
 mod scenes;
 mod telemetry;

@@ -334,6 +334,10 @@ impl Meta {
         if !self.members.contains_key(&node) {
             return Err(Refusal::NoMember(node));
         }
+        let stays = |other: &NodeId| *other != node && !self.layout.leaving.contains(other);
+        if is_leaving && !self.members.keys().any(stays) {
+            return Err(Refusal::Invalid("nobody else would stay"));
+        }
         let changed = if is_leaving {
             self.layout.leaving.insert(node)
         } else {

@@ -274,6 +274,20 @@ fn a_member_that_leaves_gets_nothing_and_goes_when_it_holds_nothing() {
     let is_leaving = true;
     log.apply(&MetaCommand::Drain { node, is_leaving });
     assert_eq!(log.meta.node_states()[&node], NodeState::Gone);
+    for node in [NodeId(2), NodeId(3)] {
+        let drained = log.apply(&MetaCommand::Drain { node, is_leaving });
+        assert_eq!(drained, MetaAnswer::Done);
+    }
+    let last = MetaCommand::Drain {
+        node: NodeId(1),
+        is_leaving,
+    };
+    let refused = MetaAnswer::Refused(Refusal::Invalid("nobody else would stay"));
+    assert_eq!(log.apply(&last), refused);
+    for node in [NodeId(2), NodeId(3)] {
+        let is_leaving = false;
+        log.apply(&MetaCommand::Drain { node, is_leaving });
+    }
     let refused = log.start(Group::Shard(ShardId(1)), &[1], &[4]);
     assert_eq!(refused, MetaAnswer::Refused(Refusal::Leaving(node)));
     log.start(SHARD, &[1, 2, 3], &[]);
