@@ -63,12 +63,11 @@ pub(crate) async fn follow(
         let row = status.members.get(&status.node);
         let is_leaving = row.is_some_and(|row| row.is_leaving);
         if draining.0.swap(is_leaving, Ordering::Relaxed) != is_leaving {
-            match is_leaving {
-                true => {
-                    tracing::info!("this node is to give up what it holds: clients go elsewhere")
-                }
-                false => tracing::info!("this node keeps what it holds, and takes clients again"),
-            }
+            let says = match is_leaving {
+                true => "this node is to give up what it holds: clients go elsewhere",
+                false => "this node keeps what it holds, and takes clients again",
+            };
+            tracing::info!("{says}");
         }
         let leads = row.map_or(0, |row| row.leads);
         if is_leaving && leads == 0 && open(&counters) > 0 {

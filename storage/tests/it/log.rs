@@ -278,13 +278,16 @@ fn at_its_limit_the_log_refuses_until_read_records_are_released() {
     assert_eq!(refused, Reason::OverLimit);
     assert_eq!(log.end(0), id);
 
+    assert_eq!(log.unreleased(), id);
     log.release(&[(0, 3)], 0);
+    assert_eq!(log.unreleased(), id - 3);
     assert_eq!(
         try_append(&log, vec![record(0, id, 300)]),
         Err(Reason::OverLimit),
         "unread records stay"
     );
     log.release(&[(0, id)], 0);
+    assert_eq!(log.unreleased(), 0);
 
     assert_eq!(try_append(&log, vec![record(0, id, 300)]), Ok(()));
     assert!(log.start(0) > 0);
