@@ -11,7 +11,7 @@ use super::nodes::{Cluster, NODES, Nodes, since};
 use crate::process::http;
 use crate::process::node::{Place, run, tidewire};
 use crate::process::sessions::DEFAULTS;
-use crate::process::sessions::crowd::{Crowd, Running};
+use crate::process::sessions::crowd::Crowd;
 use crate::process::sessions::homes::Homes;
 use crate::process::sessions::packet::{CONNACK, Connect};
 use crate::process::wait::until;
