@@ -26,6 +26,7 @@ mod codec;
 mod limits;
 mod packet;
 mod reason;
+mod template;
 mod text;
 mod topic;
 mod topic_tree;
@@ -38,6 +39,9 @@ pub use codec::{
 pub use limits::{Limits, UNAUTHENTICATED_PACKET_BYTES_MAX};
 pub use packet::*;
 pub use reason::{ReasonCode, UnknownReasonCode};
+pub use template::{
+    TEMPLATE_BYTES_MAX, TEMPLATES_MAX, Template, TemplateError, TemplateFault, Templates,
+};
 pub use text::{Text, TextError};
 pub use topic::{ClientId, ClientIdError, Filter, FilterError, LEVELS_MAX, Topic, TopicError};
 pub use topic_tree::TopicTree;
