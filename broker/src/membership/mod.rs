@@ -582,7 +582,10 @@ impl Starter {
                     Replica::Routes(routes)
                 }
                 GroupName::Shard(ShardId(shard)) => {
-                    let config = ShardConfig { limits };
+                    let config = ShardConfig {
+                        limits,
+                        ..ShardConfig::default()
+                    };
                     let started = begin(&raft, group, replica, is_new, config).await;
                     Replica::Shard(shard, started)
                 }

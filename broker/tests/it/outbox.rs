@@ -81,7 +81,14 @@ async fn found(fs: &FaultFs) -> Found {
     let routes = raft.start_group::<RoutesMachine>(GroupId(1), "routes", routes);
     let routes = routes.await.expect("the routes");
     let limits = session::Limits::default();
-    let shard = raft.start_group::<ShardMachine>(GroupId(16), "shard-0000", ShardConfig { limits });
+    let shard = raft.start_group::<ShardMachine>(
+        GroupId(16),
+        "shard-0000",
+        ShardConfig {
+            limits,
+            ..ShardConfig::default()
+        },
+    );
     let shard = shard.await.expect("the shard");
     let found = Found {
         waiting: shard.with(|machine| machine.durable().counters().outbox_routes),

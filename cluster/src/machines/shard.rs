@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use cluster_core::{Admission, Attempt, Body, EpochView, LogTime, NodeEpoch, Receiver, Standing};
+use mqtt::Templates;
 use session::{Answer, Command, Durable, Limits, WallMs};
 use storage::state::{Changes, Row};
 
@@ -15,10 +16,12 @@ use crate::stored::{ShardEntry, ShardItem};
 use crate::{Damaged, Machine};
 
 /// Bounds of a shard; replicated settings, equal on all replicas.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShardConfig {
     /// Those of its sessions.
     pub limits: Limits,
+    /// The device-owned templates that the cluster was founded with.
+    pub templates: Templates,
 }
 
 /// What became of an item of a shard's entry.
@@ -170,7 +173,7 @@ impl Machine for ShardMachine {
                 }
             }
         });
-        let durable = Durable::restore(config.limits, sessions);
+        let durable = Durable::restore(config.limits, config.templates.clone(), sessions);
         if let Some(damaged) = failed {
             return Err(damaged);
         }

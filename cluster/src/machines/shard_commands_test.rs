@@ -15,8 +15,9 @@ use session::{
 use crate::{ShardEntry, ShardItem, ShardMachine};
 
 const CLIENTS: [&str; 4] = ["a", "ab", "b", "c"];
-const TOPICS: [&str; 4] = ["t/1", "t/2", "u", "u/x"];
-const FILTERS: [&str; 4] = ["t/+", "t/1", "#", "u/#"];
+const TOPICS: [&str; 5] = ["t/1", "t/2", "t/a", "u", "u/x"];
+/// One is of a client by the template.
+const FILTERS: [&str; 5] = ["t/+", "t/1", "t/a", "#", "u/#"];
 
 /// Makes entries one after the other.
 #[derive(Default)]

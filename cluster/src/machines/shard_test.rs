@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use cluster_core::{Attempt, Body, EpochView, LogTime, NodeEpoch, WallMs};
-use mqtt::ClientId;
+use mqtt::{ClientId, Templates};
 use rand::Rng;
 use session::{
     Answer, Command, ConnectionId, Delivery, DurableEffect, Epoch, Identity, Limits, Open,
@@ -33,6 +33,7 @@ fn config() -> ShardConfig {
             payload_cache_bytes: 600,
             ..Limits::default()
         },
+        templates: Templates::parse(["t/{client_id}"]).expect("a template"),
     }
 }
 

@@ -165,7 +165,10 @@ impl Bench {
             queue_bytes: usize::MAX,
             ..Limits::default()
         };
-        let config = ShardConfig { limits };
+        let config = ShardConfig {
+            limits,
+            ..ShardConfig::default()
+        };
         let start = |id: u32, name: String| {
             let node = node.clone();
             async move { node.start_group(GroupId(id), &name, config).await.unwrap() }

@@ -81,7 +81,16 @@ impl TestShard {
     ) -> Result<Self, Stop> {
         let limits = limits();
         let shard = Self {
-            group: start(node, id, name, ShardConfig { limits }).await?,
+            group: start(
+                node,
+                id,
+                name,
+                ShardConfig {
+                    limits,
+                    ..ShardConfig::default()
+                },
+            )
+            .await?,
             fs: node.fs.clone(),
             epoch,
             n: 0,

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use mqtt::{ClientId, Filter, QoS, ReasonCode, SubscribeOptions};
+use mqtt::{ClientId, Filter, QoS, ReasonCode, SubscribeOptions, Templates};
 
 use super::{Durable, DurableEffect, Limits};
 use crate::{
@@ -16,7 +16,11 @@ pub(super) struct Shard {
 
 impl Shard {
     pub(super) fn new(limits: Limits) -> Self {
-        let mut durable = Durable::new(limits);
+        Self::with_templates(limits, Templates::default())
+    }
+
+    pub(super) fn with_templates(limits: Limits, templates: Templates) -> Self {
+        let mut durable = Durable::with_templates(limits, templates);
         durable.handle_lead();
         Self {
             durable,
@@ -70,7 +74,7 @@ impl Shard {
         std::iter::from_fn(|| self.durable.poll_effect()).collect()
     }
 
-    fn routes(&mut self) -> Vec<(String, bool, u64)> {
+    pub(super) fn routes(&mut self) -> Vec<(String, bool, u64)> {
         let routes = self
             .effects()
             .into_iter()

@@ -177,7 +177,7 @@ impl Durable {
         }
         if !self.groups.of.contains_key(filter) {
             let plain = plain(filter);
-            if !self.is_subscribed(&plain) {
+            if !self.needs_route(&plain) {
                 self.outbox.route(&plain, true);
             }
             self.groups.trie.insert(filter, filter.clone(), ());
@@ -228,14 +228,9 @@ impl Durable {
         self.counters.dropped_session_end += group.queue.len() as u64;
         self.account((group.queue.len(), group.queue.bytes()), (0, 0));
         let plain = plain(filter);
-        if !self.is_subscribed(&plain) {
+        if !self.needs_route(&plain) {
             self.outbox.route(&plain, false);
         }
-    }
-
-    /// Whether a persistent session or a group of the shard wants what the filter matches.
-    pub(super) fn is_subscribed(&self, filter: &Filter) -> bool {
-        self.trie.filter_len(filter) > 0 || self.groups.trie.filter_len(filter) > 0
     }
 
     /// The members on a node that ended are away, or, if their sessions ended with it, leave.

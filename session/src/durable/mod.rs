@@ -18,6 +18,9 @@ mod limits;
 mod loads;
 mod messages;
 mod outbox;
+mod owned;
+#[cfg(test)]
+mod owned_test;
 mod owners;
 mod ownership;
 mod payloads;
@@ -39,7 +42,7 @@ mod subscriptions;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use mqtt::{ClientId, Filter, QoS, Topic, Trie};
+use mqtt::{ClientId, Filter, QoS, Templates, Topic, Trie};
 
 use changes::Changes;
 pub use counters::Counters;
@@ -78,6 +81,8 @@ const GONE_NODES: usize = 4_096;
 #[derive(Debug)]
 pub struct Durable {
     limits: Limits,
+    /// Fixed before the first entry, equal on all replicas.
+    templates: Templates,
     index: u64,
     time: WallMs,
     /// Boxed: a node of the map has room for eleven, and is half full on average.
@@ -117,9 +122,16 @@ impl Default for Durable {
 }
 
 impl Durable {
-    /// An empty shard.
+    /// An empty shard of a cluster without device-owned templates.
     pub fn new(limits: Limits) -> Self {
+        Self::with_templates(limits, Templates::default())
+    }
+
+    /// An empty shard. `templates` are those that the cluster was founded with, for ever: on them
+    /// depends which subscriptions have a row in the outbox.
+    pub fn with_templates(limits: Limits, templates: Templates) -> Self {
         Self {
+            templates,
             origins: Origins::stored(limits.origins, limits.origin_s),
             payloads: Payloads::new(limits.payload_cache_bytes),
             loads: Loads::new(limits.payload_cache_bytes),

@@ -187,9 +187,11 @@ impl Durable {
         }
         self.end_shares(client);
         self.changes.ended(client, &session);
+        let is_bound = session.is_bound(client);
         let Some(state) = session.state else { return };
         for (filter, _) in &state.subscriptions {
-            self.withdraw(client, filter);
+            let is_owned = is_bound && self.is_of_template(client, filter);
+            self.withdraw(client, filter, is_owned);
         }
         self.let_go(state.queue.messages().collect());
         self.counters.dropped_session_end += state.queue.len() as u64;

@@ -20,14 +20,16 @@ impl Durable {
                 let each = subs.filters.iter();
                 let each = each.map(|(filter, wanted)| match filter.shared() {
                     Some(_) => self.repeat_share(&subs.client, filter),
-                    None => self.repeat_sub(session.state.as_deref(), filter, wanted),
+                    None => {
+                        self.repeat_sub((&subs.client, session.state.as_deref()), filter, wanted)
+                    }
                 });
                 Answer::Subscribed(each.collect())
             }),
             Command::Unsubs(unsubs) => self.repeat_owned(&unsubs.client, unsubs.epoch, |_| {
                 let of = |filter: &Filter| Unsubscribed {
                     reason: ReasonCode::Success,
-                    version: self.outbox.version(filter),
+                    version: self.awaited_version(filter, self.is_owned(&unsubs.client, filter)),
                     membership: self.shares.pending_version(&unsubs.client, filter),
                 };
                 Answer::Unsubscribed(unsubs.filters.iter().map(of).collect())
@@ -87,7 +89,7 @@ impl Durable {
 
     fn repeat_sub(
         &self,
-        state: Option<&State>,
+        (client, state): (&ClientId, Option<&State>),
         filter: &Filter,
         wanted: &Subscription,
     ) -> Subscribed {
@@ -99,7 +101,7 @@ impl Durable {
                 ReasonCode::QuotaExceeded
             },
             version: if is_there {
-                self.outbox.version(filter)
+                self.awaited_version(filter, self.is_owned(client, filter))
             } else {
                 0
             },

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mqtt::{ClientId, QoS};
+use mqtt::{ClientId, QoS, Templates};
 
 use super::session::{PendingReplay, Session, State};
 use super::{
@@ -16,15 +16,17 @@ type Early = BTreeMap<ClientId, Vec<(QueuePlace, QueuedRow)>>;
 impl Durable {
     /// Makes the state of its rows, in any order; of none, the state before any entry. In the
     /// order of [`RowKey`] none has to wait for another. Rows of messages are not needed and not
-    /// looked at: payloads are read when they are delivered.
+    /// looked at: payloads are read when they are delivered. `templates` are those of
+    /// [`Durable::with_templates`].
     ///
     /// # Errors
-    /// When the rows contradict each other.
+    /// When the rows contradict each other, or were written under other templates.
     pub fn restore(
         limits: Limits,
+        templates: Templates,
         rows: impl IntoIterator<Item = Row>,
     ) -> Result<Self, RestoreError> {
-        let mut durable = Self::new(limits);
+        let mut durable = Self::with_templates(limits, templates);
         let (mut head, mut groups, mut early) = (None, None, Early::new());
         let mut any = false;
         for row in rows {
@@ -176,13 +178,16 @@ impl Durable {
     /// Derives what no row says.
     fn restored(&mut self) -> Result<(), RestoreError> {
         for (client, session) in &mut self.sessions {
+            let is_bound = session.is_bound(client);
             if let Some(state) = &mut session.state {
                 let key = |place| RowKey::Queued(client.clone(), place);
                 state.queue.restored(key)?;
                 self.counters.queue_messages += state.queue.len() as u64;
                 self.counters.queue_bytes += state.queue.bytes() as u64;
                 for (filter, _) in &state.subscriptions {
-                    if !self.outbox.is_wanted(filter) {
+                    let owner = self.templates.owner_of_filter(filter);
+                    let is_owned = is_bound && owner == Some(client.as_str());
+                    if !is_owned && !self.outbox.is_wanted(filter) {
                         return Err(RestoreError::Route(filter.clone()));
                     }
                 }
@@ -196,7 +201,7 @@ impl Durable {
             }
         }
         for (filter, _, is_wanted) in self.outbox.routes() {
-            if is_wanted && !self.is_subscribed(filter) {
+            if is_wanted && !self.needs_route(filter) {
                 return Err(RestoreError::Route(filter.clone()));
             }
         }

@@ -1,6 +1,6 @@
 //! The row of one session.
 
-use mqtt::{Filter, Topic, Will};
+use mqtt::{ClientId, Filter, Topic, Will};
 
 use super::qos2::Q2Open;
 use super::queue::Queue;
@@ -87,6 +87,11 @@ impl Session {
         if let Some(state) = &mut self.state {
             self.dup_end = state.queue.restart_delivery();
         }
+    }
+
+    /// Whether its identity is bound to its client id, as one who is not authenticated has it.
+    pub(super) fn is_bound(&self, client: &ClientId) -> bool {
+        self.identity.0 == *client.text()
     }
 
     pub(super) fn is_connected(&self) -> bool {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mqtt::{ClientId, PacketId, QoS, ReasonCode};
+use mqtt::{ClientId, PacketId, QoS, ReasonCode, Templates};
 
 use super::durable_test::{Shard, client, filter, message, open, origin};
 use super::payloads::Held;
@@ -34,7 +34,7 @@ fn limits(payload_cache_bytes: usize) -> Limits {
 }
 
 fn restored(limits: Limits, file: &File) -> Result<Durable, RestoreError> {
-    Durable::restore(limits, file.values().cloned())
+    Durable::restore(limits, Templates::default(), file.values().cloned())
 }
 
 fn enqueue(shard: &mut Shard, topic: &str, payload: &str) {
@@ -249,7 +249,7 @@ fn rows_that_contradict_each_other_are_refused_by_name() {
     let error = |change: &dyn Fn(&mut Vec<Row>)| {
         let mut rows: Vec<Row> = file.values().cloned().collect();
         change(&mut rows);
-        Durable::restore(Limits::default(), rows).err()
+        Durable::restore(Limits::default(), Templates::default(), rows).err()
     };
     let without = |key: RowKey| error(&|rows| rows.retain(|row| file[&key] != *row));
     let doubled = |key: &RowKey| error(&|rows| rows.push(file[key].clone()));

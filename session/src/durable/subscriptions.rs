@@ -137,10 +137,11 @@ impl Durable {
         Answer::Done
     }
 
-    /// Takes a subscription out of the trie; the last one of its filter withdraws the route.
-    pub(super) fn withdraw(&mut self, client: &ClientId, filter: &Filter) {
+    /// Takes a subscription out of the trie; the last one of its filter that needs a route withdraws
+    /// it.
+    pub(super) fn withdraw(&mut self, client: &ClientId, filter: &Filter, is_owned: bool) {
         let removed = self.trie.remove(filter, client);
-        if removed.is_some() && !self.is_subscribed(filter) {
+        if removed.is_some() && !is_owned && !self.needs_route(filter) {
             self.outbox.route(filter, false);
         }
     }
@@ -152,7 +153,8 @@ impl Durable {
         subscription: &Subscription,
     ) -> Subscribed {
         let until = self.time.plus_s(self.limits.replay_s);
-        let is_first = !self.is_subscribed(filter);
+        let is_owned = self.is_owned(client, filter);
+        let is_first = !is_owned && !self.needs_route(filter);
         let shares = self.shares.filters(client).len();
         let outbox_full = self.outbox.routes_len() >= self.limits.outbox_routes;
         let session = self.sessions.get_mut(client);
@@ -196,13 +198,14 @@ impl Durable {
         }
         Subscribed {
             reason: granted(subscription.options.qos),
-            version: self.outbox.version(filter),
+            version: self.awaited_version(filter, is_owned),
             replay,
             membership: 0,
         }
     }
 
     fn unsubscribe_one(&mut self, client: &ClientId, filter: &Filter) -> Unsubscribed {
+        let is_owned = self.is_owned(client, filter);
         let session = self.sessions.get_mut(client);
         let state = session.and_then(|s| s.state.as_mut());
         let state = state.expect("the caller found the session");
@@ -217,10 +220,10 @@ impl Durable {
         if state.end_replay(filter) {
             state.unhold();
         }
-        self.withdraw(client, filter);
+        self.withdraw(client, filter, is_owned);
         Unsubscribed {
             reason,
-            version: self.outbox.version(filter),
+            version: self.awaited_version(filter, is_owned),
             membership: 0,
         }
     }

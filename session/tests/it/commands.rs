@@ -16,8 +16,18 @@ use tidewire_session::{
 };
 
 const CLIENTS: [&str; 5] = ["a", "b", "c", "d", "e"];
-const TOPICS: [&str; 4] = ["t/1", "t/2", "u/1", "v"];
-const FILTERS: [&str; 7] = ["t/#", "t/1", "+/1", "#", "v", "$share/g/t/#", "$share/h/v"];
+const TOPICS: [&str; 5] = ["t/1", "t/2", "t/a", "u/1", "v"];
+/// With a template `t/{client_id}` one is of a client.
+const FILTERS: [&str; 8] = [
+    "t/#",
+    "t/1",
+    "t/a",
+    "+/1",
+    "#",
+    "v",
+    "$share/g/t/#",
+    "$share/h/v",
+];
 
 /// Draws what a shard is to do.
 pub(crate) struct Generator {

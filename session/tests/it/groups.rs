@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mqtt::{ClientId, Filter, QoS, SubscribeOptions};
+use mqtt::{ClientId, Filter, QoS, SubscribeOptions, Templates};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -69,7 +69,8 @@ impl Shard {
 
     fn crash(&mut self) {
         let rows = self.file.values().cloned();
-        self.durable = Durable::restore(limits(), rows).expect("the rows agree");
+        self.durable =
+            Durable::restore(limits(), Templates::default(), rows).expect("the rows agree");
         for (index, time, command) in &self.log {
             self.durable.apply(*index, *time, command);
         }

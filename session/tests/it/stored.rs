@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mqtt::Templates;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -30,9 +31,13 @@ fn limits(payload_cache_bytes: usize) -> Limits {
 }
 
 fn leading(payload_cache_bytes: usize) -> Durable {
-    let mut durable = Durable::new(limits(payload_cache_bytes));
+    let mut durable = Durable::with_templates(limits(payload_cache_bytes), templates());
     durable.handle_lead();
     durable
+}
+
+fn templates() -> Templates {
+    Templates::parse(["t/{client_id}"]).expect("a template")
 }
 
 /// A state, and what a disk would hold of it.
@@ -98,7 +103,7 @@ impl Stored {
         let rows = rows.filter(|(key, _)| !matches!(key, RowKey::Message(_)));
         let mut rows: Vec<Row> = rows.map(|(_, row)| row.clone()).collect();
         rows.shuffle(&mut self.random);
-        self.durable = Durable::restore(limits(0), rows).expect("the rows agree");
+        self.durable = Durable::restore(limits(0), templates(), rows).expect("the rows agree");
         for (index, time, command) in &self.log {
             self.durable.apply(*index, *time, command);
         }
@@ -179,6 +184,7 @@ struct Met {
     held_rows: usize,
     shared: usize,
     shared_rows: usize,
+    owned: usize,
     idle_expiries: usize,
 }
 
@@ -196,6 +202,16 @@ impl Met {
             match delivery.step {
                 DeliveryStep::Publish { dup, .. } => self.dups += usize::from(dup),
                 DeliveryStep::Release => self.releases += 1,
+            }
+        }
+    }
+
+    /// Counts subscriptions that need no row.
+    fn answer(&mut self, command: &Command, answer: &Answer) {
+        if let (Command::Subs(subs), Answer::Subscribed(all)) = (command, answer) {
+            let is_own = |filter: &str| filter == format!("t/{}", subs.client);
+            for ((filter, _), subscribed) in subs.filters.iter().zip(all) {
+                self.owned += usize::from(is_own(filter) && subscribed.version == 0);
             }
         }
     }
@@ -232,6 +248,7 @@ impl Run {
         self.generator.time += self.generator.random.random_range(0..500);
         let (index, time) = (self.generator.index, WallMs(self.generator.time));
         let first = self.kept.apply(index, time, command);
+        met.answer(command, &first);
         let repeat = self.kept.answer_repeat(command);
         assert_eq!(repeat, self.kept.answer_repeat(command));
         let second = self.stored.apply((index, time, command.clone()));
@@ -350,6 +367,7 @@ fn a_shard_that_crashed_goes_on_as_if_it_had_not() {
         ("held rows", met.held_rows as u64),
         ("shared", met.shared as u64),
         ("shared rows", met.shared_rows as u64),
+        ("owned", met.owned as u64),
         ("idle expiries", met.idle_expiries as u64),
     ];
     assert!(met.iter().all(|(_, n)| *n >= 10), "too rare: {met:?}");
