@@ -196,7 +196,7 @@ pub(crate) async fn join(
     tracing::info!(?addresses, "asking to join");
     let mut random = Random::from_os();
     let asking = member::join(net, addresses, applicant, &mut random, JOIN_PATIENCE);
-    let joined = asking.await?;
+    let (joined, _) = asking.await?;
     let (node, cluster) = (joined.node.0, Some(joined.cluster));
     folder.set_identity(node, joined.shards, joined.buckets, cluster)?;
     tracing::info!(node, cluster = %format!("{:032x}", joined.cluster.0), "joined");

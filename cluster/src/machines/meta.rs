@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use cluster_core::{BucketId, Layout, Meta, MetaAnswer, MetaState};
+use mqtt::Templates;
 use storage::state::{Changes, Row};
 
 use crate::stored::MetaEntry;
-use crate::stored::meta_rows::{HOLDING_KIND, LAYOUT_KIND, STATE_KIND};
+use crate::stored::meta_rows::{HOLDING_KIND, LAYOUT_KIND, STATE_KIND, TEMPLATES_KIND};
 use crate::stored::row::{damaged, decode_value, encode_value, readable};
 use crate::stored::wire::Why;
 use crate::{Damaged, Machine};
@@ -47,6 +48,7 @@ impl Machine for MetaMachine {
         let mut state: Option<MetaState> = None;
         let mut layout = None;
         let mut holding = None;
+        let mut templates = None;
         for row in rows {
             let row = readable(NAME, row)?;
             let read = match row.kind {
@@ -57,6 +59,9 @@ impl Machine for MetaMachine {
                 HOLDING_KIND => decode_value(&row.value)
                     .and_then(|value| of_table(value, state.as_ref()))
                     .map(|value| holding = Some(value)),
+                TEMPLATES_KIND => decode_value(&row.value)
+                    .and_then(|value| of_cluster(value, state.as_ref()))
+                    .map(|value| templates = Some(value)),
                 tag => Err(Why::Tag {
                     what: "kind of row",
                     tag,
@@ -65,7 +70,8 @@ impl Machine for MetaMachine {
             read.map_err(|why| damaged(NAME, &row, &why))?;
         }
         let has_layout = layout.is_some();
-        let meta = state.map(|state| Meta::restore(state, layout, holding));
+        let templates = templates.unwrap_or_default();
+        let meta = state.map(|state| Meta::restore(state, layout, holding, templates));
         Ok(Self {
             meta: meta.unwrap_or_default(),
             is_changed: false,
@@ -87,6 +93,9 @@ impl Machine for MetaMachine {
         if std::mem::take(&mut self.is_changed) {
             changes.put(STATE_KIND, &[], &encode_value(&self.meta.state()));
             changes.put(HOLDING_KIND, &[], &encode_value(self.meta.holding()));
+            if !self.meta.templates().is_empty() {
+                changes.put(TEMPLATES_KIND, &[], &encode_value(self.meta.templates()));
+            }
             if self.has_layout {
                 changes.put(LAYOUT_KIND, &[], &encode_value(self.meta.layout()));
             }
@@ -117,5 +126,15 @@ fn of_table(
         Some(bucket) => Err(Why::State(format!(
             "bucket {bucket} holds rows and is none"
         ))),
+    }
+}
+
+/// Templates of a cluster that is founded, as the state says that was read before them.
+fn of_cluster(templates: Templates, state: Option<&MetaState>) -> Result<Templates, Why> {
+    match state {
+        Some(state) if state.founded.is_some() && !templates.is_empty() => Ok(templates),
+        _ => Err(Why::State(
+            "device templates stand without a cluster, or are none".to_owned(),
+        )),
     }
 }

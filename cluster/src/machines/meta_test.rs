@@ -23,7 +23,8 @@ fn command(rng: &mut StdRng, count: usize) -> MetaCommand {
         })
         .collect();
     match rng.random_range(0..22) {
-        _ if count == 0 => MetaCommand::Found(found()),
+        _ if count == 0 && rng.random() => MetaCommand::Found(found()),
+        _ if count == 0 => found_with(),
         0 => MetaCommand::Found(found()),
         1 => MetaCommand::Join(Join {
             node: rng.random_bool(0.5).then_some(node),
@@ -106,6 +107,14 @@ fn found() -> Found {
     }
 }
 
+fn found_with() -> MetaCommand {
+    let templates = mqtt::Templates::parse(["c/{client_id}", "d/{client_id}/#"]).unwrap();
+    MetaCommand::FoundWith {
+        found: found(),
+        templates,
+    }
+}
+
 fn entry(time: u64, command: MetaCommand) -> Vec<u8> {
     let time = WallMs(time);
     MetaEntry { time, command }.encode()
@@ -113,7 +122,7 @@ fn entry(time: u64, command: MetaCommand) -> Vec<u8> {
 
 #[test]
 fn a_crash_changes_nothing_of_meta() {
-    let (mut moved, mut held) = (0, 0);
+    let (mut moved, mut held, mut owned) = (0, 0, 0);
     for seed in 0..60 {
         let (crashed, spared) = crashes_change_nothing::<MetaMachine>(
             &(),
@@ -129,12 +138,15 @@ fn a_crash_changes_nothing_of_meta() {
         assert_eq!(crashed.meta().state(), spared.meta().state());
         assert_eq!(crashed.meta().layout(), spared.meta().layout());
         assert_eq!(crashed.meta().holding(), spared.meta().holding());
+        assert_eq!(crashed.meta().templates(), spared.meta().templates());
+        owned += usize::from(!crashed.meta().templates().is_empty());
         held += crashed.meta().holding().len();
         moved += usize::from(!crashed.meta().is_layout_plain());
         assert_eq!(crashed.meta().epochs(), spared.meta().epochs());
     }
     assert!(moved > 30, "only {moved} seeds moved anything");
     assert!(held > 30, "only {held} buckets hold rows");
+    assert!((10..50).contains(&owned), "{owned} seeds have templates");
 }
 
 #[test]
@@ -266,11 +278,11 @@ fn a_damaged_row_of_meta_is_named() {
     let error = restored::<MetaMachine>(&(), rows.clone()).unwrap_err();
     assert_eq!(error.what, "row 1 \"\" of meta");
 
-    rows[0].kind = 4;
+    rows[0].kind = 5;
     let error = restored::<MetaMachine>(&(), rows.clone()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "row 4 \"\" of meta: tag 4 is no kind of row"
+        "row 5 \"\" of meta: tag 5 is no kind of row"
     );
     rows[0].kind = 2;
     let error = restored::<MetaMachine>(&(), rows).unwrap_err();
@@ -309,4 +321,46 @@ fn a_state_that_was_written_before_anybody_said_so_holds_rows_in_all_buckets() {
 
     let all: Vec<BucketId> = machine.meta().holding().iter().copied().collect();
     assert_eq!(all, [BucketId(0), BucketId(1)]);
+}
+
+#[test]
+fn the_device_templates_are_a_row_of_these_bytes() {
+    let mut kept = Kept::<MetaMachine>::new(());
+    let command = entry(9, found_with());
+    let golden = [
+        &b"\x02\0\0\0"[..],
+        b"\x0d\0\0\0c/{client_id}",
+        b"\x0f\0\0\0d/{client_id}/#",
+    ]
+    .concat();
+    assert_eq!(
+        &command[command.len() - golden.len()..],
+        golden,
+        "and the entry's end"
+    );
+    kept.apply(&command);
+    kept.flush();
+
+    assert_eq!(
+        kept.value(4, b"").unwrap(),
+        [&b"\x01"[..], &golden].concat()
+    );
+
+    // It stands behind the state of a cluster, and there are some.
+    let rows = kept.rows();
+    let alone = rows.iter().filter(|row| row.kind == 4).cloned().collect();
+    assert!(restored::<MetaMachine>(&(), alone).is_err());
+    let mut none = rows;
+    none.last_mut().unwrap().value = b"\x01\0\0\0\0".to_vec();
+    assert!(restored::<MetaMachine>(&(), none).is_err());
+}
+
+#[test]
+fn a_cluster_that_was_founded_without_templates_has_no_row_of_them() {
+    let mut kept = Kept::<MetaMachine>::new(());
+    kept.apply(&entry(9, MetaCommand::Found(found())));
+    kept.flush();
+    assert_eq!(kept.value(4, b""), None);
+    let machine = restored::<MetaMachine>(&(), kept.rows()).unwrap();
+    assert!(machine.meta().templates().is_empty());
 }

@@ -287,7 +287,7 @@ impl Inner {
         match self.answer_proposal(&join).await {
             ProposeAnswer::Applied(MetaAnswer::Joined { node }) => {
                 let joined = meta.with(|meta| joined(meta.meta(), node));
-                joined.map_or(JoinAnswer::NotLeader(None), JoinAnswer::Joined)
+                joined.unwrap_or(JoinAnswer::NotLeader(None))
             }
             ProposeAnswer::Applied(MetaAnswer::Refused(why)) => {
                 JoinAnswer::Refused(refusal(hello, &why, &meta))
@@ -367,9 +367,9 @@ fn led(why: Unavailable) -> Option<NodeId> {
 }
 
 /// What a new member has to know.
-fn joined(meta: &cluster_core::Meta, node: NodeId) -> Option<Joined> {
+fn joined(meta: &cluster_core::Meta, node: NodeId) -> Option<JoinAnswer> {
     let others = meta.members().filter(|(other, _)| *other != node);
-    Some(Joined {
+    let joined = Joined {
         node,
         cluster: meta.cluster()?,
         level: meta.level(),
@@ -378,6 +378,11 @@ fn joined(meta: &cluster_core::Meta, node: NodeId) -> Option<Joined> {
         members: others
             .map(|(node, member)| (node, neighbour(member)))
             .collect(),
+    };
+    let templates = meta.templates().clone();
+    Some(match templates.is_empty() {
+        true => JoinAnswer::Joined(joined),
+        false => JoinAnswer::JoinedWith { joined, templates },
     })
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cluster_core::{FeatureLevel, FolderId, NodeId};
+use mqtt::Templates;
 use runtime::Random;
 
 use super::message::{JoinAnswer, Joined, Message};
@@ -39,7 +40,8 @@ pub enum NotJoined {
 }
 
 /// Asks the members at these addresses, one after the other and round again, until one answers or
-/// the patience ends. A node that is a member already is told what it was told then.
+/// the patience ends; says also which device-owned templates the cluster has. A node that is a member
+/// already is told what it was told then.
 ///
 /// # Errors
 /// Says in one line what was wrong.
@@ -49,7 +51,7 @@ pub async fn join<N: Net>(
     applicant: Applicant,
     random: &mut Random,
     patience: Duration,
-) -> Result<Joined, NotJoined> {
+) -> Result<(Joined, Templates), NotJoined> {
     let mut why = String::from("there is no address to ask at");
     let asking = async {
         let mut pauses = Backoff::new(PAUSES);
@@ -75,7 +77,7 @@ async fn ask<N: Net>(
     address: &str,
     applicant: Applicant,
     random: &mut Random,
-) -> Result<Joined, NotJoined> {
+) -> Result<(Joined, Templates), NotJoined> {
     let wish = Wish {
         cluster: applicant.cluster.map(|folder| ClusterId(folder.0)),
         folder: applicant.folder,
@@ -93,7 +95,8 @@ async fn ask<N: Net>(
             NotAdmitted::Unanswered(why) => NotJoined::Unanswered(why),
         })?;
     match JoinAnswer::decode(&payload) {
-        Ok(JoinAnswer::Joined(joined)) => Ok(joined),
+        Ok(JoinAnswer::Joined(joined)) => Ok((joined, Templates::default())),
+        Ok(JoinAnswer::JoinedWith { joined, templates }) => Ok((joined, templates)),
         Ok(_) => Err(NotJoined::Unanswered(format!("{address}: no decision"))),
         Err(error) => Err(NotJoined::Unanswered(format!("{address}: {error}"))),
     }

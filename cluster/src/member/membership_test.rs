@@ -394,7 +394,7 @@ async fn who_does_not_fit_is_told_why_in_one_line() {
     }
     // A member that asks again is told the same again.
     for _ in 0..2 {
-        let joined = ask(applicant(2), 1).await.unwrap();
+        let (joined, _) = ask(applicant(2), 1).await.unwrap();
         assert_eq!(joined.node, NodeId(2));
         assert_eq!(joined.members[&NodeId(1)].address, address(1));
     }

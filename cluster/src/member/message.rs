@@ -8,6 +8,7 @@ use cluster_core::{
     ADDRESS_BYTES_MAX, FeatureLevel, FolderId, Group, Hello, MEMBERS_MAX, MetaAnswer, MetaCommand,
     NodeEpoch, NodeId, NotGranted, RaftId, Refusal, Renewal, RenewalId, SHARDS_MAX, StartCount,
 };
+use mqtt::Templates;
 
 use crate::Damaged;
 use crate::link;
@@ -98,6 +99,13 @@ pub(super) enum ProposeAnswer {
 pub(super) enum JoinAnswer {
     /// The node is a member.
     Joined(Joined),
+    /// The same, of a cluster with device-owned templates.
+    JoinedWith {
+        /// All else.
+        joined: Joined,
+        /// The templates; never none.
+        templates: Templates,
+    },
     /// It is not.
     Refused(link::Refusal),
     /// The asked node does not lead meta.
@@ -260,6 +268,7 @@ choice!(JoinAnswer, "answer to a node that joins" {
     1 => Joined(joined),
     2 => Refused(refusal),
     3 => NotLeader(leader),
+    4 => JoinedWith { joined, templates },
 });
 record!(Joined {
     node,
@@ -392,7 +401,7 @@ impl Bounded for MetaCommand {
 
 impl Bounded for JoinAnswer {
     fn check(&self) -> Result<(), Why> {
-        let Self::Joined(joined) = self else {
+        let (Self::Joined(joined) | Self::JoinedWith { joined, .. }) = self else {
             return Ok(());
         };
         at_most("members", joined.members.len(), MEMBERS_MAX)?;

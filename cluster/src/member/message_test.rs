@@ -42,6 +42,13 @@ fn joined(members: u32) -> Joined {
     }
 }
 
+fn joined_with(members: u32) -> JoinAnswer {
+    JoinAnswer::JoinedWith {
+        joined: joined(members),
+        templates: mqtt::Templates::parse(["cmd/{client_id}/#"]).unwrap(),
+    }
+}
+
 fn renewal() -> Renewal {
     Renewal {
         epoch: NodeEpoch(1),
@@ -92,6 +99,17 @@ fn a_ping_has_these_bytes() {
 }
 
 #[test]
+fn the_templates_of_a_cluster_follow_what_a_new_member_has_to_know() {
+    let JoinAnswer::JoinedWith { joined, .. } = joined_with(0) else {
+        panic!("of another kind");
+    };
+    let without = JoinAnswer::Joined(joined).encode();
+    let templates = b"\x01\0\0\0\x11\0\0\0cmd/{client_id}/#";
+    let bytes = [&[1, 4], &without[2..], templates].concat();
+    assert_eq!(joined_with(0).encode(), bytes);
+}
+
+#[test]
 fn every_message_is_the_same_after_the_wire_and_no_part_of_it_is_one() {
     roundtrips(vec![ping(), Ping::default()]);
     roundtrips(vec![renewal()]);
@@ -130,6 +148,7 @@ fn every_message_is_the_same_after_the_wire_and_no_part_of_it_is_one() {
     }]);
     roundtrips(vec![
         JoinAnswer::Joined(joined(3)),
+        joined_with(1),
         JoinAnswer::Refused(link::Refusal::new(RefusalCode::Member, 1_u8, 2_u8)),
         JoinAnswer::NotLeader(None),
     ]);
@@ -258,7 +277,12 @@ fn the_longest_answers_have_room() {
     for member in all.members.values_mut() {
         member.address = "x".repeat(256);
     }
-    let bytes = JoinAnswer::Joined(all).encode().len();
+    let texts = (0..8).map(|n| format!("{n}/{{client_id}}/{}", "x".repeat(114)));
+    let all = JoinAnswer::JoinedWith {
+        joined: all,
+        templates: mqtt::Templates::parse(texts).unwrap(),
+    };
+    let bytes = all.encode().len();
     assert!(bytes <= JOIN_ANSWER_BYTES_MAX as usize, "{bytes} B");
     assert!(bytes <= link::ADMISSION_BYTES_MAX as usize);
     let mut long = ping();
@@ -311,6 +335,7 @@ fn samples() -> Vec<(u16, bool, Vec<u8>)> {
         (PROPOSE, true, refused.encode()),
         (JOIN, false, hello.encode()),
         (JOIN, true, all),
+        (JOIN, true, joined_with(2).encode()),
         (PREPARE, false, prepare.encode()),
         (PREPARE, true, Prepared::Ready.encode()),
         (READ_ROUTES, false, Empty.encode()),
@@ -336,7 +361,7 @@ proptest::proptest! {
     /// There is one form of every message: what is not refused is written again as it came.
     #[test]
     fn harmed_bytes_are_refused_or_another_message(
-        which in 0_usize..14,
+        which in 0_usize..15,
         harm in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), 0_u8..=255), 1..4),
         cut in proptest::prelude::any::<proptest::sample::Index>(),
     ) {

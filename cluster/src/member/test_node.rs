@@ -10,6 +10,7 @@ use cluster_core::{
     FeatureLevel, FolderId, Found, Group as GroupName, Meta, MetaAnswer, MetaCommand, NodeId,
     RaftId, StartCount, WallMs,
 };
+use mqtt::Templates;
 use runtime::{Clock, Random};
 use storage::fs::FaultFs;
 use storage::raft::Config;
@@ -185,6 +186,11 @@ impl Kept {
     }
 }
 
+/// Those of every cluster here.
+fn templates() -> Templates {
+    Templates::parse(["cmd/{client_id}/#"]).expect("a template")
+}
+
 /// Founds a cluster of some shards.
 pub(super) async fn found(hub: &MemoryHub, clock: &TokioClock, shards: u16) -> TestNode {
     let kept = Kept {
@@ -200,16 +206,19 @@ pub(super) async fn found(hub: &MemoryHub, clock: &TokioClock, shards: u16) -> T
         .start_group::<MetaMachine>(group_id(GroupName::Meta), &name(GroupName::Meta), ())
         .await
         .expect("a new group");
-    let found = MetaCommand::Found(Found {
+    let found = Found {
         node: NodeId(1),
         folder: folder(1),
         shards: NonZeroU16::new(shards).expect("some"),
         buckets: NonZeroU16::MIN,
         level: LEVEL,
-    });
+    };
     let entry = MetaEntry {
         time: WallMs(0),
-        command: found,
+        command: MetaCommand::FoundWith {
+            found,
+            templates: templates(),
+        },
     };
     let founded = meta.propose(entry.encode().into()).await.expect("led here");
     assert_eq!(founded, MetaAnswer::Joined { node: NodeId(1) });
@@ -251,7 +260,8 @@ pub(super) async fn join_through(
     let asked = [address(through)];
     let mut random = Random::seeded(9);
     let joined = join(&net, &asked, applicant(node), &mut random, PATIENCE);
-    let joined = joined.await.expect("a member");
+    let (joined, told) = joined.await.expect("a member");
+    assert_eq!(told, templates());
     assert_eq!(joined.node, NodeId(node));
     assert_eq!(joined.level, LEVEL);
     let kept = Kept {
@@ -513,6 +523,9 @@ pub(super) fn meta_of(node: &TestNode) -> Meta {
     meta.with(|machine| machine.meta().clone())
 }
 
-pub(super) fn is_refused(outcome: &Result<Joined, NotJoined>, code: link::RefusalCode) -> bool {
+pub(super) fn is_refused(
+    outcome: &Result<(Joined, Templates), NotJoined>,
+    code: link::RefusalCode,
+) -> bool {
     matches!(outcome, Err(NotJoined::Refused(refusal)) if refusal.code == code)
 }

@@ -36,6 +36,7 @@ choice!(MetaCommand, "command of meta" {
     14 => Drain { node, is_leaving },
     15 => TakeBuckets { node, claims },
     16 => HoldRows { node, claims },
+    17 => FoundWith { found, templates },
 });
 record!(BucketClaim { bucket, epoch });
 record!(StartMove {

@@ -12,6 +12,9 @@ pub(crate) const LAYOUT_KIND: u8 = 2;
 /// said which do: all of them may.
 pub(crate) const HOLDING_KIND: u8 = 3;
 
+/// The device-owned templates; its key is empty. There is none of a cluster without templates.
+pub(crate) const TEMPLATES_KIND: u8 = 4;
+
 record!(MetaState {
     index,
     time,

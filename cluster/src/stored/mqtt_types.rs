@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use mqtt::{
     ClientId, Filter, PublishProperties, QoS, RetainHandling, SubscribeOptions, SubscriptionIds,
-    Text, Topic, Will,
+    TemplateError, Templates, Text, Topic, Will,
 };
 
-use super::wire::{Reader, Sink, Stored, Why, choice, record};
+use super::wire::{Reader, Sink, Stored, Why, choice, put_len, record};
 
 /// A text is at most 65 535 bytes: two bytes of length. It is always copied, for many texts live
 /// longer than what they came with.
@@ -45,6 +45,29 @@ macro_rules! texts {
 }
 
 texts!(ClientId Topic Filter);
+
+/// As a list of texts.
+impl Stored for Templates {
+    fn put(&self, out: &mut impl Sink) {
+        put_len(self.iter().len(), out);
+        for template in self.iter() {
+            put_len(template.len(), out);
+            out.bytes(template.as_bytes());
+        }
+    }
+
+    fn get(from: &mut Reader<'_>) -> Result<Self, Why> {
+        let texts = Vec::<String>::get(from)?;
+        Self::parse(texts).map_err(|error| match error {
+            // Short, whatever they are.
+            TemplateError::Template { why, .. } => Why::Text(format!("device template: {why}")),
+            TemplateError::Overlap { .. } => {
+                Why::Text("device templates name two clients for one topic".to_owned())
+            }
+            TemplateError::TooMany => Why::Text(error.to_string()),
+        })
+    }
+}
 
 choice!(QoS, "QoS" { 0 => AtMostOnce, 1 => AtLeastOnce, 2 => ExactlyOnce });
 choice!(RetainHandling, "retain handling" { 0 => Send, 1 => SendIfNew, 2 => DoNotSend });

@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU16;
 
+use mqtt::Templates;
+
 use super::BucketClaim;
 use crate::{
     BucketId, FeatureLevel, FolderId, Incarnation, NodeEpoch, NodeId, RaftId, ShardId, StartCount,
@@ -14,6 +16,14 @@ pub enum MetaCommand {
     /// Makes the cluster: its founder holds every shard and every bucket. Answers
     /// [`MetaAnswer::Joined`].
     Found(Found),
+    /// The same, with device-owned templates that are as fixed as its numbers. Answers
+    /// [`MetaAnswer::Joined`].
+    FoundWith {
+        /// All else.
+        found: Found,
+        /// The templates; never none.
+        templates: Templates,
+    },
     /// Makes a data folder a member. Answers [`MetaAnswer::Joined`].
     Join(Join),
     /// Begins an epoch of a member, and ends the one it had. Answers [`MetaAnswer::Begun`].

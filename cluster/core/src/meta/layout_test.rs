@@ -359,9 +359,14 @@ fn a_restored_layout_goes_on_and_a_lone_nodes_is_made_up() {
     let (state, layout) = (log.meta.state(), log.meta.layout().clone());
     assert_eq!(layout.fault(&state), None);
 
-    let restored = Meta::restore(state.clone(), Some(layout), None);
+    let restored = Meta::restore(
+        state.clone(),
+        Some(layout),
+        None,
+        mqtt::Templates::default(),
+    );
     assert_eq!(restored.goal(SHARD), log.meta.goal(SHARD));
-    let alone = Meta::restore(state, None, None);
+    let alone = Meta::restore(state, None, None, mqtt::Templates::default());
     assert_eq!(alone.replica(Group::Routes, NodeId(1)), Some(RaftId(1)));
     assert_eq!(alone.placements().count(), 6);
 }

@@ -105,6 +105,38 @@ fn founding_again_is_a_repeat_only_with_the_same_numbers() {
 }
 
 #[test]
+fn device_templates_are_fixed_with_the_numbers() {
+    let with = |templates: &[&str]| {
+        let MetaCommand::Found(found) = found(4) else {
+            unreachable!("it founds");
+        };
+        let templates = Templates::parse(templates).unwrap();
+        MetaCommand::FoundWith { found, templates }
+    };
+    let founded = MetaAnswer::Joined { node: NodeId(1) };
+    let refused = MetaAnswer::Refused(Refusal::Founded {
+        shards: 4,
+        buckets: 8,
+    });
+    let first = with(&["cmd/{client_id}/#"]);
+    for (command, others) in [
+        (&first, [&found(4), &with(&["cfg/{client_id}/#"])]),
+        (&found(4), [&first, &found(8)]),
+    ] {
+        let (meta, index) = (Meta::default(), 0);
+        let mut log = Log { meta, index };
+        assert_eq!(log.apply(command), founded);
+        assert_eq!(log.apply(command), founded, "a repeat");
+        let templates = log.meta.templates().clone();
+        for other in others {
+            assert_eq!(log.apply(other), refused);
+        }
+        assert_eq!(*log.meta.templates(), templates);
+        assert_eq!(templates.is_empty(), *command == found(4));
+    }
+}
+
+#[test]
 fn a_start_on_its_own_folder_ends_the_old_epoch_in_the_entry_that_begins_the_new_one() {
     let mut log = Log::founded();
     let old = log.begin(1);
@@ -320,7 +352,12 @@ fn a_restored_meta_answers_as_the_one_before() {
     });
     let state = log.meta.state();
 
-    let mut restored = Meta::restore(state.clone(), Some(log.meta.layout().clone()), None);
+    let mut restored = Meta::restore(
+        state.clone(),
+        Some(log.meta.layout().clone()),
+        None,
+        log.meta.templates().clone(),
+    );
 
     assert_eq!(restored.state(), state);
     assert_eq!(restored.poll_effect(), None);

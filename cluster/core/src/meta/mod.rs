@@ -15,6 +15,8 @@ mod state;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use mqtt::Templates;
+
 pub use buckets::{BucketClaim, BucketRow};
 pub use command::{
     Begin, EndReason, Found, Group, Join, Leftover, MetaAnswer, MetaCommand, Placement, Refusal,
@@ -48,6 +50,8 @@ pub struct Meta {
     index: u64,
     time: WallMs,
     founded: Option<Founded>,
+    /// Device-owned templates, fixed with all that is founded.
+    templates: Templates,
     level: FeatureLevel,
     members: BTreeMap<NodeId, Member>,
     /// Every number ever given.
@@ -104,7 +108,8 @@ impl Meta {
         self.index = index;
         self.time = self.time.max(time);
         let result = match command {
-            MetaCommand::Found(found) => self.found(found),
+            MetaCommand::Found(found) => self.found(found, &Templates::default()),
+            MetaCommand::FoundWith { found, templates } => self.found(found, templates),
             MetaCommand::Join(join) => self.join(join),
             MetaCommand::Begin(begin) => self.begin(begin),
             MetaCommand::End { epoch, reason } => {
@@ -205,12 +210,17 @@ impl Meta {
         self.founded.as_ref().map_or(0, |founded| founded.buckets)
     }
 
+    /// The device-owned templates, none before the cluster is founded.
+    pub fn templates(&self) -> &Templates {
+        &self.templates
+    }
+
     /// How often a group was recovered with loss.
     pub fn incarnation(&self, group: Group) -> Incarnation {
         self.incarnations.get(&group).copied().unwrap_or_default()
     }
 
-    fn found(&mut self, found: &Found) -> Result<MetaAnswer, Refusal> {
+    fn found(&mut self, found: &Found, templates: &Templates) -> Result<MetaAnswer, Refusal> {
         let (shards, buckets) = (found.shards.get(), found.buckets.get());
         let as_asked = Founded {
             folder: found.folder,
@@ -218,7 +228,7 @@ impl Meta {
             buckets,
         };
         if let Some(founded) = &self.founded {
-            if *founded == as_asked {
+            if *founded == as_asked && self.templates == *templates {
                 return Ok(MetaAnswer::Joined { node: found.node });
             }
             return Err(Refusal::Founded {
@@ -230,6 +240,7 @@ impl Meta {
             return Err(full("the number of shards", SHARDS_MAX.into()));
         }
         self.founded = Some(as_asked);
+        self.templates = templates.clone();
         self.level = found.level;
         self.admit(found.node, found.folder, found.level);
         let everything = Placement {

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mqtt::Templates;
+
 use super::{BucketRow, Group, Layout, Member, Meta, ShardRow};
 use crate::{BucketId, FeatureLevel, FolderId, Incarnation, NodeEpoch, NodeId, ShardId, WallMs};
 
-/// The replicated state of the meta group as a value, without its [`Layout`]. Small: bounded by members, shards, buckets
+/// The replicated state of the meta group as a value, without its [`Layout`] and its templates. Small: bounded by members, shards, buckets
 /// and [`super::NODES_EVER_MAX`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetaState {
@@ -43,7 +45,7 @@ pub struct Founded {
 }
 
 impl Meta {
-    /// All that is replicated beside [`Self::layout`] and [`Self::holding`].
+    /// All that is replicated beside [`Self::layout`], [`Self::holding`] and [`Self::templates`].
     pub fn state(&self) -> MetaState {
         MetaState {
             index: self.index,
@@ -59,13 +61,14 @@ impl Meta {
         }
     }
 
-    /// The machine whose [`Self::state`], [`Self::layout`] and [`Self::holding`] these were; without
-    /// a layout, that of a lone node; without knowing which buckets hold rows, all of them may. It
-    /// hands out no effects of the past.
+    /// The machine whose [`Self::state`], [`Self::layout`], [`Self::holding`] and
+    /// [`Self::templates`] these were; without a layout, that of a lone node; without knowing which
+    /// buckets hold rows, all of them may. It hands out no effects of the past.
     pub fn restore(
         state: MetaState,
         layout: Option<Layout>,
         holding: Option<BTreeSet<BucketId>>,
+        templates: Templates,
     ) -> Self {
         let holding = super::buckets::restored(&state, holding);
         let layout = layout.unwrap_or_else(|| Layout::alone(&state.shards));
@@ -76,6 +79,7 @@ impl Meta {
             index: state.index,
             time: state.time,
             founded: state.founded,
+            templates,
             level: state.level,
             members: state.members,
             used: state.used,

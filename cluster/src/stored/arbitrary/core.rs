@@ -37,6 +37,22 @@ pub(crate) fn meta_command() -> impl Strategy<Value = MetaCommand> {
                     level
                 })
             ),
+        (
+            node(),
+            folder(),
+            level(),
+            vec("[a-z]{1,3}/\\{client_id\\}/#", 1..4)
+        )
+            .prop_map(|(node, folder, level, templates)| MetaCommand::FoundWith {
+                found: Found {
+                    node,
+                    folder,
+                    shards: std::num::NonZeroU16::MIN,
+                    buckets: std::num::NonZeroU16::MAX,
+                    level
+                },
+                templates: mqtt::Templates::parse(templates).expect("each is one"),
+            }),
         (option::of(node()), folder(), level()).prop_map(|(node, folder, level)| {
             MetaCommand::Join(Join {
                 node,
