@@ -8,6 +8,7 @@ use std::time::Duration;
 use bridge::{StreamRule, Streams};
 use cluster::raft::RaftConfig;
 use cluster_core::NodeId;
+use mqtt::Templates;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::{self, Plan};
@@ -17,6 +18,9 @@ const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
 /// Of several nodes: an entry of a shard's log holds up to 1 MiB and one packet more, and has to fit
 /// into one request between nodes (4 MiB, `cluster::link`).
 const PACKET_BYTES_MAX_OF_SEVERAL: u32 = 2 << 20;
+
+/// The device-owned template of a new cluster whose configuration names none.
+const DEVICE_TEMPLATE: &str = "cmd/{client_id}/#";
 
 /// Most session shards of a cluster.
 pub const SHARDS_MAX: u16 = 128;
@@ -182,6 +186,10 @@ pub struct Cluster {
     pub join: Vec<String>,
     /// Session shards, 1 to 128; fixed when the data folder is created.
     pub shards: u16,
+    /// Topics that belong to one client each, with a level `{client_id}`, 8 of 128 bytes at most;
+    /// fixed when the cluster is founded. Absent: `cmd/{client_id}/#` for a new cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_templates: Option<Vec<String>>,
     /// Rows that say which shard or node wants which filter; SUBACKs beyond wait.
     pub routes_limit: usize,
     /// Bytes of a shard's log after which its state is written out.
@@ -214,6 +222,7 @@ impl Default for Cluster {
             advertise: None,
             join: Vec::new(),
             shards: 32,
+            device_templates: None,
             routes_limit: 1_000_000,
             state_flush_bytes: 32 << 20,
             state_flush_age: Duration::from_secs(60),
@@ -226,6 +235,18 @@ impl Cluster {
     /// Where other nodes are to dial this one, which listens there.
     pub(crate) fn address(&self, bound: &str) -> String {
         self.advertise.clone().unwrap_or_else(|| bound.to_owned())
+    }
+
+    /// The device-owned templates of a cluster that is founded with this.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] naming the template and what is wrong with it.
+    pub(crate) fn templates(&self) -> Result<Templates, ConfigError> {
+        let templates = match &self.device_templates {
+            Some(templates) => Templates::parse(templates),
+            None => Templates::parse([DEVICE_TEMPLATE]),
+        };
+        templates.map_err(|error| ConfigError::Value(format!("cluster.device_templates: {error}")))
     }
 }
 
@@ -365,6 +386,7 @@ impl Config {
                 "cluster.shards = {shards}: must be 1 to {SHARDS_MAX}"
             ));
         }
+        self.cluster.templates()?;
         let listen = self.cluster.listen;
         if !listen.ip().is_loopback() && self.cluster.tls.is_none() {
             return refuse(format!(
@@ -570,6 +592,21 @@ mod tests {
     fn an_unknown_key_is_named() {
         let error = toml::from_str::<Config>("[mqtt]\nlisten_on = 5").expect_err("unknown");
         assert!(error.to_string().contains("listen_on"), "{error}");
+    }
+
+    #[test]
+    fn device_templates_are_checked_before_anything_starts() {
+        let mut config = Config::default();
+        let default = config.cluster.templates().expect("the default");
+        assert_eq!(Vec::from_iter(default.iter()), ["cmd/{client_id}/#"]);
+        config.cluster.device_templates = Some(vec!["cmd/{device}/#".to_owned()]);
+        let error = config.validate().expect_err("no level is the client's");
+        let expected = "cluster.device_templates: device template \"cmd/{device}/#\": exactly one";
+        assert!(error.to_string().starts_with(expected), "{error}");
+        config.cluster.device_templates = Some(Vec::new());
+        config.validate().expect("none is needed");
+        let again: Config = toml::from_str(&config.to_toml()).expect("it was printed by us");
+        assert_eq!(again, config);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cluster_core::{FolderId, StartCount};
+use mqtt::Templates;
 use runtime::Random;
 use serde::{Deserialize, Serialize};
 use storage::fs::{Fs, LOCK_FILE, LockError};
@@ -29,10 +30,32 @@ pub(crate) struct Identity {
     pub(crate) shards: u16,
     /// Telemetry buckets.
     pub(crate) buckets: u16,
+    /// Device-owned templates; there are none in a folder of a cluster that was founded before there
+    /// were any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) device_templates: Vec<String>,
     /// The cluster that the node joined, by its founder's folder in hexadecimal; none for the
     /// founder itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cluster: Option<String>,
+}
+
+/// What a cluster is founded with, for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fixed {
+    pub(crate) shards: u16,
+    pub(crate) buckets: u16,
+    pub(crate) templates: Templates,
+}
+
+impl Identity {
+    /// The device-owned templates.
+    ///
+    /// # Panics
+    /// If they are none: [`read`] has looked at them.
+    pub(crate) fn templates(&self) -> Templates {
+        Templates::parse(&self.device_templates).expect("they were looked at when they were read")
+    }
 }
 
 /// What distinguishes the folder, and its starts, from all others for the cluster.
@@ -145,8 +168,13 @@ impl DataFolder {
             _lock: lock,
         };
         if is_new && config.cluster.join.is_empty() {
-            let (shards, buckets) = (config.cluster.shards, config.telemetry.buckets);
-            opened.set_identity(config.node.unwrap_or(1), shards, buckets, None)?;
+            let templates = config.cluster.templates();
+            let fixed = Fixed {
+                shards: config.cluster.shards,
+                buckets: config.telemetry.buckets,
+                templates: templates.expect("the configuration was validated"),
+            };
+            opened.set_identity(config.node.unwrap_or(1), fixed, None)?;
         }
         Ok(opened)
     }
@@ -184,15 +212,15 @@ impl DataFolder {
     pub(crate) fn set_identity(
         &mut self,
         node: u32,
-        shards: u16,
-        buckets: u16,
+        fixed: Fixed,
         cluster: Option<FolderId>,
     ) -> Result<(), FolderError> {
         let identity = Identity {
             layout: LAYOUT,
             node,
-            shards,
-            buckets,
+            shards: fixed.shards,
+            buckets: fixed.buckets,
+            device_templates: fixed.templates.iter().map(str::to_owned).collect(),
             cluster: cluster.map(|folder| format!("{:032x}", folder.0)),
         };
         write(&*self.fs, &self.path, IDENTITY_FILE, &identity).map_err(|error| {
@@ -308,6 +336,17 @@ fn read(fs: &dyn Fs, folder: &Path, config: &Config) -> Result<Identity, FolderE
             )));
         }
     }
+    Templates::parse(&identity.device_templates)
+        .map_err(|error| differs(format!("{IDENTITY_FILE} cannot be read: {error}")))?;
+    let asked = config.cluster.device_templates.as_ref();
+    if cluster.is_none() && asked.is_some_and(|asked| *asked != identity.device_templates) {
+        return Err(differs(format!(
+            "cluster.device_templates is {:?} since it was created and cannot become {:?}; leave \
+             the key out",
+            identity.device_templates,
+            asked.expect("it differs")
+        )));
+    }
     Ok(identity)
 }
 
@@ -404,5 +443,60 @@ mod tests {
             .expect("fixed")
             .to_string();
         assert!(error.contains("32") && error.contains('8'), "{error}");
+    }
+
+    fn templates(texts: &[&str]) -> Option<Vec<String>> {
+        Some(texts.iter().map(|text| (*text).to_owned()).collect())
+    }
+
+    #[test]
+    fn the_device_templates_are_fixed() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let mut config = config(scratch.path());
+        drop(DataFolder::open(&real(), &config).expect("new"));
+        config.cluster.device_templates = templates(&["cmd/{client_id}/#"]);
+        drop(DataFolder::open(&real(), &config).expect("the default, said aloud"));
+        config.cluster.device_templates = templates(&["dev/{client_id}"]);
+        let error = DataFolder::open(&real(), &config)
+            .err()
+            .expect("fixed")
+            .to_string();
+        let expected = "cluster.device_templates is [\"cmd/{client_id}/#\"] since it was created \
+                        and cannot become [\"dev/{client_id}\"]";
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn a_folder_from_before_the_templates_has_none_and_gets_none() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let mut config = config(scratch.path());
+        std::fs::create_dir(&config.data).expect("writable");
+        let before = r#"{"layout": 1, "node": 1, "shards": 32, "buckets": 64}"#;
+        let file = config.data.join(IDENTITY_FILE);
+        std::fs::write(&file, before).expect("writable");
+        config.telemetry.buckets = 64;
+
+        let folder = DataFolder::open(&real(), &config).expect("of ours");
+        assert!(folder.identity().templates().is_empty());
+        drop(folder);
+        config.cluster.device_templates = templates(&["cmd/{client_id}/#"]);
+        let error = DataFolder::open(&real(), &config)
+            .err()
+            .expect("it is late");
+        let expected = "cluster.device_templates is [] since it was created";
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+
+    #[test]
+    fn templates_that_are_none_are_not_read() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let config = config(scratch.path());
+        drop(DataFolder::open(&real(), &config).expect("new"));
+        let file = config.data.join(IDENTITY_FILE);
+        let text = std::fs::read_to_string(&file).expect("it was written");
+        assert!(text.contains("cmd/{client_id}/#"), "{text}");
+        std::fs::write(&file, text.replace("{client_id}", "{device}")).expect("writable");
+        let error = DataFolder::open(&real(), &config).err().expect("damaged");
+        assert!(error.to_string().contains("exactly one level"), "{error}");
     }
 }

@@ -14,6 +14,7 @@ mod defects;
 mod drain;
 mod environment;
 mod exits;
+mod homes;
 mod http;
 mod ids;
 mod io;

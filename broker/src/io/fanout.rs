@@ -212,6 +212,12 @@ impl Io {
             tracing::debug!(nodes_max = limit.nodes_max, "a topic matches too much");
             return Err(limit);
         }
+        // What a client subscribes to of its own has no row.
+        if let Some(shard) = self.shared.homes.owner(topic)
+            && !destinations.shards.contains(&shard)
+        {
+            destinations.shards.push(shard);
+        }
         Ok(destinations)
     }
 
@@ -227,7 +233,7 @@ impl Io {
         let mut open =
             self.send_to_shards(message, (connection, owed), origin.as_deref(), &to.shards);
         if message.retain {
-            let shard = shard_of(&message.topic, self.shared.shard_count);
+            let shard = self.shared.homes.retained(&message.topic);
             let retain = Retain::of(message, stamp);
             let is_withheld = owed.is_some() && self.is_withheld(connection, shard);
             if !is_withheld && !self.outbound.borrow_mut().retain(shard, owed, retain) {

@@ -30,6 +30,7 @@ use crate::counters::Counters;
 use crate::defects::Defects;
 use crate::drain::Draining;
 use crate::exits::{Exits, Seat};
+use crate::homes::Homes;
 use crate::ids::{Owed, Place, shard_of};
 use crate::peers::Peers;
 use crate::routes::{RouteTrie, RoutesMessage, Snapshot};
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     /// Until when the node may promise anything.
     pub(crate) lease: Arc<LeaseView>,
     pub(crate) shard_count: NonZeroU32,
+    pub(crate) homes: Homes,
     pub(crate) streams: Streams,
     pub(crate) snapshot: Snapshot,
     pub(crate) threads: Threads,

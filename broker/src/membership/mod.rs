@@ -2,6 +2,7 @@
 //! asks of it.
 
 mod events;
+mod founding;
 mod leaders;
 mod net;
 mod replicas;
@@ -18,27 +19,26 @@ use cluster::member::{self, Applicant, Member, MemberEvent, MemberParts, Neighbo
 use cluster::raft::{Group, OpenError, RaftNode, RemoveError};
 use cluster::{Machine, MetaMachine, RoutesConfig, RoutesMachine, ShardConfig, ShardMachine};
 use cluster_core::{
-    EndReason, FeatureLevel, Found, Group as GroupName, MetaAnswer, MetaCommand, NodeEpoch, NodeId,
-    RaftId, ShardId, WallMs,
+    EndReason, Group as GroupName, MetaCommand, NodeEpoch, NodeId, RaftId, ShardId,
 };
+use mqtt::Templates;
 use ractor::ActorRef;
 use runtime::{Clock, Random, ractor};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::data_folder::{DataFolder, FolderError};
+use crate::data_folder::{DataFolder, Fixed, FolderError};
 use crate::environment::{Environment, OnFatal};
 use crate::io::Shared;
 use crate::peers::{Exchange, InboxMessage};
 use crate::{Config, ConfigError};
 pub(crate) use events::Membership;
 use events::{NotReady, Parts, Replica};
+use founding::{LEVEL, check_templates, found, used};
 pub(crate) use net::net;
 use replicas::Replicas;
 use service::NodeService;
 
-/// What this program reads and writes.
-const LEVEL: FeatureLevel = FeatureLevel(1);
 /// Folder of the log and the state files below the data folder.
 const FOLDER: &str = "raft";
 /// How long a node asks to join before it gives up.
@@ -158,6 +158,8 @@ struct Starter {
     member: Member,
     replicas: Replicas,
     config: Config,
+    /// Those that the cluster was founded with.
+    templates: Templates,
     /// Whether all groups had their only voter here at the start, so that one without a log was new
     /// and not lost.
     is_alone: bool,
@@ -196,9 +198,14 @@ pub(crate) async fn join(
     tracing::info!(?addresses, "asking to join");
     let mut random = Random::from_os();
     let asking = member::join(net, addresses, applicant, &mut random, JOIN_PATIENCE);
-    let (joined, _) = asking.await?;
+    let (joined, templates) = asking.await?;
     let (node, cluster) = (joined.node.0, Some(joined.cluster));
-    folder.set_identity(node, joined.shards, joined.buckets, cluster)?;
+    let fixed = Fixed {
+        shards: joined.shards,
+        buckets: joined.buckets,
+        templates,
+    };
+    folder.set_identity(node, fixed, cluster)?;
     tracing::info!(node, cluster = %format!("{:032x}", joined.cluster.0), "joined");
     Ok(joined.members)
 }
@@ -256,7 +263,7 @@ impl Entered {
                 node,
                 folder: folder.birth.folder,
                 start: folder.birth.start,
-                level: LEVEL,
+                level: used(&folder.identity().templates()),
                 understood: LEVEL,
             },
             clock: Arc::clone(&environment.clock),
@@ -292,6 +299,7 @@ impl Entered {
             member: member.clone(),
             replicas,
             config: config.clone(),
+            templates: folder.identity().templates(),
             is_alone: false,
             own: RaftId(u64::from(node.0)),
             started: tell,
@@ -529,6 +537,7 @@ impl Starter {
         if meta.with(|machine| machine.meta().shards()) == 0 && is_new {
             found(&meta, folder, clock).await?;
         }
+        check_templates(&meta, node, &self.templates)?;
         self.is_alone = meta.with(|machine| {
             let meta = machine.meta();
             meta.is_lone() && meta.is_layout_plain() && meta.member(node).is_some()
@@ -564,7 +573,11 @@ impl Starter {
         // A group that a move brings back to its founder has another id, and members elsewhere.
         let is_founders = self.is_alone && replica == self.own;
         let is_new = is_founders && !self.raft.has_log(group_id(group));
-        let (config, limits) = (self.config.cluster.routes_limit, self.config.shard());
+        let config = self.config.cluster.routes_limit;
+        let shard_config = ShardConfig {
+            limits: self.config.shard(),
+            templates: self.templates.clone(),
+        };
         tokio::spawn(async move {
             let started = match group {
                 GroupName::Meta => {
@@ -582,11 +595,7 @@ impl Starter {
                     Replica::Routes(routes)
                 }
                 GroupName::Shard(ShardId(shard)) => {
-                    let config = ShardConfig {
-                        limits,
-                        ..ShardConfig::default()
-                    };
-                    let started = begin(&raft, group, replica, is_new, config).await;
+                    let started = begin(&raft, group, replica, is_new, shard_config).await;
                     Replica::Shard(shard, started)
                 }
             };
@@ -676,34 +685,6 @@ async fn open(
     let (fs, clock) = (Arc::clone(&environment.fs), Arc::clone(&environment.clock));
     let opening = tokio::task::spawn_blocking(move || RaftNode::open(fs, clock, raft, on_fatal));
     opening.await.expect("opening the log does not panic")
-}
-
-/// Makes the cluster.
-async fn found(
-    meta: &Group<MetaMachine>,
-    folder: &DataFolder,
-    clock: &Arc<dyn Clock>,
-) -> Result<(), MembershipError> {
-    let identity = folder.identity();
-    let positive = |number| std::num::NonZeroU16::new(number).expect("validated");
-    let command = MetaCommand::Found(Found {
-        node: NodeId(identity.node),
-        folder: folder.birth.folder,
-        shards: positive(identity.shards),
-        buckets: positive(identity.buckets),
-        level: LEVEL,
-    });
-    let time = WallMs(clock.wall_ms());
-    let entry = cluster::MetaEntry { time, command }.encode();
-    let refused = |reason: String| MembershipError::Refused {
-        node: identity.node,
-        reason,
-    };
-    match meta.propose(entry.into()).await {
-        Ok(MetaAnswer::Refused(refusal)) => Err(refused(refusal.to_string())),
-        Ok(_) => Ok(()),
-        Err(error) => Err(refused(error.to_string())),
-    }
 }
 
 fn services(links: link::LinkService<PeerNet>, member: cluster::member::MemberService) -> Services {

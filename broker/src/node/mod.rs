@@ -25,6 +25,7 @@ use crate::counters::Counters;
 use crate::data_folder::{DataFolder, FolderError};
 use crate::drain::{self, Draining};
 use crate::environment::Environment;
+use crate::homes::Homes;
 use crate::http::{AdminState, router};
 use crate::io::{IoMessage, Shared, Threads};
 use crate::membership::{self, Entered, MembershipError, Running};
@@ -32,7 +33,7 @@ use crate::peers::Peers;
 use crate::routes::{RouteTrie, RoutesMessage};
 use crate::shard::{ShardMessage, Shards, TICK_MS};
 use crate::{Config, ConfigError};
-use setup::{address, bind, open_telemetry, origins, start_threads};
+use setup::{address, bind, founded_templates, open_telemetry, origins, start_threads};
 use tree::{
     Wiring, connection_supervisors, listener, start_control, start_membership, state_children,
     supervisor,
@@ -168,6 +169,7 @@ impl Node {
         // Who joined takes the numbers of the cluster.
         config.cluster.shards = identity.shards;
         config.telemetry.buckets = identity.buckets;
+        let templates = founded_templates(&mut config, identity);
         let buckets = Buckets::new(NodeId(number));
         let restarts = Restarts::default();
         let telemetry = match streams.is_empty() {
@@ -225,13 +227,15 @@ impl Node {
         let (seats, children) = connection_supervisors(&counters);
         supervisor("connections", children, Some(root.get_cell()), &restarts).await?;
         let draining = Draining::default();
+        let shard_count = NonZeroU32::new(u32::from(config.cluster.shards)).expect("validated");
         let shared = Arc::new(Shared {
             session: Arc::new(config.session(&streams)),
             limits: config.codec(),
             node_epoch: NodeEpoch(entered.epoch.0),
             lease: entered.member.lease(),
             sighting: ArcSwapOption::empty(),
-            shard_count: NonZeroU32::new(u32::from(config.cluster.shards)).expect("validated"),
+            homes: Homes::new(shard_count, templates),
+            shard_count,
             streams,
             snapshot: Arc::clone(&snapshot),
             threads: handles.clone(),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bridge::{Streams, Telemetry};
+use mqtt::Templates;
 use runtime::{IoThread, Restarts};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -12,9 +13,26 @@ use super::StartError;
 use crate::Config;
 use crate::buckets::Buckets;
 use crate::counters::Counters;
+use crate::data_folder::Identity;
 use crate::environment::Environment;
 use crate::io::{INBOX_BATCHES_LIMIT, IoMessage, Shared, serve};
 use crate::listener;
+
+/// The device-owned templates of the cluster, which the configuration says from now on.
+pub(super) fn founded_templates(config: &mut Config, identity: &Identity) -> Templates {
+    let (cluster, founded) = (&mut config.cluster, &identity.device_templates);
+    match &cluster.device_templates {
+        // Only who joined may have asked for others: a founder would have been refused.
+        Some(asked) if asked != founded => tracing::warn!(
+            ?asked,
+            ?founded,
+            "cluster.device_templates has no effect: the cluster was founded with others"
+        ),
+        _ => tracing::info!(templates = ?founded, "device-owned templates of the cluster"),
+    }
+    cluster.device_templates = Some(founded.clone());
+    identity.templates()
+}
 
 pub(super) fn origins(config: &Config) -> Box<[Mutex<session::Origins>]> {
     let limits = config.shard();

@@ -17,5 +17,6 @@ mod shared;
 mod stop;
 mod streams;
 mod stuck;
+mod templates;
 mod tls;
 mod wills;

@@ -249,20 +249,13 @@ impl Connection {
         self.io.outbound.borrow_mut().reroute(deltas, owed);
     }
 
-    /// Asks each shard that may have some: of a filter without a wildcard the one of the topic.
+    /// Asks each shard that may have some: of a filter without a wildcard the one of the topic, of a
+    /// client's own filter the one of the client.
     fn ask_retained(&mut self, token: Token, filters: Vec<mqtt::Filter>, limit: usize) {
-        let shards = self.io.shared.shards.len();
         let rows = filters.iter().map(|_| Vec::new()).collect();
         let mut by_shard: BTreeMap<u16, Vec<(usize, mqtt::Filter)>> = BTreeMap::new();
         for (at, filter) in filters.into_iter().enumerate() {
-            let of = match filter.has_wildcard() {
-                true => 0..shards,
-                false => {
-                    let one = shard_of(filter.topic_filter(), self.io.shared.shard_count);
-                    one..one + 1
-                }
-            };
-            for shard in of {
+            for shard in self.io.shared.homes.retained_of(&filter) {
                 let wanted = by_shard.entry(shard).or_default();
                 wanted.push((at, filter.clone()));
             }
