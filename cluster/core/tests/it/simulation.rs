@@ -5,18 +5,26 @@
 use std::process::Command;
 use std::time::Instant;
 
-use crate::sim::{Defect, Report, run, run_apart, run_cluster, run_diligent, run_shared};
+use crate::sim::{
+    Defect, Report, run, run_apart, run_cluster, run_cluster_owned, run_diligent, run_owned,
+    run_shared,
+};
 
 /// Seeds that have to pass, and within which every defect has to be caught.
 const SEEDS: u64 = 500;
 /// The same with clients that share a filter, each of which is much more work.
 const SHARED_SEEDS: u64 = 200;
 
+/// The same with clients that have topics of their own.
+const OWNED_SEEDS: u64 = 100;
+
 /// The same with connections as of several nodes.
 const APART_SEEDS: u64 = 100;
 
 /// The same with several nodes.
 const CLUSTER_SEEDS: u64 = 100;
+/// The same with clients that have topics of their own.
+const CLUSTER_OWNED_SEEDS: u64 = 40;
 /// Seeds within which the defects of several nodes have to be caught. They pass without.
 const CLUSTER_CAUGHT: u64 = 500;
 
@@ -66,6 +74,17 @@ fn a_connect_that_is_read_late_unseats_no_later_connection() {
 #[test]
 fn the_same_holds_in_a_cluster_whose_nodes_and_links_fail() {
     nothing_is_violated(run_cluster, CLUSTER_SEEDS);
+}
+
+/// `docs/adr/016`: what a client subscribes to of its own has no row.
+#[test]
+fn the_same_holds_of_topics_that_belong_to_one_client() {
+    nothing_is_violated(run_owned, OWNED_SEEDS);
+}
+
+#[test]
+fn the_same_holds_of_such_topics_in_a_cluster() {
+    nothing_is_violated(run_cluster_owned, CLUSTER_OWNED_SEEDS);
 }
 
 /// `docs/adr/009`: connections of several nodes are in no order.
@@ -199,6 +218,17 @@ caught! {
 caught! {
     run_apart, APART_SEEDS:
     a_late_connect_that_is_taken_is_caught: LateConnectTaken,
+}
+
+caught! {
+    run_owned, OWNED_SEEDS:
+    a_message_that_goes_only_where_rows_say_is_caught: OwnerNotComputed,
+    a_retained_message_that_is_not_with_its_owner_is_caught: OwnedRetainedElsewhere,
+}
+
+caught! {
+    run_cluster_owned, CLUSTER_OWNED_SEEDS:
+    a_message_of_another_node_that_goes_only_where_rows_say_is_caught: OwnerNotComputed,
 }
 
 caught! {

@@ -15,6 +15,7 @@ use tidewire_cluster_core::{
 
 use super::ctx::Ctx;
 use super::defect::Defect;
+use super::owned;
 use super::shard::{Item, Reply};
 
 /// What a node has for its connections.
@@ -364,7 +365,7 @@ pub(crate) trait Serve {
     fn publish_will(&mut self, at: usize, key: WillKey, row: &WillRow, ctx: &Ctx) {
         let settles = Settles::Will(at, key);
         let origin = row.origin();
-        let items = self.destinations(&row.message, Some(&origin), row.stamp(), ctx.defect);
+        let items = self.destinations(&row.message, Some(&origin), row.stamp(), ctx);
         self.oblige(items, None, settles);
     }
 
@@ -510,7 +511,7 @@ pub(crate) trait Serve {
         let message = Message::from_publish(inbound.publish, publisher, ctx.now().wall);
         let token = inbound.token.expect("nobody publishes with QoS 0");
         let origin = inbound.origin.as_deref();
-        let items = self.destinations(&Arc::new(message), origin, stamp, ctx.defect);
+        let items = self.destinations(&Arc::new(message), origin, stamp, ctx);
         self.oblige(items, Some(id), Settles::Publish(id, token));
     }
 
@@ -520,7 +521,7 @@ pub(crate) trait Serve {
         message: &Arc<Message>,
         origin: Option<&Origin>,
         mut stamp: Stamp,
-        defect: Defect,
+        ctx: &Ctx,
     ) -> Vec<Destination> {
         let (mut shards, mut nodes) = (BTreeSet::new(), BTreeSet::new());
         let trie = &self.front().trie;
@@ -533,13 +534,23 @@ pub(crate) trait Serve {
             }
         });
         found.expect("no limit was set");
+        let owner = ctx.templates.owner(&message.topic);
+        shards.extend(
+            owner
+                .filter(|_| ctx.defect != Defect::OwnerNotComputed)
+                .map(|owner| self.shard_of(owner)),
+        );
         let mut items = Vec::new();
         if message.retain {
-            if defect == Defect::RetainUnstamped {
+            if ctx.defect == Defect::RetainUnstamped {
                 stamp.publisher = None;
             }
             let retain = Command::Retain(Retain::of(message, stamp));
-            items.push(Destination::Shard(self.shard_of(&message.topic), retain));
+            let at = match ctx.defect {
+                Defect::OwnedRetainedElsewhere => self.shard_of(&message.topic),
+                _ => owned::home(&ctx.templates, &message.topic, self.shards()),
+            };
+            items.push(Destination::Shard(at, retain));
         }
         items.extend(shards.into_iter().map(|at| {
             let (message, origin) = (Arc::clone(message), origin.cloned().map(Box::new));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mqtt::ClientId;
+use mqtt::{ClientId, Templates};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use session::ConnectionId;
@@ -20,6 +20,8 @@ const STALE_MAX: usize = 12;
 pub(crate) struct Ctx {
     pub(crate) rng: StdRng,
     pub(crate) defect: Defect,
+    /// Those that the cluster was founded with.
+    pub(crate) templates: Templates,
     pub(crate) disk: Disk,
     /// Whether an `Open` replaces only what was there when its connection was accepted.
     pub(crate) looks_back: bool,
@@ -57,6 +59,7 @@ impl Ctx {
         Self {
             rng,
             defect,
+            templates: Templates::default(),
             disk: Disk::new(shards),
             looks_back: false,
             boot_ms: 1_000,

@@ -26,6 +26,10 @@ pub(crate) enum Defect {
     OutboxNotResumed,
     /// `Expire` ends a session whoever owns it now.
     ExpireWithoutEpoch,
+    /// A message goes only where rows say, whosever its topic is.
+    OwnerNotComputed,
+    /// A retained message stays in the shard of its topic, whosever that is.
+    OwnedRetainedElsewhere,
     /// `Retain` carries no stamp.
     RetainUnstamped,
     /// Entries are applied, and answered, before they are synced.

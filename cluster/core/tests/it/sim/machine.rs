@@ -7,6 +7,7 @@ use session::{
 };
 use tidewire_cluster_core::{Admission, Attempt, Body, LogTime, NodeEpoch, Receiver};
 
+use super::ctx::Ctx;
 use super::defect::Defect;
 use super::disk::{ShardEntry, ShardWhat};
 
@@ -41,11 +42,11 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(defect: Defect) -> Self {
+    pub(crate) fn new(ctx: &Ctx) -> Self {
         Self {
-            defect,
+            defect: ctx.defect,
             receiver: Receiver::default(),
-            durable: Durable::new(Limits::default()),
+            durable: Durable::with_templates(Limits::default(), ctx.templates.clone()),
             time: LogTime::default(),
             remembered: BTreeMap::new(),
             careless: BTreeMap::new(),

@@ -9,6 +9,7 @@ mod disk;
 mod invariants;
 mod machine;
 mod node;
+mod owned;
 mod shard;
 mod trace;
 
@@ -24,6 +25,7 @@ use ctx::Ctx;
 pub(crate) use defect::Defect;
 use invariants::Seen;
 use node::Node;
+pub(crate) use owned::run_cluster_owned;
 pub(crate) use trace::Trace;
 
 const SHARDS: usize = 2;
@@ -131,6 +133,14 @@ pub(crate) fn run(seed: u64, defect: Defect) -> Report {
 /// The same with clients that share a filter.
 pub(crate) fn run_shared(seed: u64, defect: Defect) -> Report {
     run_with(seed, defect, &[&SPECS[..], &MEMBERS].concat(), 6)
+}
+
+/// The same with clients that have topics of their own.
+pub(crate) fn run_owned(seed: u64, defect: Defect) -> Report {
+    let specs = [&SPECS[..], &owned::OWNERS].concat();
+    let mut sim = Sim::new(seed, defect, &specs, 6);
+    sim.ctx.templates = owned::templates();
+    report(sim)
 }
 
 /// The same with a node that does six steps for each event.
@@ -367,7 +377,7 @@ impl Sim {
         let (topic, qos) = match kind {
             0..4 => (format!("t/{}", client.spec.id), QoS::ExactlyOnce),
             4..8 => (format!("t/{}", client.spec.id), QoS::AtLeastOnce),
-            8 => ("u/only".to_owned(), QoS::ExactlyOnce),
+            8 => (owned::topic(&self.ctx.templates, client), QoS::ExactlyOnce),
             _ if client.spec.has_will => (format!("r/{}", client.spec.id), QoS::AtLeastOnce),
             _ => return,
         };
@@ -488,6 +498,7 @@ impl Sim {
                 let home = filter.shared().map_or(spec.id, |_| filter.as_str());
                 Source::Shard(ShardId(conns::shard_of(home, SHARDS) as u16))
             },
+            templates: &self.ctx.templates,
             now: self.ctx.now().wall,
         }
     }

@@ -77,7 +77,7 @@ impl Shard {
             ack_bytes: 4 * ITEM_BYTES,
             duty_bytes: 1 << 20,
         };
-        let mut machine = Machine::new(ctx.defect);
+        let mut machine = Machine::new(ctx);
         if ctx.defect == Defect::OutboxNotResumed {
             machine.durable.handle_lead();
         }

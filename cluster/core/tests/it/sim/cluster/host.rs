@@ -53,7 +53,7 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(shard: usize, w: &World) -> Self {
-        let machine = Machine::new(w.ctx.defect);
+        let machine = Machine::new(&w.ctx);
         Self {
             shard,
             clock: LogClock::new(machine.time, w.ctx.reading()),

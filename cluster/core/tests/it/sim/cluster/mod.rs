@@ -11,7 +11,7 @@ mod streams;
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
-use mqtt::QoS;
+use mqtt::{QoS, Templates};
 use rand::Rng;
 use session::{Answer, Command, ConnectionId};
 use tidewire_cluster_core::{
@@ -19,12 +19,13 @@ use tidewire_cluster_core::{
 };
 
 use super::client::{Client, Spec};
-use super::conns::Serve;
+use super::conns::{Serve, shard_of};
 use super::ctx::Ctx;
 use super::defect::Defect;
 use super::disk::{ShardEntry, ShardWhat};
 use super::invariants::{self, Seen};
 use super::machine::{INDEXES_PER_ENTRY, Outcome};
+use super::owned;
 use super::{ALL, Report, SHARDS, SHARED, acknowledged};
 use group::Group;
 use net::Net;
@@ -50,7 +51,7 @@ const fn spec(id: &'static str) -> Spec {
 /// Publishes what nobody wants: only the lease stands between that and its PUBACK.
 const UNWANTED: &str = "pub-v";
 
-const SPECS: [Spec; 8] = [
+pub(crate) const SPECS: [Spec; 8] = [
     Spec {
         publishes: true,
         ..spec(UNWANTED)
@@ -127,8 +128,14 @@ struct Cluster {
 
 /// Runs one seed of so many nodes to its end.
 pub(crate) fn run_cluster(seed: u64, defect: Defect) -> Report {
+    run_nodes(seed, defect, &SPECS, Templates::default())
+}
+
+/// The same of these clients, in a cluster that was founded with templates.
+pub(crate) fn run_nodes(seed: u64, defect: Defect, specs: &[Spec], templates: Templates) -> Report {
     let nodes = if seed % 4 == 3 { 5 } else { 3 };
-    let mut cluster = Cluster::new(seed, nodes, defect);
+    let mut cluster = Cluster::new(seed, nodes, defect, specs);
+    cluster.w.ctx.templates = templates;
     cluster.begin();
     for _ in 0..STEPS {
         cluster.step();
@@ -226,8 +233,8 @@ impl World {
 }
 
 impl Cluster {
-    fn new(seed: u64, nodes: usize, defect: Defect) -> Self {
-        let clients = SPECS.iter().enumerate();
+    fn new(seed: u64, nodes: usize, defect: Defect, specs: &[Spec]) -> Self {
+        let clients = specs.iter().enumerate();
         let clients: Vec<Client> = clients.map(|(at, spec)| Client::new(*spec, at)).collect();
         Self {
             w: World::new(seed, nodes, defect),
@@ -499,7 +506,10 @@ impl Cluster {
             }
             _ if client.spec.id == UNWANTED => ("v/none".to_owned(), QoS::AtLeastOnce),
             4..8 => (format!("t/{}", client.spec.id), QoS::AtLeastOnce),
-            8 => ("u/only".to_owned(), QoS::ExactlyOnce),
+            8 => (
+                owned::topic(&self.w.ctx.templates, client),
+                QoS::ExactlyOnce,
+            ),
             _ if client.spec.has_will => (format!("r/{}", client.spec.id), QoS::AtLeastOnce),
             _ => return,
         };
@@ -719,9 +729,10 @@ impl Cluster {
             source_of: &|spec, filter| {
                 let home = filter.shared().map_or(spec.id, |_| filter.as_str());
                 let clean: BTreeMap<_, _> = clean.clone().collect();
-                let shard = Source::Shard(ShardId(shard_of(home) as u16));
+                let shard = Source::Shard(ShardId(shard_of(home, SHARDS) as u16));
                 clean.get(spec.id).copied().unwrap_or(shard)
             },
+            templates: &self.w.ctx.templates,
             now: self.w.ctx.now().wall,
         };
         let violations = invariants::all(&seen);
@@ -733,8 +744,4 @@ impl Cluster {
             acknowledged: acknowledged(&self.clients),
         }
     }
-}
-
-fn shard_of(name: &str) -> usize {
-    super::conns::shard_of(name, SHARDS)
 }

@@ -11,7 +11,7 @@ mod retained;
 mod routes;
 mod wills;
 
-use mqtt::{Filter, Trie};
+use mqtt::{Filter, Templates, Trie};
 use session::{Durable, WallMs};
 use tidewire_cluster_core::Source;
 
@@ -28,6 +28,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) shards: Vec<&'a Durable>,
     /// Whom a client's subscription is routed to.
     pub(crate) source_of: &'a dyn Fn(&Spec, &Filter) -> Source,
+    pub(crate) templates: &'a Templates,
     pub(crate) now: WallMs,
 }
 

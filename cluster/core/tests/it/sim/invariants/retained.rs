@@ -1,7 +1,7 @@
 //! The retained message of a topic is the last acknowledged one, or a later one.
 
 use super::super::client::Label;
-use super::super::conns::shard_of;
+use super::super::owned::home;
 use super::Seen;
 
 pub(super) fn check(seen: &Seen<'_>) -> Vec<String> {
@@ -14,7 +14,9 @@ pub(super) fn check(seen: &Seen<'_>) -> Vec<String> {
             continue;
         };
         let filter: mqtt::Filter = topic.as_str().try_into().expect("a filter");
-        let Some(durable) = seen.shards.get(shard_of(&topic, seen.shards.len().max(1))) else {
+        let name = topic.as_str().try_into().expect("a topic");
+        let home = home(seen.templates, &name, seen.shards.len().max(1));
+        let Some(durable) = seen.shards.get(home) else {
             continue;
         };
         let kept = durable.retained_matching(&filter, 1, seen.now);

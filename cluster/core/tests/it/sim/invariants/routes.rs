@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use mqtt::Filter;
 
+use super::super::owned::is_owned;
 use super::Seen;
 
 pub(super) fn check(seen: &Seen<'_>) -> Vec<String> {
@@ -11,6 +12,9 @@ pub(super) fn check(seen: &Seen<'_>) -> Vec<String> {
     for client in seen.clients.iter().filter(|c| c.subscribed.is_some()) {
         for filter in client.spec.filters {
             let filter: Filter = (*filter).try_into().expect("a filter");
+            if is_owned(seen.templates, &client.spec, &filter) {
+                continue;
+            }
             let source = (seen.source_of)(&client.spec, &filter);
             let plain: Filter = filter.topic_filter().try_into().expect("a filter");
             wanted.insert((plain, source));
