@@ -7,6 +7,7 @@ mod history;
 mod kill;
 mod network;
 mod nodes;
+mod owned;
 mod partition;
 mod paused;
 mod refusal;
