@@ -17,6 +17,9 @@ pub struct NodeInfo {
     pub shards: u16,
     /// Telemetry buckets.
     pub buckets: u16,
+    /// Device-owned templates of the cluster; an older node names none.
+    #[serde(default)]
+    pub device_templates: Vec<String>,
     /// Whether topics are telemetry here.
     pub telemetry: bool,
 }

@@ -295,6 +295,7 @@ impl Node {
                 admin: addresses.1.to_string(),
                 shards: config.cluster.shards,
                 buckets: config.telemetry.buckets,
+                device_templates: config.cluster.device_templates.clone().unwrap_or_default(),
                 telemetry: telemetry.is_some(),
             },
         });

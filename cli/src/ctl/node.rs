@@ -20,13 +20,17 @@ pub(super) fn run(node: &Node, verb: &Verb) -> Done {
 fn table(node: &NodeInfo) -> String {
     format!(
         "node       {}\nversion    {}\nmqtt       {}\nadmin      {}\nshards     {}\nbuckets    {}\n\
-         telemetry  {}\n",
+         templates  {}\ntelemetry  {}\n",
         node.node,
         node.version,
         node.mqtt,
         node.admin,
         node.shards,
         node.buckets,
+        match &node.device_templates[..] {
+            [] => "none".to_owned(),
+            templates => templates.join(", "),
+        },
         if node.telemetry { "yes" } else { "no" }
     )
 }
