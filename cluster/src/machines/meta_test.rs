@@ -351,7 +351,7 @@ fn the_device_templates_are_a_row_of_these_bytes() {
     let alone = rows.iter().filter(|row| row.kind == 4).cloned().collect();
     assert!(restored::<MetaMachine>(&(), alone).is_err());
     let mut none = rows;
-    none.last_mut().unwrap().value = b"\x01\0\0\0\0".to_vec();
+    none.last_mut().unwrap().value = b"\x01\0\0\0\0"[..].into();
     assert!(restored::<MetaMachine>(&(), none).is_err());
 }
 

@@ -170,7 +170,7 @@ impl Bench {
             ..ShardConfig::default()
         };
         let start = |id: u32, name: String| {
-            let node = node.clone();
+            let (node, config) = (node.clone(), config.clone());
             async move { node.start_group(GroupId(id), &name, config).await.unwrap() }
         };
         let plug = start(1, "plug".to_owned()).await;

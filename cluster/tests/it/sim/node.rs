@@ -221,7 +221,8 @@ pub(crate) async fn run(seat: Arc<Seat>) -> turmoil::Result {
                 understood: LEVEL,
             };
             let mut random = seat.random(StartCount(1), 2);
-            let joining = join(&net, &[address(1)], wish, &mut random, JOIN_PATIENCE);
+            let addresses = [address(1)];
+            let joining = join(&net, &addresses, wish, &mut random, JOIN_PATIENCE);
             let (joined, _) = joining.await?;
             fresh(&seat, joined.cluster, joined.members)
         }
