@@ -17,6 +17,7 @@ pub struct Numbered<T> {
     /// Slots from the first that were handed out since the last error.
     sent: usize,
     attempt: Attempt,
+    withdrawn: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -25,6 +26,10 @@ struct Slot<T> {
     owner: Option<ConnectionId>,
     share: Share,
     bytes: u64,
+    /// The sending that was under way when it came, or when the oldest came that were before it then.
+    since: Attempt,
+    /// It went as nothing.
+    is_withdrawn: bool,
 }
 
 /// Counts how often a stream went back. It travels with an item into the log, so that no item of
@@ -74,6 +79,7 @@ impl<T: Clone> Numbered<T> {
             first: 0,
             sent: 0,
             attempt: Attempt(0),
+            withdrawn: 0,
         }
     }
 
@@ -92,26 +98,58 @@ impl<T: Clone> Numbered<T> {
         share: Share,
         bytes: u64,
     ) -> Result<u64, T> {
+        self.push_since(item, owner, share, bytes, self.since())
+    }
+
+    /// As [`Self::push`], for an item that waited outside since [`Self::since`] was this.
+    ///
+    /// # Errors
+    /// As for [`Self::push`].
+    pub fn push_since(
+        &mut self,
+        item: T,
+        owner: Option<ConnectionId>,
+        share: Share,
+        bytes: u64,
+        since: Attempt,
+    ) -> Result<u64, T> {
         if !self.shares.take(share, bytes) {
             return Err(item);
         }
+        let since = since.min(self.since());
         self.slots.push_back(Slot {
             item,
             owner,
             share,
             bytes,
+            since,
+            is_withdrawn: false,
         });
         Ok(self.first + self.slots.len() as u64 - 1)
     }
 
+    /// Since which sending an item that comes now belongs to the stream: since that of what is before
+    /// it. What came before an error, and what came behind that, goes as nothing together, or a
+    /// connection's later item would be taken without an earlier one, and its client sends both
+    /// again.
+    pub fn since(&self) -> Attempt {
+        self.slots.back().map_or(self.attempt, |last| last.since)
+    }
+
     /// The next item to send, in order. `is_open` says whether a connection of this node still
     /// lasts.
+    ///
+    /// What is there since an error, of a connection that has ended, goes as [`Body::Nop`]. Without an
+    /// error all goes as itself: a client that publishes and leaves at once is served.
     pub fn poll_item(&mut self, is_open: impl Fn(ConnectionId) -> bool) -> Option<Sent<T>> {
-        let slot = self.slots.get(self.sent)?;
+        let slot = self.slots.get_mut(self.sent)?;
         let n = self.first + self.sent as u64;
         self.sent += 1;
         let body = match slot.owner {
-            Some(owner) if !is_open(owner) => Body::Nop,
+            Some(owner) if slot.since < self.attempt && !is_open(owner) => {
+                self.withdrawn += u64::from(!std::mem::replace(&mut slot.is_withdrawn, true));
+                Body::Nop
+            }
             _ => Body::Item(slot.item.clone()),
         };
         Some(Sent {
@@ -165,6 +203,11 @@ impl<T: Clone> Numbered<T> {
         self.slots.is_empty()
     }
 
+    /// Items that were sent as nothing, each counted once.
+    pub fn withdrawn(&self) -> u64 {
+        self.withdrawn
+    }
+
     /// Bytes of a share that wait for their answers.
     pub fn bytes(&self, share: Share) -> u64 {
         self.shares.taken(share)
@@ -213,6 +256,46 @@ mod tests {
 
         let expected = [(0, Body::Item('a')), (1, Body::Nop), (2, Body::Item('c'))];
         assert_eq!(sent(&mut stream, &[A]), expected);
+        stream.handle_error(stream.attempt());
+        assert_eq!(sent(&mut stream, &[A]), expected);
+        assert_eq!(stream.withdrawn(), 1);
+    }
+
+    #[test]
+    fn an_item_of_the_sending_under_way_is_sent_as_itself_whoever_has_ended() {
+        let mut stream = of_three();
+        let items = ['a', 'b', 'c'].map(Body::Item);
+        let expected: Vec<_> = (0..).zip(items).collect();
+        assert_eq!(sent(&mut stream, &[]), expected);
+
+        stream.handle_error(Attempt(0));
+        (0..3).for_each(|n| assert!(stream.handle_answer(n).is_some()));
+        stream.push('d', Some(A), Share::Enqueue, 1).unwrap();
+
+        assert_eq!(sent(&mut stream, &[]), [(3, Body::Item('d'))]);
+    }
+
+    /// Its client sends both again: the later one would be there before the earlier one.
+    #[test]
+    fn no_item_of_an_ended_connection_is_taken_behind_one_that_goes_as_nothing() {
+        let mut stream = of_three();
+        stream.handle_error(Attempt(0));
+        stream.push('d', Some(A), Share::Enqueue, 1).unwrap();
+
+        let again = sent(&mut stream, &[B]);
+
+        assert_eq!((&again[0].1, &again[3].1), (&Body::Nop, &Body::Nop));
+        stream.push('e', Some(A), Share::Enqueue, 1).unwrap();
+        assert_eq!(sent(&mut stream, &[B]), [(4, Body::Nop)]);
+    }
+
+    #[test]
+    fn an_item_that_was_never_sent_is_nothing_once_the_stream_went_back() {
+        let mut stream = of_three();
+        stream.handle_error(Attempt(0));
+
+        let expected = [(0, Body::Nop), (1, Body::Nop), (2, Body::Item('c'))];
+        assert_eq!(sent(&mut stream, &[]), expected);
     }
 
     #[test]

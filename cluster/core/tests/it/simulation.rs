@@ -248,6 +248,7 @@ caught! {
     an_outbox_that_a_new_leader_does_not_resume_is_caught: OutboxNotResumed,
     the_end_of_an_epoch_that_meta_does_not_show_yet_is_caught: NewEpochGone,
     an_item_of_an_epoch_that_ended_is_caught: EndedEpochServed,
+    what_an_ended_connection_asked_for_and_is_sent_again_is_caught: EndedSentAgain at 184,
     a_leader_that_needs_no_majority_is_caught: MinorityCommits,
     a_will_that_is_published_before_the_routes_are_known_is_caught: WillBeforeRoutes at 237,
     a_suback_before_a_group_of_another_node_has_the_member_is_caught: SubackBeforeMembership,

@@ -146,6 +146,15 @@ pub(crate) enum Destination {
     Node(NodeEpoch, Arc<Message>, Option<Origin>),
 }
 
+/// A message for a node's clean sessions.
+#[derive(Clone, Debug)]
+pub(crate) struct ForClean {
+    pub(crate) message: Arc<Message>,
+    pub(crate) origin: Option<Origin>,
+    /// The obligation that its receipt discharges.
+    pub(crate) owed: u64,
+}
+
 /// A node that serves connections.
 pub(crate) trait Serve {
     fn front(&self) -> &Front;
@@ -155,13 +164,7 @@ pub(crate) trait Serve {
     /// Asks something of a shard.
     fn push(&mut self, at: usize, item: Item, owner: Option<ConnectionId>);
     /// Hands a message to a node's clean sessions; the receipt settles the obligation.
-    fn push_node(
-        &mut self,
-        to: NodeEpoch,
-        message: Arc<Message>,
-        origin: Option<Origin>,
-        owed: u64,
-    );
+    fn push_node(&mut self, to: NodeEpoch, message: ForClean, owner: Option<ConnectionId>);
     /// The ownership of a client's session, as this node knows it.
     fn known_epoch(&self, at: usize, client: &ClientId) -> Option<Epoch>;
     /// How far it knows the shards.
@@ -576,7 +579,14 @@ pub(crate) trait Serve {
                     let reply = Reply::Obligation(id);
                     self.push(at, Item { command, reply }, owner);
                 }
-                Destination::Node(to, message, origin) => self.push_node(to, message, origin, id),
+                Destination::Node(to, message, origin) => {
+                    let message = ForClean {
+                        message,
+                        origin,
+                        owed: id,
+                    };
+                    self.push_node(to, message, owner);
+                }
             }
         }
     }

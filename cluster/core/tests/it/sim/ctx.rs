@@ -1,6 +1,6 @@
 //! What lies outside the process: disk, clocks, chance, and the eyes of the checkers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mqtt::{ClientId, Templates};
 use rand::rngs::StdRng;
@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use session::ConnectionId;
 use tidewire_cluster_core::{BootMs, ClockReading, NodeEpoch, WallMs};
 
+use super::client::Label;
 use super::defect::Defect;
 use super::disk::{Disk, ShardWhat};
 use super::trace::Trace;
@@ -48,6 +49,9 @@ pub(crate) struct Ctx {
     pub(crate) ended: BTreeMap<NodeEpoch, u64>,
     /// The epoch of each connection.
     pub(crate) epochs: BTreeMap<ConnectionId, NodeEpoch>,
+    /// Messages that a node sent again as themselves after the connection had ended that published
+    /// them.
+    pub(crate) sent_again: BTreeSet<Label>,
     pub(crate) violations: Vec<String>,
     pub(crate) crashes: u64,
 }
@@ -75,6 +79,7 @@ impl Ctx {
             closed: BTreeMap::new(),
             ended: BTreeMap::new(),
             epochs: BTreeMap::new(),
+            sent_again: BTreeSet::new(),
             violations: Vec::new(),
             crashes: 0,
         }

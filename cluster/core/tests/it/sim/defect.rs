@@ -56,6 +56,8 @@ pub(crate) enum Defect {
     SubackBeforeMembership,
     /// A message that was handed to a member is taken for acknowledged.
     SharedAckedAtOnce,
+    /// What an ended connection asked for is sent again as itself, not as nothing.
+    EndedSentAgain,
     /// Items of a node epoch that ended are still taken.
     EndedEpochServed,
     /// Wall time is written into entries whatever it does.

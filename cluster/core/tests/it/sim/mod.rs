@@ -491,6 +491,7 @@ impl Sim {
         Seen {
             clients: &self.clients,
             noted: &self.ctx.violations,
+            sent_again: &self.ctx.sent_again,
             tries: node.map(|node| &node.front.trie).into_iter().collect(),
             shards: shards.unwrap_or_default(),
             source_of: &|spec, filter| {

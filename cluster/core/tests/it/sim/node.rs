@@ -6,16 +6,14 @@ use std::sync::Arc;
 
 use mqtt::{ClientId, Filter, Trie};
 use rand::Rng;
-use session::{
-    Answer, Command, ConnectionId, DurableEffect, Message, Origin, Subscription, Token, WillId,
-};
+use session::{Answer, Command, ConnectionId, DurableEffect, Subscription, Token, WillId};
 use tidewire_cluster_core::{
     Begin, Body, BootMs, DrainEffect, FeatureLevel, FolderId, Found, Lease, MembershipEffect, Meta,
     MetaAnswer, MetaCommand, NodeEpoch, NodeId, Routes, RoutesCommand, RoutesEffect, ShardId,
     Sighting, Sightings, Source, Standing, StartCount, WallMs, WillKey,
 };
 
-use super::conns::{AskedRetained, Front, Serve, Suback};
+use super::conns::{AskedRetained, ForClean, Front, Serve, Suback};
 use super::ctx::Ctx;
 use super::defect::Defect;
 use super::disk::{ShardEntry, ShardWhat};
@@ -386,7 +384,7 @@ impl Serve for Node {
         self.shards[at].push(item, owner);
     }
 
-    fn push_node(&mut self, _: NodeEpoch, _: Arc<Message>, _: Option<Origin>, _: u64) {
+    fn push_node(&mut self, _: NodeEpoch, _: ForClean, _: Option<ConnectionId>) {
         unreachable!("no session here is clean");
     }
 

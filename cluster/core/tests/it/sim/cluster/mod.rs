@@ -719,6 +719,7 @@ impl Cluster {
         let seen = Seen {
             clients: &self.clients,
             noted: &self.w.ctx.violations,
+            sent_again: &self.w.ctx.sent_again,
             tries: self
                 .nodes
                 .iter()

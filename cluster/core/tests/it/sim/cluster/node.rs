@@ -12,7 +12,7 @@ use tidewire_cluster_core::{
     WallMs, WillKey,
 };
 
-use super::super::conns::{AskedRetained, Front, Serve, Suback};
+use super::super::conns::{AskedRetained, ForClean, Front, Serve, Suback};
 use super::super::ctx::Ctx;
 use super::super::shard::Item;
 use super::host::Host;
@@ -470,20 +470,14 @@ impl Serve for Node {
         self.streams[at].push(item, owner);
     }
 
-    fn push_node(
-        &mut self,
-        to: NodeEpoch,
-        message: Arc<Message>,
-        origin: Option<Origin>,
-        owed: u64,
-    ) {
+    fn push_node(&mut self, to: NodeEpoch, message: ForClean, owner: Option<ConnectionId>) {
         let is_own = self.front.epoch == Some(to);
         if !is_own && self.meta.standing(to) == Standing::Ended {
-            return self.discharge(owed);
+            return self.discharge(message.owed);
         }
         // Its own too goes by a stream: the order of both is the same.
         let peer = self.peers.entry(to).or_default();
-        peer.push_message(message, origin, owed);
+        peer.push_message(message, owner);
     }
 
     fn known_epoch(&self, at: usize, client: &ClientId) -> Option<Epoch> {

@@ -1,15 +1,16 @@
 //! A node's numbered streams to shards and to other nodes, and what comes by links.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use session::{Command, ConnectionId, Message, Origin};
+use session::{Command, ConnectionId};
 use tidewire_cluster_core::{
     Admission, Attempt, Body, Deltas, GrantsEffect, NodeEpoch, Numbered, RenewalId, RoutesAnswer,
     RoutesCommand, ShardId, Share, ShareLimits, Source, Standing,
 };
 
-use super::super::conns::Serve;
+use super::super::client::Label;
+use super::super::conns::{ForClean, Serve};
 use super::super::ctx::Ctx;
 use super::super::defect::Defect;
 use super::super::disk::ShardWhat;
@@ -78,18 +79,24 @@ impl Default for Peer {
 }
 
 impl Peer {
-    pub(super) fn push_message(
-        &mut self,
-        message: Arc<Message>,
-        origin: Option<Origin>,
-        owed: u64,
-    ) {
+    pub(super) fn push_message(&mut self, message: ForClean, owner: Option<ConnectionId>) {
+        let ForClean {
+            message,
+            origin,
+            owed,
+        } = message;
         self.owed.insert(owed);
-        self.push(PeerItem::Message(message, origin, owed));
+        self.push_of(PeerItem::Message(message, origin, owed), owner);
     }
 
+    /// Something that outlives the connections of its own node.
     pub(super) fn push(&mut self, item: PeerItem) {
-        let pushed = self.items.push(item, None, Share::Enqueue, 1);
+        self.push_of(item, None);
+    }
+
+    fn push_of(&mut self, item: PeerItem, owner: Option<ConnectionId>) {
+        let owner = owner.map(|owner| tidewire_cluster_core::ConnectionId(owner.0));
+        let pushed = self.items.push(item, owner, Share::Enqueue, 1);
         pushed.expect("few items");
     }
 }
@@ -142,10 +149,21 @@ impl Node {
         // A refusal of its own comes at once, and begins it again.
         for _ in 0..self.streams[shard].items.len() {
             let Node { streams, front, .. } = self;
-            let is_open = |c: tidewire_cluster_core::ConnectionId| front.is_open(ConnectionId(c.0));
+            let goes_again = Cell::new(false);
+            let is_open = |c: tidewire_cluster_core::ConnectionId| {
+                let is_open = front.is_open(ConnectionId(c.0));
+                goes_again.set(!is_open);
+                is_open || w.ctx.defect == Defect::EndedSentAgain
+            };
             let Some(sent) = streams[shard].items.poll_item(is_open) else {
                 return;
             };
+            if let (Body::Item(item), true) = (&sent.body, goes_again.get())
+                && let Command::Enqueue(enqueue) = &item.command
+            {
+                let label = Label::parse(&enqueue.message.payload);
+                w.ctx.sent_again.insert(label);
+            }
             let body = match sent.body {
                 Body::Item(item) => Body::Item(item.command),
                 Body::Nop => Body::Nop,
@@ -171,7 +189,9 @@ impl Node {
                 continue;
             };
             while let Some(peer) = self.peers.get_mut(&to)
-                && let Some(sent) = peer.items.poll_item(|_| true)
+                && let Some(sent) = peer
+                    .items
+                    .poll_item(|c| self.front.is_open(ConnectionId(c.0)))
             {
                 if to == own {
                     let confirmed = peer.items.handle_answer(sent.n);

@@ -11,17 +11,21 @@ mod retained;
 mod routes;
 mod wills;
 
+use std::collections::BTreeSet;
+
 use mqtt::{Filter, Templates, Trie};
 use session::{Durable, WallMs};
 use tidewire_cluster_core::Source;
 
-use super::client::{Client, Spec};
+use super::client::{Client, Label, Spec};
 
 /// What a run leaves behind.
 pub(crate) struct Seen<'a> {
     pub(crate) clients: &'a [Client],
     /// Violations that were noted while it went on.
     pub(crate) noted: &'a [String],
+    /// Messages that were sent again although their connection had ended.
+    pub(crate) sent_again: &'a BTreeSet<Label>,
     /// Of each node, what publishes are matched with.
     pub(crate) tries: Vec<&'a Trie<Source, ()>>,
     /// The shards, as their leaders know them.

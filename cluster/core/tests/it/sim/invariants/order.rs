@@ -19,10 +19,12 @@ pub(super) fn check(seen: &Seen<'_>) -> Vec<String> {
             // What was published before the SUBACK may come with its repeat only; retained values
             // come again with each subscription.
             let sent = seen.clients[client].sent[&n].at;
-            // What a client gave up with its session may come late by the node of its old connection.
+            // What a client gave up with its session may come late by the node of its old connection,
+            // if it was on its way when that ended.
             let publisher = &seen.clients[client];
             let is_given_up = publisher.spec.cleans && publisher.sent[&n].acked_on.is_none();
-            let is_late = seen.tries.len() > 1 && is_given_up;
+            let was_on_its_way = !seen.sent_again.contains(&got.label);
+            let is_late = seen.tries.len() > 1 && is_given_up && was_on_its_way;
             let is_ordered =
                 !is_late && sent > subscriber.subscribed && !got.topic.starts_with("r/");
             if !is_ordered || !known.insert(got.label) {
