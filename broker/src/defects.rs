@@ -1,5 +1,11 @@
 //! What a test breaks on purpose.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use cluster::exchange::{ItemsReply, LettersReply, Said, kinds};
+
 use crate::ids::Owed;
 
 /// Faults that only a [`crate::Environment`] can put into a node, for tests of what holds in
@@ -10,12 +16,26 @@ pub struct Defects {
     pub panic_on_topic: Option<String>,
     /// A PUBLISH is acknowledged before what it put into the shards' logs is committed.
     pub acknowledge_before_commit: bool,
+    /// While it is set, nothing of other nodes' numbered streams is taken: it is to be sent again.
+    pub takes_nothing: Arc<AtomicBool>,
 }
 
 impl Defects {
     /// Who is told that a command to a shard is committed.
     pub(crate) fn owed(&self, owed: Option<Owed>) -> Option<Owed> {
         owed.filter(|_| !self.acknowledge_before_commit)
+    }
+
+    /// What another node is answered instead of having its request taken.
+    pub(crate) fn refusal(&self, kind: u16) -> Option<Bytes> {
+        if !self.takes_nothing.load(Ordering::SeqCst) {
+            return None;
+        }
+        match kind {
+            kinds::ITEMS => Some(ItemsReply::Unknown.encode()),
+            kinds::LETTERS => Some(LettersReply::Stranger.encode()),
+            _ => None,
+        }
     }
 
     /// Comes before each fan-out.

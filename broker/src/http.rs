@@ -22,6 +22,7 @@ use runtime::{Clock, Restarts};
 
 use crate::counters::{Counters, metric, metric_by};
 use crate::drain::Draining;
+use crate::peers::Peers;
 use crate::routes::Snapshot;
 use crate::shard::Shards;
 
@@ -43,6 +44,7 @@ pub(crate) struct AdminState {
     /// When the node began to serve, by its monotonic clock.
     pub(crate) started_ms: u64,
     pub(crate) links: Links,
+    pub(crate) peers: Peers,
     pub(crate) snapshot: Snapshot,
     pub(crate) telemetry: Option<Arc<Telemetry>>,
     pub(crate) node: admin::node::NodeInfo,
@@ -158,7 +160,7 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
     control_metrics(&state, &mut text);
     session_metrics(&state.shards, &mut text);
     raft_metrics(&state.raft, &mut text);
-    cluster_metrics::write(&state.member, &state.links, &mut text);
+    cluster_metrics::write(&state.member, &state.links, &state.peers, &mut text);
     if let Some(telemetry) = &state.telemetry {
         telemetry_metrics(telemetry, &mut text);
     }
@@ -219,6 +221,12 @@ fn session_metrics(shards: &Shards, out: &mut String) {
         "retained_full_total",
         "Retained messages that did not fit.",
         counters.retained_full,
+    );
+    counter(
+        out,
+        "withdrawn_total",
+        "Unacknowledged requests of ended connections that were not sent to their shard again.",
+        shards.withdrawn(),
     );
     let gauge = |out: &mut String, name: &str, help: &str, value| {
         metric(

@@ -1,15 +1,19 @@
 //! The node as a member, and its links, as metrics. Labels are nodes, at most 256, and lanes.
 
+use std::sync::atomic::Ordering;
+
 use ::cluster::link::{Lane, Links};
 use ::cluster::member::Member;
 
 use crate::counters::{metric, metric_by};
+use crate::peers::Peers;
 
 const LANES: [Lane; 3] = [Lane::Control, Lane::Requests, Lane::Bulk];
 
-/// Writes both in the Prometheus text format.
-pub(super) fn write(member: &Member, links: &Links, out: &mut String) {
+/// Writes both, and the streams to other nodes, in the Prometheus text format.
+pub(super) fn write(member: &Member, links: &Links, peers: &Peers, out: &mut String) {
     write_member(member, out);
+    write_streams(peers, out);
     write_peers(member, links, out);
     write_links(links, out);
 }
@@ -50,6 +54,13 @@ fn write_member(member: &Member, out: &mut String) {
         let name = format!("tidewire_member_{name}_total");
         metric(out, &name, help, "counter", counter.get());
     }
+}
+
+fn write_streams(peers: &Peers, out: &mut String) {
+    let help = "Messages of ended connections that were not sent to another node again.";
+    let withdrawn = peers.counters().withdrawn_total.load(Ordering::Relaxed);
+    let name = "tidewire_broker_node_withdrawn_total";
+    metric(out, name, help, "counter", withdrawn);
 }
 
 fn write_peers(member: &Member, links: &Links, out: &mut String) {

@@ -312,9 +312,14 @@ impl Io {
                 origin: origin.cloned().map(Box::new),
             };
             let letter = Arc::new(letter);
-            self.outbound
-                .borrow_mut()
-                .push_to_node(node, Posted { letter, owed });
+            self.outbound.borrow_mut().push_to_node(
+                node,
+                Posted {
+                    letter,
+                    owed,
+                    owner: connection,
+                },
+            );
         }
         open
     }

@@ -3,6 +3,7 @@
 
 mod connection;
 mod fanout;
+mod open;
 mod outbound;
 mod serve;
 mod slots;
@@ -18,6 +19,7 @@ use session::{Answer, ConnectionId, Delivery, GroupDelivery, Match, Message, Tok
 use crate::ids::Owed;
 use crate::shard::RowsAt;
 
+use open::OpenConnections;
 pub(crate) use serve::{Shared, serve};
 pub(crate) use stream_subscribers::rules as persistent_rules;
 
@@ -87,30 +89,41 @@ pub(crate) enum ShardEvent {
     },
 }
 
-/// The inboxes of all io threads.
+/// The inboxes of all io threads, and which connections are open there.
 #[derive(Clone)]
-pub(crate) struct Threads(Arc<[IoHandle<IoMessage>]>);
+pub(crate) struct Threads {
+    inboxes: Arc<[IoHandle<IoMessage>]>,
+    open: Arc<OpenConnections>,
+}
 
 impl Threads {
     pub(crate) fn new(handles: Vec<IoHandle<IoMessage>>) -> Self {
-        Self(handles.into())
+        Self {
+            open: Arc::new(OpenConnections::new(handles.len())),
+            inboxes: handles.into(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.inboxes.len()
+    }
+
+    /// Whether a connection has not ended, as far as is known outside its thread.
+    pub(crate) fn is_open(&self, id: ConnectionId) -> bool {
+        self.open.is_open(id)
     }
 
     /// Hands a batch over, waiting for room. An io thread waits for nobody, so this ends; once
     /// the thread has ended the node is stopping and the batch has no addressee.
     pub(crate) async fn send(&self, thread: usize, message: IoMessage) {
-        if self.0[thread].send(message).await.is_err() {
+        if self.inboxes[thread].send(message).await.is_err() {
             tracing::debug!(thread, "the io thread has ended: the node is stopping");
         }
     }
 
     /// As [`Threads::send`], from a thread outside tokio.
     pub(crate) fn blocking_send(&self, thread: usize, message: IoMessage) {
-        if self.0[thread].blocking_send(message).is_err() {
+        if self.inboxes[thread].blocking_send(message).is_err() {
             tracing::debug!(thread, "the io thread has ended: the node is stopping");
         }
     }
@@ -118,7 +131,7 @@ impl Threads {
     /// Hands a batch over, or gives it back when there is no room now. `None` also when the
     /// thread has ended.
     pub(crate) fn try_send(&self, thread: usize, message: IoMessage) -> Option<IoMessage> {
-        match self.0[thread].try_send(message) {
+        match self.inboxes[thread].try_send(message) {
             Ok(()) | Err(SendRefused::Ended(_)) => None,
             Err(SendRefused::Full(message)) => Some(message),
         }

@@ -7,7 +7,7 @@ use bridge::{Batch, Ingest, Outcome, OutletId, PortId, Refused};
 use cluster_core::NodeEpoch;
 use ractor::ActorRef;
 use runtime::ractor;
-use session::{Acks, Command, GroupSeq, Match, Message, Retain};
+use session::{Acks, Command, ConnectionId, GroupSeq, Match, Message, Retain};
 
 use super::{CrossMessage, IoMessage, Threads};
 use crate::ids::{Owed, Place};
@@ -35,6 +35,8 @@ pub(crate) struct Outbound {
     to_nodes: BTreeMap<NodeEpoch, Vec<Posted>>,
     deltas: Vec<Delta>,
     waiting: Vec<Owed>,
+    /// Connections that have ended.
+    ended: Vec<ConnectionId>,
     /// Bytes of telemetry that may wait behind a batch that the log refused.
     telemetry_bytes_limit: u64,
     /// Shards with something to send, so that a flush does not look at all of them.
@@ -125,6 +127,7 @@ impl Outbound {
             to_nodes: BTreeMap::new(),
             deltas: Vec::new(),
             waiting: Vec::new(),
+            ended: Vec::new(),
             telemetry_bytes_limit,
             touched: Vec::new(),
             dirty: false,
@@ -219,7 +222,7 @@ impl Outbound {
         &mut self,
         thread: usize,
         message: &Arc<Message>,
-        targets: Vec<(session::ConnectionId, Match)>,
+        targets: Vec<(ConnectionId, Match)>,
     ) -> bool {
         self.dirty = true;
         let to = &mut self.to_threads[thread];
@@ -242,6 +245,12 @@ impl Outbound {
     pub(crate) fn push_to_node(&mut self, node: NodeEpoch, posted: Posted) {
         self.dirty = true;
         self.to_nodes.entry(node).or_default().push(posted);
+    }
+
+    /// A connection has ended. Others see that once all that it asked for is on its way.
+    pub(crate) fn end(&mut self, connection: ConnectionId) {
+        self.dirty = true;
+        self.ended.push(connection);
     }
 
     /// Puts changes of the routes on their way; `owed` is settled once every reader sees them.
@@ -311,6 +320,9 @@ impl Outbound {
         }
         self.flush_telemetry();
         self.flush_nodes();
+        for connection in self.ended.drain(..) {
+            self.threads.open.end(connection);
+        }
     }
 
     /// What is owed to an epoch that has ended is settled; by this thread's inbox, as all is.
@@ -387,6 +399,6 @@ fn flush_outlet(ingest: &Ingest, port: PortId, outlet: &mut Outlet) -> Option<Re
 }
 
 /// The io thread of a connection.
-pub(crate) fn thread_of(id: session::ConnectionId) -> usize {
+pub(crate) fn thread_of(id: ConnectionId) -> usize {
     Place::of(id).thread
 }

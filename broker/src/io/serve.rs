@@ -474,6 +474,7 @@ fn accepted(io: &Rc<Io>, socket: std::net::TcpStream, peer: SocketAddr, number: 
         tracing::warn!(%peer, "all connection slots are taken");
         return;
     };
+    io.shared.threads.open.begin(id);
     io.counters.connections_open.add(1);
     let io = Rc::clone(io);
     let mut actor = Guarded::new(Connection::new(Rc::clone(&io), id, socket, mailbox.clone()));
@@ -481,6 +482,8 @@ fn accepted(io: &Rc<Io>, socket: std::net::TcpStream, peer: SocketAddr, number: 
         // By reference: awaited by value, the task would have room for two of them.
         let exit = (&mut actor).await;
         mailbox.close();
+        // One that panicked has not said so itself.
+        io.outbound.borrow_mut().end(id);
         io.slots.borrow_mut().remove(id);
         io.withheld.borrow_mut().remove(&id);
         io.withheld_from_shards.borrow_mut().remove(&id);

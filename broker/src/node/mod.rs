@@ -240,7 +240,7 @@ impl Node {
             snapshot: Arc::clone(&snapshot),
             threads: handles.clone(),
             shards: shards.clone(),
-            peers,
+            peers: peers.clone(),
             routes: routes_slot.get().expect("the routes have started").clone(),
             ingest: telemetry.as_ref().map(|line| line.ingest()),
             supervisors: seats,
@@ -286,6 +286,7 @@ impl Node {
             raft: running.raft.clone(),
             member: running.member.clone(),
             links,
+            peers,
             snapshot,
             telemetry: telemetry.clone(),
             node: admin::node::NodeInfo {

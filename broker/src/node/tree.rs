@@ -218,6 +218,7 @@ pub(super) async fn start_membership(
         routes: shared.routes.clone(),
         inbox: inbox.clone(),
         telemetry,
+        defects: shared.defects.clone(),
     });
     let (membership, running) = entered.follow(Arc::clone(shared), inbox.clone(), on_fatal);
     let spawn = Box::new(move |parent| spawn_linked(membership.clone(), parent));

@@ -33,6 +33,14 @@ const POST_BYTES_LIMIT: u64 = 16 << 20;
 pub(crate) struct Peers {
     links: Option<Links>,
     streams: Arc<ArcSwap<Streams>>,
+    counters: Arc<PeerCounters>,
+}
+
+/// What is counted of the streams to all other nodes.
+#[derive(Debug, Default)]
+pub(crate) struct PeerCounters {
+    /// Messages of connections that ended, not sent to another node again.
+    pub(crate) withdrawn_total: AtomicU64,
 }
 
 /// The streams to all other epochs.
@@ -67,8 +75,13 @@ impl Peers {
     pub(crate) fn new(links: Links) -> Self {
         Self {
             links: Some(links),
-            streams: Arc::default(),
+            ..Self::default()
         }
+    }
+
+    /// What is counted of all streams.
+    pub(crate) fn counters(&self) -> &PeerCounters {
+        &self.counters
     }
 
     /// Asks a node, on the lane of requests; returns at once.

@@ -9,6 +9,7 @@ use cluster::link::{Channel, RequestError};
 use cluster_core::{Attempt, Body, NodeEpoch, NodeId, Numbered, Sent, Share, ShareLimits};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use runtime::ractor;
+use session::ConnectionId;
 
 use super::{DEADLINE, Flights, Peers, RETRY_DELAY};
 use crate::ids::Owed;
@@ -27,6 +28,9 @@ const RECEIPT_BYTES: u32 = 64;
 pub(crate) struct Posted {
     pub(crate) letter: Arc<Letter>,
     pub(crate) owed: Option<Owed>,
+    /// The connection without which nobody wants it: who published it. None for what a will asks
+    /// for, and for what other nodes' connections are told.
+    pub(crate) owner: Option<ConnectionId>,
 }
 
 impl Posted {
@@ -35,6 +39,7 @@ impl Posted {
         Self {
             letter: Arc::new(letter),
             owed: None,
+            owner: None,
         }
     }
 
@@ -155,9 +160,15 @@ impl Post {
     /// Sends what is numbered, as far as there is room under way.
     fn send(&self, posting: &mut Posting) {
         while posting.flights.has_room() {
+            let before = posting.letters.withdrawn();
             let Some((flight, letters)) = self.next_request(posting) else {
                 return;
             };
+            let withdrawn = posting.letters.withdrawn() - before;
+            let counters = self.peers.counters();
+            counters
+                .withdrawn_total
+                .fetch_add(withdrawn, Ordering::Relaxed);
             let channel = Channel {
                 kind: kinds::LETTERS,
                 group: 0,
@@ -176,7 +187,8 @@ impl Post {
     }
 
     fn next_request(&self, posting: &mut Posting) -> Option<(Flight, Letters)> {
-        let first = posting.letters.poll_item(|_| true)?;
+        let is_open = |id: cluster_core::ConnectionId| self.threads.is_open(ConnectionId(id.0));
+        let first = posting.letters.poll_item(is_open)?;
         let attempt = first.attempt;
         let (mut letters, mut bytes) = (Vec::new(), 0);
         let mut next = Some(first);
@@ -193,7 +205,7 @@ impl Post {
             next = if is_full {
                 None
             } else {
-                posting.letters.poll_item(|_| true)
+                posting.letters.poll_item(is_open)
             };
         }
         let (from, to) = (self.from, self.to);
@@ -245,7 +257,8 @@ impl Post {
 impl Posting {
     fn push(&mut self, posted: Posted) {
         let bytes = posted.bytes();
-        let pushed = self.letters.push(posted, None, Share::Enqueue, bytes);
+        let owner = posted.owner.map(|id| cluster_core::ConnectionId(id.0));
+        let pushed = self.letters.push(posted, owner, Share::Enqueue, bytes);
         assert!(pushed.is_ok(), "the share has no end");
     }
 

@@ -10,6 +10,7 @@ use runtime::ractor;
 
 use super::InboxMessage;
 use crate::buckets::asked_by;
+use crate::defects::Defects;
 use crate::routes::RoutesMessage;
 use crate::shard::{Request, ShardMessage, Shards};
 
@@ -25,6 +26,8 @@ pub(crate) struct Parts {
     /// Of nothing in a node without telemetry: it has no records, and stores no bucket.
     /// The line holds the links, which hold this.
     pub(crate) telemetry: Weak<Telemetry>,
+    /// What is broken on purpose.
+    pub(crate) defects: Defects,
 }
 
 impl Exchange {
@@ -45,6 +48,9 @@ impl Exchange {
             responder,
             ..
         } = incoming;
+        if let Some(refusal) = parts.defects.refusal(channel.kind) {
+            return responder.reply(refusal);
+        }
         let damaged = |error: &dyn std::fmt::Display| {
             tracing::warn!(%from, %channel, %error, "a peer's request cannot be read");
         };

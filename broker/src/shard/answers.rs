@@ -65,6 +65,10 @@ impl Answers {
 impl ShardHost {
     /// Tells who waits for an item what it answered.
     pub(super) fn answered(&self, hosted: &mut Hosted, item: &Item, answer: Answer) {
+        if item.owner().is_some_and(|id| !self.threads.is_open(id)) {
+            // Nobody waits any more; and if it went as nothing, the answer is none of its own.
+            return;
+        }
         match item.reply.clone() {
             Reply::Nobody => {}
             Reply::Owed(owed) => hosted.out[owed.thread(0)].push(ShardEvent::Settled(owed)),

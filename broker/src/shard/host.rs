@@ -384,7 +384,8 @@ impl ShardHost {
     fn forward(&self, hosted: &mut Hosted) {
         let now = self.boot();
         if let Some(lead) = &mut hosted.lead {
-            while let Some(sent) = hosted.stream.poll_sent() {
+            let is_open = |id| self.threads.is_open(id);
+            while let Some(sent) = hosted.stream.poll_sent(is_open) {
                 lead.handle_item(Wired::Sent(sent), now);
             }
         } else if let Leading::At(leader) = hosted.leading {
@@ -408,6 +409,8 @@ impl ShardHost {
         seat.is_stuck.store(blocked.is_stuck, Ordering::Relaxed);
         seat.is_full.store(blocked.is_full, Ordering::Relaxed);
         seat.held_bytes.store(bytes, Ordering::Relaxed);
+        let withdrawn = hosted.stream.withdrawn();
+        seat.withdrawn.store(withdrawn, Ordering::Relaxed);
         let excused = match blocked.is_stuck {
             true => hosted.stream.unanswered_bytes(),
             false => 0,

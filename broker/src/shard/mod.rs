@@ -171,6 +171,7 @@ struct Seat {
     held_bytes: AtomicU64,
     /// Of them, what takes no room from messages for other shards.
     excused_bytes: AtomicU64,
+    withdrawn: AtomicU64,
     counters: arc_swap::ArcSwap<(Counters, usize)>,
 }
 
@@ -184,6 +185,7 @@ impl Shards {
             is_full: AtomicBool::new(false),
             held_bytes: AtomicU64::new(0),
             excused_bytes: AtomicU64::new(0),
+            withdrawn: AtomicU64::new(0),
             counters: arc_swap::ArcSwap::from_pointee((Counters::default(), 0)),
         };
         Self {
@@ -251,6 +253,12 @@ impl Shards {
     /// Bytes that wait for the logs of the shards, beyond what is on its way into them.
     pub(crate) fn held_bytes(&self) -> u64 {
         let of = |seat: &Seat| seat.held_bytes.load(Ordering::Relaxed);
+        self.seats.iter().map(of).sum()
+    }
+
+    /// What connections of this node had asked of shards and was not sent again once they had ended.
+    pub(crate) fn withdrawn(&self) -> u64 {
+        let of = |seat: &Seat| seat.withdrawn.load(Ordering::Relaxed);
         self.seats.iter().map(of).sum()
     }
 

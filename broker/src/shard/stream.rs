@@ -24,6 +24,23 @@ pub(crate) struct Item {
     pub(super) reply: Reply,
 }
 
+impl Item {
+    /// The connection without which nobody wants it: it asked, or waits for what is owed, and was
+    /// told nothing yet. An `Open` outlives it, for its answer names what is to be closed; so does
+    /// what nobody is told: a `Close`, acknowledgements (their epoch guards them, and without them
+    /// more is sent again), retained messages of QoS 0 (their stamp guards them). What wills and
+    /// memberships ask for is owed to outboxes.
+    pub(super) fn owner(&self) -> Option<ConnectionId> {
+        match self.reply {
+            Reply::Owed(Owed::Connection(id, _)) | Reply::Answer(id, _) => Some(id),
+            Reply::Owed(Owed::Will { .. })
+            | Reply::Opened(..)
+            | Reply::Member(..)
+            | Reply::Nobody => None,
+        }
+    }
+}
+
 /// A command and what its message occupies.
 #[derive(Debug)]
 pub(crate) struct Carried {
@@ -64,7 +81,7 @@ pub(super) enum Reply {
 /// `held` is bounded by what may be owed: the windows of the node's connections; by bytes once the
 /// log takes nothing any more, see [`super::backlog`].
 pub(super) struct Stream {
-    held: VecDeque<Item>,
+    held: VecDeque<(Item, Attempt)>,
     held_bytes: u64,
     /// Acknowledged sequences, fewer than [`ACKED_TOGETHER`]: no entry is made for them alone until
     /// they are due.
@@ -93,7 +110,9 @@ impl Stream {
 
     fn hold(&mut self, item: Item) {
         self.held_bytes += weight_of(&item.command).1;
-        self.held.push_back(item);
+        let last = self.held.back();
+        let since = last.map_or(self.numbered.since(), |(_, since)| *since);
+        self.held.push_back((item, since));
     }
 
     /// Bytes of what waits to be numbered.
@@ -142,10 +161,15 @@ impl Stream {
         }
     }
 
-    /// The next item to send to whoever leads the shard.
-    pub(super) fn poll_sent(&mut self) -> Option<Sent<Item>> {
+    /// The next item to send to whoever leads the shard. What goes again and belongs to a connection
+    /// that is not open any more goes as nothing (`docs/adr/013`).
+    pub(super) fn poll_sent(
+        &mut self,
+        is_open: impl Fn(ConnectionId) -> bool,
+    ) -> Option<Sent<Item>> {
         self.number();
-        self.numbered.poll_item(|_| true)
+        self.numbered
+            .poll_item(|owner| is_open(ConnectionId(owner.0)))
     }
 
     /// Item `n` was applied; gives it back if it was not answered before.
@@ -166,6 +190,11 @@ impl Stream {
         self.numbered.handle_error(self.numbered.attempt());
     }
 
+    /// What ended connections had asked for and was not sent again.
+    pub(super) fn withdrawn(&self) -> u64 {
+        self.numbered.withdrawn()
+    }
+
     /// Whether everything is answered.
     pub(super) fn is_idle(&self) -> bool {
         self.acked.is_empty()
@@ -175,12 +204,13 @@ impl Stream {
     }
 
     fn number(&mut self) {
-        while let Some(item) = self.held.pop_front() {
+        while let Some((item, since)) = self.held.pop_front() {
             let (share, bytes) = weight_of(&item.command);
-            // A connection of this node that comes back does so behind what it left in this very
-            // stream, so nothing of an ended one needs to become a `Nop`.
-            if let Err(item) = self.numbered.push(item, None, share, bytes) {
-                self.held.push_front(item);
+            let owner = item.owner();
+            let owner = owner.map(|owner| cluster_core::ConnectionId(owner.0));
+            let pushed = self.numbered.push_since(item, owner, share, bytes, since);
+            if let Err(item) = pushed {
+                self.held.push_front((item, since));
                 return;
             }
             self.held_bytes -= bytes;
@@ -227,7 +257,7 @@ mod tests {
     }
 
     fn sent(stream: &mut Stream) -> Vec<Sent<Item>> {
-        std::iter::from_fn(|| stream.poll_sent()).collect()
+        std::iter::from_fn(|| stream.poll_sent(|_| true)).collect()
     }
 
     fn numbers(sent: &[Sent<Item>]) -> Vec<u64> {
@@ -250,7 +280,7 @@ mod tests {
         let mut stream = Stream::new();
         assert!(stream.push_acks(acks(0..1)));
         assert!(stream.push_acks(acks(1..2)));
-        assert!(stream.poll_sent().is_none() && !stream.is_idle());
+        assert!(sent(&mut stream).is_empty() && !stream.is_idle());
 
         // Before the item: it may end the ownership that they name.
         stream.push(item(1));
@@ -292,8 +322,74 @@ mod tests {
         for n in numbers(&first) {
             stream.handle_answer(n);
         }
-        stream.poll_sent().expect("what was held");
+        stream.poll_sent(|_| true).expect("what was held");
         assert_eq!(stream.held_bytes(), 0);
+    }
+
+    /// Of each kind one item, of connections 1 to 7.
+    fn of_all_kinds() -> Vec<Item> {
+        let replies = [
+            Reply::Owed(Owed::Connection(ConnectionId(1), Token(1))),
+            Reply::Answer(ConnectionId(2), Token(1)),
+            Reply::Opened(ConnectionId(3), ClientId::try_from("c").expect("an id")),
+            Reply::Nobody,
+            Reply::Owed(Owed::Will {
+                shard: 0,
+                id: session::WillId(1),
+            }),
+            Reply::Member(0, 1),
+        ];
+        let item = |(n, reply): (u64, Reply)| Item { reply, ..item(n) };
+        (0..).zip(replies).map(item).collect()
+    }
+
+    #[test]
+    fn what_is_owed_to_ended_connections_alone_is_sent_again_as_nothing() {
+        let mut stream = Stream::new();
+        for item in of_all_kinds() {
+            stream.push(item);
+        }
+        let is_nop = |sent: Sent<Item>| matches!(sent.body, Body::Nop);
+        let sent = |stream: &mut Stream, open: &[u64]| -> Vec<bool> {
+            let is_open = |id: ConnectionId| open.contains(&id.0);
+            let all = std::iter::from_fn(|| stream.poll_sent(is_open));
+            all.map(is_nop).collect()
+        };
+        assert_eq!(sent(&mut stream, &[]), [false; 6], "the first time");
+
+        stream.restart();
+        let expected = [false, true, false, false, false, false];
+        assert_eq!(sent(&mut stream, &[1]), expected);
+        stream.restart();
+        let expected = [true, true, false, false, false, false];
+        assert_eq!(sent(&mut stream, &[]), expected);
+        assert_eq!(stream.withdrawn(), 2);
+    }
+
+    #[test]
+    fn what_had_no_number_yet_when_the_stream_went_back_goes_as_nothing_too() {
+        let mut stream = Stream::new();
+        let share = ShareLimits::default().enqueue_bytes;
+        let fitting = share / COMMAND_BYTES;
+        (0..fitting).for_each(|n| stream.push(item(n)));
+        of_all_kinds()
+            .into_iter()
+            .take(2)
+            .for_each(|item| stream.push(item));
+        assert_eq!(sent(&mut stream).len() as u64, fitting);
+        stream.restart();
+        sent(&mut stream);
+
+        for n in 0..fitting {
+            stream.handle_answer(n);
+        }
+
+        let rest = std::iter::from_fn(|| stream.poll_sent(|id| id.0 == 2));
+        let rest: Vec<_> = rest
+            .map(|sent| (sent.n, matches!(sent.body, Body::Nop)))
+            .collect();
+        assert_eq!(rest, [(fitting, true), (fitting + 1, false)]);
+        assert_eq!((stream.held_bytes(), stream.withdrawn()), (0, 1));
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::peers::{DEADLINE, Flights, RETRY_DELAY};
 /// Items and bytes of a request: those of an entry.
 const REQUEST_ITEMS_MAX: usize = 1_000;
 const REQUEST_BYTES_MAX: u64 = 1 << 20;
+/// Bytes that an answer takes at most, without what there is for each filter.
+const ANSWER_BYTES: u32 = 32;
 
 /// A request under way.
 #[derive(Debug)]
@@ -117,7 +119,8 @@ impl ShardHost {
 
     /// The items of the next request, in order, and bytes that their answer may have.
     fn next_request(&self, hosted: &mut Hosted) -> Option<(Flight, Vec<ShardItem>, u32)> {
-        let first = hosted.stream.poll_sent()?;
+        let is_open = |id| self.threads.is_open(id);
+        let first = hosted.stream.poll_sent(is_open)?;
         let mut flight = Flight {
             attempt: first.attempt,
             first: first.n,
@@ -126,9 +129,12 @@ impl ShardHost {
         let (mut items, mut bytes, mut reply_bytes) = (Vec::new(), 0, 64);
         let mut next = Some(first);
         while let Some(sent) = next {
-            if let Body::Item(item) = &sent.body {
-                bytes += weight_of(&item.command).1;
-                reply_bytes += answer_bytes(&item.command);
+            match &sent.body {
+                Body::Item(item) => {
+                    bytes += weight_of(&item.command).1;
+                    reply_bytes += answer_bytes(&item.command);
+                }
+                Body::Nop => reply_bytes += ANSWER_BYTES,
             }
             items.push(self.item(sent));
             flight.len += 1;
@@ -136,7 +142,7 @@ impl ShardHost {
             next = if is_full {
                 None
             } else {
-                hosted.stream.poll_sent()
+                hosted.stream.poll_sent(is_open)
             };
         }
         Some((flight, items, reply_bytes))
@@ -279,5 +285,5 @@ fn answer_bytes(command: &Command) -> u32 {
         Command::Unsubs(unsubs) => unsubs.filters.len(),
         _ => 0,
     };
-    32 + 24 * u32::try_from(filters).unwrap_or(u32::MAX / 64)
+    ANSWER_BYTES + 24 * u32::try_from(filters).unwrap_or(u32::MAX / 64)
 }

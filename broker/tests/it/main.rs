@@ -7,6 +7,7 @@ mod delivery;
 mod expiry;
 mod gate;
 mod harness;
+mod nodes;
 mod outbox;
 mod pressure;
 mod restart;

@@ -310,5 +310,7 @@ impl Connection {
             self.drop_routes(filters, None);
         }
         self.extra = None;
+        // It may linger until its client has read the last of it.
+        self.io.outbound.borrow_mut().end(self.id);
     }
 }
