@@ -127,13 +127,18 @@ impl Group {
         self.queue.advance_sent(credits);
     }
 
-    /// The next message, and the present member with the fewest unacknowledged that takes it;
-    /// among equals the one that had its turn first. Looks at every member.
-    pub(super) fn next(&self, window: usize) -> Option<Next<'_>> {
+    /// The next message, and the present member with the fewest unacknowledged that takes it, on a
+    /// node that is not full; among equals the one that had its turn first. Looks at every member.
+    pub(super) fn next(
+        &self,
+        window: usize,
+        is_full: impl Fn(NodeEpoch) -> bool,
+    ) -> Option<Next<'_>> {
         let (entry, dup) = self.next_entry()?;
         let present = self.seats.iter().filter_map(|(client, seat)| {
             let owner = seat.member.owner?;
-            (seat.in_flight < credit(owner, window)).then_some((client, seat, owner))
+            let takes = seat.in_flight < credit(owner, window) && !is_full(owner.node_epoch);
+            takes.then_some((client, seat, owner))
         });
         let (client, seat, owner) =
             present.min_by_key(|(_, seat, _)| (seat.in_flight, seat.turn))?;

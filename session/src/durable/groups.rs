@@ -407,7 +407,9 @@ impl Durable {
         let Some(group) = self.groups.of.get_mut(filter) else {
             return NextShared::Nothing;
         };
-        let Some(next) = group.next(window) else {
+        let full = &mut self.full;
+        let Some(next) = group.next(window, |node_epoch| full.is_full(node_epoch)) else {
+            full.hold_group(filter);
             return NextShared::Nothing;
         };
         let Some(message) = self.payloads.deliver(next.entry.message) else {

@@ -17,6 +17,8 @@ const RECEIVE_MAXIMUM: usize = 10;
 /// A shard that is the home of its own sessions' groups.
 struct Home {
     shard: Shard,
+    /// Where who opens is connected.
+    node_epoch: NodeEpoch,
     delivered: Vec<GroupDelivery>,
     routes: Vec<(String, bool)>,
 }
@@ -25,6 +27,7 @@ impl Home {
     fn new() -> Self {
         Self {
             shard: Shard::new(Limits::default()),
+            node_epoch: NodeEpoch(1),
             delivered: Vec::new(),
             routes: Vec::new(),
         }
@@ -62,6 +65,7 @@ impl Home {
         let open = Open {
             persistent,
             expiry_s,
+            node_epoch: self.node_epoch,
             ..super::durable_test::open(name, connection, expected)
         };
         match self.shard.apply(&Command::Open(Box::new(open))) {
@@ -154,6 +158,27 @@ impl Home {
 
 fn got(connection: u64, payload: &str, dup: bool) -> (u64, String, bool) {
     (connection, payload.to_owned(), dup)
+}
+
+#[test]
+fn what_a_member_on_a_full_node_is_not_handed_another_one_gets() {
+    let mut home = Home::new();
+    home.join("a", 1, true);
+    home.node_epoch = NodeEpoch(2);
+    home.join("b", 2, true);
+
+    home.shard.durable.handle_full(NodeEpoch(1));
+    home.publish("1");
+    home.publish("2");
+    assert_eq!(home.take(), [got(2, "1", false), got(2, "2", false)]);
+    home.shard.durable.handle_full(NodeEpoch(2));
+    home.publish("3");
+    home.publish("4");
+    assert_eq!(home.take(), []);
+
+    home.shard.durable.handle_room(NodeEpoch(1));
+    home.settle();
+    assert_eq!(home.take(), [got(1, "3", false), got(1, "4", false)]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Durable;
+use super::full_nodes::FullNodes;
 use super::loads::Loads;
 
 impl Durable {
@@ -36,6 +37,7 @@ impl Durable {
     pub fn handle_follow(&mut self) {
         self.leads = false;
         self.takeovers = VecDeque::new();
+        self.full = FullNodes::default();
         self.loads = Loads::new(self.limits.payload_cache_bytes);
         for client in std::mem::take(&mut self.ready) {
             if let Some(session) = self.sessions.get_mut(&client) {

@@ -161,6 +161,10 @@ impl Durable {
                             return Some(DurableEffect::Load { message });
                         }
                     }
+                    Next::Full => {
+                        self.leave_ready(&client);
+                        self.make_ready(&client);
+                    }
                     Next::Nothing => self.leave_ready(&client),
                 }
             }
@@ -198,6 +202,9 @@ impl Durable {
         let Some(entry) = state.queue.deliverable().next() else {
             return Next::Nothing;
         };
+        if self.full.is_full(session.node_epoch) {
+            return Next::Full;
+        }
         let message = self.payloads.deliver(entry.message);
         if message.is_none() && !entry.released {
             let first = entry.message;
@@ -286,6 +293,8 @@ enum Next {
     Delivery(Delivery),
     /// This message has to be read first.
     Waits(MessageId),
+    /// Its node is full since it was put among those with deliveries.
+    Full,
     Nothing,
 }
 

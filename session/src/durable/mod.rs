@@ -7,6 +7,9 @@ mod dense;
 #[cfg(test)]
 mod durable_test;
 mod effect;
+mod full_nodes;
+#[cfg(test)]
+mod full_nodes_test;
 mod group;
 mod groups;
 #[cfg(test)]
@@ -50,6 +53,7 @@ pub use effect::{
     Delivery, DeliveryStep, DurableEffect, GroupDelivery, MembershipRow, QoS0Recipient, RouteRow,
     WillRow,
 };
+use full_nodes::FullNodes;
 use groups::Groups;
 pub use limits::Limits;
 use loads::Loads;
@@ -104,6 +108,7 @@ pub struct Durable {
     leads: bool,
     /// Sessions that may have something to deliver.
     ready: VecDeque<ClientId>,
+    full: FullNodes,
     /// Takeovers not yet told.
     takeovers: VecDeque<DurableEffect>,
     owners: Owners,
@@ -149,6 +154,7 @@ impl Durable {
             counters: Counters::default(),
             leads: false,
             ready: VecDeque::new(),
+            full: FullNodes::default(),
             takeovers: VecDeque::new(),
             owners: Owners::default(),
             left: Vec::new(),
@@ -427,13 +433,14 @@ impl Durable {
         }
     }
 
-    /// Puts a session among those with deliveries.
+    /// Puts a session among those with deliveries, once its node has room.
     fn make_ready(&mut self, client: &ClientId) {
         if self.leads
             && let Some(session) = self.sessions.get_mut(client)
             && session.is_connected()
             && session.state.is_some()
             && !session.is_ready
+            && !self.full.holds(session.node_epoch, client)
         {
             session.is_ready = true;
             self.ready.push_back(client.clone());

@@ -79,6 +79,7 @@ impl Durable {
 
     pub(super) fn node_gone(&mut self, node_epoch: NodeEpoch) -> Answer {
         self.gone.insert(node_epoch);
+        self.full.end(node_epoch);
         if self.gone.len() > GONE_NODES {
             self.gone.pop_first();
         }
