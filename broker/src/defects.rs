@@ -18,6 +18,8 @@ pub struct Defects {
     pub acknowledge_before_commit: bool,
     /// While it is set, nothing of other nodes' numbered streams is taken: it is to be sent again.
     pub takes_nothing: Arc<AtomicBool>,
+    /// The same of letters alone.
+    pub takes_no_letters: Arc<AtomicBool>,
 }
 
 impl Defects {
@@ -28,12 +30,11 @@ impl Defects {
 
     /// What another node is answered instead of having its request taken.
     pub(crate) fn refusal(&self, kind: u16) -> Option<Bytes> {
-        if !self.takes_nothing.load(Ordering::SeqCst) {
-            return None;
-        }
+        let nothing = self.takes_nothing.load(Ordering::SeqCst);
+        let no_letters = nothing || self.takes_no_letters.load(Ordering::SeqCst);
         match kind {
-            kinds::ITEMS => Some(ItemsReply::Unknown.encode()),
-            kinds::LETTERS => Some(LettersReply::Stranger.encode()),
+            kinds::ITEMS if nothing => Some(ItemsReply::Unknown.encode()),
+            kinds::LETTERS if no_letters => Some(LettersReply::Stranger.encode()),
             _ => None,
         }
     }

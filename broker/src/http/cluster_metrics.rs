@@ -57,10 +57,30 @@ fn write_member(member: &Member, out: &mut String) {
 }
 
 fn write_streams(peers: &Peers, out: &mut String) {
-    let help = "Messages of ended connections that were not sent to another node again.";
-    let withdrawn = peers.counters().withdrawn_total.load(Ordering::Relaxed);
-    let name = "tidewire_broker_node_withdrawn_total";
-    metric(out, name, help, "counter", withdrawn);
+    let counters = peers.counters();
+    for (name, help, counter) in [
+        (
+            "node_withdrawn",
+            "Messages of ended connections that were not sent to another node again.",
+            &counters.withdrawn_total,
+        ),
+        (
+            "deliveries_held",
+            "Times that a shard handed out no more of queues for a node whose stream was full.",
+            &counters.deliveries_held_total,
+        ),
+        (
+            "deliveries_qos0_dropped",
+            "QoS 0 messages for sessions on another node dropped because its stream was full.",
+            &counters.qos0_dropped_total,
+        ),
+    ] {
+        let name = format!("tidewire_broker_{name}_total");
+        metric(out, &name, help, "counter", counter.load(Ordering::Relaxed));
+    }
+    let help = "Bytes of messages of queues in the streams to other nodes.";
+    let name = "tidewire_broker_deliveries_bytes";
+    metric(out, name, help, "gauge", peers.deliveries_bytes());
 }
 
 fn write_peers(member: &Member, links: &Links, out: &mut String) {

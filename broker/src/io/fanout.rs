@@ -318,6 +318,7 @@ impl Io {
                     letter,
                     owed,
                     owner: connection,
+                    room: None,
                 },
             );
         }

@@ -9,9 +9,9 @@ use cluster::link::{Channel, RequestError};
 use cluster_core::{Attempt, Body, NodeEpoch, NodeId, Numbered, Sent, Share, ShareLimits};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use runtime::ractor;
-use session::ConnectionId;
+use session::{ConnectionId, DeliveryStep, DurableEffect};
 
-use super::{DEADLINE, Flights, Peers, RETRY_DELAY};
+use super::{DEADLINE, Deliveries, DeliveryRoom, Flights, Peers, RETRY_DELAY};
 use crate::ids::Owed;
 use crate::io::{IoMessage, Threads};
 
@@ -31,6 +31,8 @@ pub(crate) struct Posted {
     /// The connection without which nobody wants it: who published it. None for what a will asks
     /// for, and for what other nodes' connections are told.
     pub(crate) owner: Option<ConnectionId>,
+    /// What a delivery took for itself.
+    pub(crate) room: Option<Arc<DeliveryRoom>>,
 }
 
 impl Posted {
@@ -40,15 +42,32 @@ impl Posted {
             letter: Arc::new(letter),
             owed: None,
             owner: None,
+            room: None,
+        }
+    }
+
+    /// A delivery, which may have room of its own.
+    pub(crate) fn delivery(letter: Letter, room: Option<DeliveryRoom>) -> Self {
+        Self {
+            room: room.map(Arc::new),
+            ..Self::of(letter)
+        }
+    }
+
+    /// Bytes that it occupies beside the deliveries, which are counted apart.
+    pub(super) fn counted_bytes(&self) -> u64 {
+        match self.room {
+            Some(_) => 0,
+            None => self.bytes(),
         }
     }
 
     /// Bytes that it occupies.
-    pub(crate) fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         let message = match &*self.letter {
             Letter::Delivery(delivery) => match &delivery.step {
-                session::DeliveryStep::Publish { message, .. } => message.bytes(),
-                session::DeliveryStep::Release => 0,
+                DeliveryStep::Publish { message, .. } => message.bytes(),
+                DeliveryStep::Release => 0,
             },
             Letter::Shared(delivery) => delivery.message.bytes(),
             Letter::Passing { message, .. } | Letter::Message { message, .. } => message.bytes(),
@@ -58,11 +77,24 @@ impl Posted {
     }
 }
 
+/// Bytes that what is handed out occupies as a letter to another node, and to which; none if it is no
+/// delivery from a queue.
+pub(crate) fn delivery_bytes(effect: &DurableEffect) -> Option<(NodeEpoch, u64)> {
+    let (to, message) = match effect {
+        DurableEffect::Deliver(delivery) => match &delivery.step {
+            DeliveryStep::Publish { message, .. } => (delivery.node_epoch, message.bytes()),
+            DeliveryStep::Release => (delivery.node_epoch, 0),
+        },
+        DurableEffect::DeliverShared(delivery) => (delivery.node_epoch, delivery.message.bytes()),
+        _ => return None,
+    };
+    Some((NodeEpoch(to.0), LETTER_BYTES + message as u64))
+}
+
 /// What the stream to a node is told.
 ///
-/// The mailbox is bounded by the bytes that [`Peers`] counts for the stream, and by the windows of
-/// the sessions whose owners are there.
-#[derive(Debug)]
+/// The mailbox is bounded by the bytes that [`Peers`] counts for the stream: of messages for clean
+/// sessions, of QoS 0, and of deliveries. What remains is one letter for each session taken over.
 pub(crate) enum PostMessage {
     /// To be sent behind all that came before.
     Letters(Vec<Posted>),
@@ -73,6 +105,8 @@ pub(crate) enum PostMessage {
     },
     /// What was lost may be sent again.
     SendAgain,
+    /// To be called once there is room for deliveries again. About one for each shard waits.
+    NotifyRoom(Box<dyn FnOnce() + Send>),
     /// Meta ended the epoch: what is owed is settled, nothing is sent any more.
     Ended,
 }
@@ -92,8 +126,9 @@ pub(crate) struct Post {
     pub(crate) to: NodeEpoch,
     pub(crate) peers: Peers,
     pub(crate) threads: Threads,
-    /// Bytes of letters that are not receipted.
+    /// Bytes of letters that are not receipted, but for deliveries.
     pub(crate) bytes: Arc<AtomicU64>,
+    pub(crate) deliveries: Deliveries,
 }
 
 /// What the actor holds.
@@ -104,6 +139,8 @@ pub(crate) struct Posting {
     next: u64,
     flights: Flights<Flight>,
     settled: Vec<Owed>,
+    /// Who waits for room for deliveries.
+    waiting: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl Actor for Post {
@@ -132,6 +169,7 @@ impl Actor for Post {
             next: 0,
             flights: Flights::new(landed),
             settled: Vec::new(),
+            waiting: Vec::new(),
         })
     }
 
@@ -145,10 +183,14 @@ impl Actor for Post {
             PostMessage::Letters(letters) => letters.into_iter().for_each(|one| posting.push(one)),
             PostMessage::Landing { flight, reply } => self.landing(posting, &flight, reply),
             PostMessage::SendAgain => posting.flights.go_on(),
+            PostMessage::NotifyRoom(notify) => posting.waiting.push(notify),
             PostMessage::Ended => {
                 self.taken(posting, u64::MAX);
                 posting.me.stop(None);
             }
+        }
+        if self.deliveries.has_room() {
+            posting.waiting.drain(..).for_each(|notify| notify());
         }
         self.send(posting);
         self.settle(posting).await;
@@ -233,7 +275,7 @@ impl Post {
             };
             posting.next += 1;
             self.bytes
-                .fetch_sub(confirmed.item.bytes(), Ordering::Relaxed);
+                .fetch_sub(confirmed.item.counted_bytes(), Ordering::Relaxed);
             posting.settled.extend(confirmed.item.owed);
         }
     }

@@ -12,7 +12,7 @@ use ractor::{Actor, SpawnErr};
 use runtime::ractor;
 
 use super::{Routes, Routing};
-use crate::peers::{DEADLINE, Peers, Post, PostHandle, PostMessage, Posted, Streams};
+use crate::peers::{DEADLINE, Deliveries, Peers, Post, PostHandle, PostMessage, Posted, Streams};
 
 /// Bytes that the leader's answer to rows may have.
 const ANSWER_BYTES: u32 = 64;
@@ -68,7 +68,7 @@ impl Routes {
     }
 
     async fn begin_stream(&self, routing: &Routing, to: NodeEpoch) -> Result<PostHandle, SpawnErr> {
-        let bytes = Arc::default();
+        let (bytes, deliveries) = (Arc::default(), Deliveries::default());
         let post = Post {
             node: (self.node_of)(to),
             from: self.epoch,
@@ -76,9 +76,14 @@ impl Routes {
             peers: self.peers.clone(),
             threads: self.threads.clone(),
             bytes: Arc::clone(&bytes),
+            deliveries: deliveries.clone(),
         };
         let (actor, _) = Actor::spawn_linked(None, post, (), routing.me.get_cell()).await?;
-        Ok(PostHandle { actor, bytes })
+        Ok(PostHandle {
+            actor,
+            bytes,
+            deliveries,
+        })
     }
 
     /// Tells the other nodes how far this one matches publishes by what the group has.

@@ -1,7 +1,9 @@
 //! What applied entries ask the leader of a shard for.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cluster::ShardMachine;
@@ -10,6 +12,7 @@ use cluster::raft::Group;
 use cluster_core::{
     Deltas, DrainEffect, MembershipEffect, NodeEpoch, RouteDelta, RouteVersion, WillKey,
 };
+use mqtt::QoS;
 use session::{
     Command, ConnectionId, Delivery, DeliveryStep, DurableEffect, GroupDelivery, Message,
     MessageId, WillId, WillRow,
@@ -21,6 +24,7 @@ use super::{ShardItem, ShardMessage};
 use crate::environment::Fatal;
 use crate::ids::{self, shard_of};
 use crate::io::ShardEvent;
+use crate::peers::{DeliveryRoom, Posted};
 use crate::routes::RoutesMessage;
 
 /// Effects taken from the state under one lock.
@@ -63,15 +67,19 @@ impl ShardHost {
                     message,
                     matched,
                 }),
-                Place::There(to) => hosted.post(
-                    to,
-                    Letter::Passing {
+                Place::There(to) if !self.peers.has_room(to, QoS::AtMostOnce) => {
+                    let dropped = &self.peers.counters().qos0_dropped_total;
+                    dropped.fetch_add(1, Ordering::Relaxed);
+                }
+                Place::There(to) => {
+                    let letter = Letter::Passing {
                         connection,
                         retain: matched.retain(message.retain),
                         subscription_ids: matched.into_ids(),
                         message,
-                    },
-                ),
+                    };
+                    hosted.post(to, Posted::of(letter));
+                }
             }
         }
     }
@@ -88,17 +96,21 @@ impl ShardHost {
     pub(super) fn carry_out(&self, hosted: &mut Hosted) {
         let mut loads = Vec::new();
         while let Some(lead) = &hosted.lead {
-            let effects: Vec<DurableEffect> = lead.group.with(|machine| {
+            let mut full = BTreeSet::new();
+            let effects: Vec<_> = lead.group.with(|machine| {
                 let durable = machine.durable_mut();
-                std::iter::from_fn(|| durable.poll_effect())
+                std::iter::from_fn(|| self.next_effect(durable, &mut full))
                     .take(EFFECTS_AT_ONCE)
                     .collect()
             });
             if effects.is_empty() {
                 break;
             }
-            for effect in effects {
-                self.effect(hosted, effect, &mut loads);
+            for (effect, room) in effects {
+                self.effect(hosted, effect, room, &mut loads);
+            }
+            for to in full {
+                self.filled(hosted, to);
             }
         }
         if !loads.is_empty() {
@@ -106,11 +118,19 @@ impl ShardHost {
         }
     }
 
-    fn effect(&self, hosted: &mut Hosted, effect: DurableEffect, loads: &mut Vec<MessageId>) {
+    fn effect(
+        &self,
+        hosted: &mut Hosted,
+        effect: DurableEffect,
+        room: Option<DeliveryRoom>,
+        loads: &mut Vec<MessageId>,
+    ) {
         let Some(lead) = &mut hosted.lead else { return };
         match effect {
-            DurableEffect::Deliver(delivery) => self.deliver(hosted, delivery),
-            DurableEffect::DeliverShared(delivery) => self.deliver_shared(hosted, delivery),
+            DurableEffect::Deliver(delivery) => self.deliver(hosted, delivery, room),
+            DurableEffect::DeliverShared(delivery) => {
+                self.deliver_shared(hosted, delivery, room);
+            }
             DurableEffect::Membership(row) => {
                 hosted.memberships.handle_row(row.version, row.since, row);
             }
@@ -122,7 +142,9 @@ impl ShardHost {
                 Place::Here(thread) => {
                     hosted.out[thread].push(ShardEvent::TakenOver { connection });
                 }
-                Place::There(to) => hosted.post(to, Letter::TakenOver { connection }),
+                Place::There(to) => {
+                    hosted.post(to, Posted::of(Letter::TakenOver { connection }));
+                }
             },
             DurableEffect::Route(row) => lead.drain.handle_route(RouteDelta {
                 filter: row.filter,
@@ -134,17 +156,24 @@ impl ShardHost {
         }
     }
 
-    fn deliver_shared(&self, hosted: &mut Hosted, mut delivery: GroupDelivery) {
+    fn deliver_shared(
+        &self,
+        hosted: &mut Hosted,
+        mut delivery: GroupDelivery,
+        room: Option<DeliveryRoom>,
+    ) {
         let Some(lead) = &hosted.lead else { return };
         delivery.message = lead.times.out_of_log(delivery.message);
         let delivery = Box::new(delivery);
         match self.place(delivery.node_epoch, delivery.connection) {
             Place::Here(thread) => hosted.out[thread].push(ShardEvent::Shared(delivery)),
-            Place::There(to) => hosted.post(to, Letter::Shared(delivery)),
+            Place::There(to) => {
+                hosted.post(to, Posted::delivery(Letter::Shared(delivery), room));
+            }
         }
     }
 
-    fn deliver(&self, hosted: &mut Hosted, mut delivery: Delivery) {
+    fn deliver(&self, hosted: &mut Hosted, mut delivery: Delivery, room: Option<DeliveryRoom>) {
         let Some(lead) = &hosted.lead else { return };
         if let DeliveryStep::Publish { message, .. } = &mut delivery.step {
             *message = lead.times.out_of_log(Arc::clone(message));
@@ -152,7 +181,9 @@ impl ShardHost {
         let delivery = Box::new(delivery);
         match self.place(delivery.node_epoch, delivery.connection) {
             Place::Here(thread) => hosted.out[thread].push(ShardEvent::Delivery(delivery)),
-            Place::There(to) => hosted.post(to, Letter::Delivery(delivery)),
+            Place::There(to) => {
+                hosted.post(to, Posted::delivery(Letter::Delivery(delivery), room));
+            }
         }
     }
 

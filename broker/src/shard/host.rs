@@ -2,13 +2,12 @@
 //! whoever leads, tells who waits what was answered, and, where the shard is led here, brings
 //! commands of all nodes into the log and carries out what the applied entries ask for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cluster::ShardMachine;
-use cluster::exchange::Letter;
 use cluster::link::Responder;
 use cluster::raft::Group;
 use cluster_core::{
@@ -87,6 +86,8 @@ pub(crate) struct Hosted {
     pub(super) memberships: Memberships<MembershipRow>,
     pub(super) out: Vec<Vec<ShardEvent>>,
     letters: BTreeMap<NodeEpoch, Vec<Posted>>,
+    /// Nodes for which nothing more is handed out until their streams have room.
+    pub(super) full: BTreeSet<NodeEpoch>,
     /// [`ShardMessage::AcksDue`] is on its way.
     acks_are_timed: bool,
     /// Are told once nothing is under way.
@@ -127,6 +128,7 @@ impl Actor for ShardHost {
                 .take(self.threads.len())
                 .collect(),
             letters: BTreeMap::new(),
+            full: BTreeSet::new(),
             acks_are_timed: false,
             draining: Vec::new(),
         };
@@ -174,6 +176,7 @@ impl Actor for ShardHost {
             ShardMessage::RetainedCame(number, reply) => self.retained_came(hosted, number, reply),
             ShardMessage::Loaded(messages) => hosted.loaded(messages),
             ShardMessage::LoadAgain(ids) => self.load(hosted, ids),
+            ShardMessage::Room(to) => self.may_have_room(hosted, to),
             // What waited for room is proposed below.
             ShardMessage::Flushed => {}
             ShardMessage::AcksDue => {
@@ -365,6 +368,7 @@ impl ShardHost {
 
     fn tick(&self, hosted: &mut Hosted) {
         hosted.asks_retained_later = false;
+        self.look_for_room(hosted);
         if let (None, Leading::At(leader)) = (&hosted.lead, hosted.leading) {
             self.ask_seated(hosted, leader);
         }
@@ -443,9 +447,8 @@ impl ShardHost {
 
 impl Hosted {
     /// Puts a letter on its way to another node.
-    pub(super) fn post(&mut self, to: NodeEpoch, letter: Letter) {
-        let letters = self.letters.entry(to).or_default();
-        letters.push(Posted::of(letter));
+    pub(super) fn post(&mut self, to: NodeEpoch, posted: Posted) {
+        self.letters.entry(to).or_default().push(posted);
     }
 
     /// Fills in which ownership the `Open` replaces, as this replica knows it. The shell of the

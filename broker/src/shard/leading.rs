@@ -23,6 +23,7 @@ impl ShardHost {
         hosted.stream.restart();
         // Who asked is told that there is no answer, and asks the next leader.
         hosted.lead = None;
+        hosted.full.clear();
         hosted.requests = Requests::default();
         hosted.asked_seated.clear();
         let Leading::Here = leading else {

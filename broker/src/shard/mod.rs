@@ -10,6 +10,7 @@ mod lead;
 mod leading;
 mod questions;
 mod room;
+mod rooms;
 mod stream;
 mod uplink;
 
@@ -20,7 +21,7 @@ use cluster::exchange::{ItemsReply, RetainedReply};
 use cluster::link::Responder;
 use cluster::raft::{Group, Unproposed};
 use cluster::{Outcome, ShardMachine};
-use cluster_core::{Batch, EpochView, NodeId, RouteVersion, RoutesAnswer, Sighting};
+use cluster_core::{Batch, EpochView, NodeEpoch, NodeId, RouteVersion, RoutesAnswer, Sighting};
 use ractor::ActorRef;
 use runtime::ractor;
 use session::{Command, ConnectionId, Counters, Membership, Message, MessageId, Token, WillId};
@@ -133,6 +134,8 @@ pub(crate) enum ShardMessage {
     LoadAgain(Vec<MessageId>),
     /// Acknowledged sequences have waited long enough for company.
     AcksDue,
+    /// A node for which nothing more was handed out may have room again.
+    Room(NodeEpoch),
     /// The shard's state was written out.
     Flushed,
     /// Answered once everything that came before is answered: the node stops.
