@@ -55,14 +55,15 @@ mod message;
 pub use command::*;
 pub use config::{Config, PersistentPolicy, PersistentRule};
 pub use durable::{
-    Counters, Delivery, DeliveryStep, Durable, DurableEffect, GroupDelivery, GroupRow, GroupsRow,
-    HeadRow, Limits, MembershipRow, MembershipState, OriginRow, Origins, PersistentRow,
-    QoS0Recipient, QueuePlace, QueuedRow, RestoreError, RetainedRow, RouteRow, RouteState, Row,
-    RowKey, SessionRow, Share, WillRow,
+    Counters, Delivery, DeliveryStep, Durable, DurableEffect, GroupDelivery, GroupRow, GroupView,
+    GroupsRow, HeadRow, Limits, MembershipRow, MembershipState, OriginRow, Origins, PersistentRow,
+    QoS0Recipient, QueuePlace, QueuedRow, Recipient, RestoreError, RetainedRow, RouteRow,
+    RouteState, Row, RowKey, SessionDetails, SessionFilter, SessionPage, SessionRow, SessionView,
+    Share, WillRow,
 };
 pub use ids::*;
 pub use live::{
-    Ack, AckKind, Admitted, Closed, ClosedBy, Credentials, Dropped, Effect, Inbound, Live, Opened,
-    Outgoing,
+    Ack, AckKind, Admitted, Closed, ClosedBy, Credentials, Dropped, Effect, Inbound, Live,
+    LiveView, Opened, Outgoing,
 };
 pub use message::*;

@@ -107,6 +107,11 @@ impl Durable {
         self.payloads.unflushed_bytes()
     }
 
+    /// Bytes of queued messages that are kept in memory although they are in a durable row.
+    pub fn cached_bytes(&self) -> usize {
+        self.payloads.cached_bytes()
+    }
+
     fn head_row(&self) -> HeadRow {
         let (route_version, will_ids) = self.outbox.counts();
         HeadRow {

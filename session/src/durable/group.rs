@@ -59,6 +59,12 @@ impl Group {
         self.seats.len()
     }
 
+    /// Members whose client is connected.
+    pub(super) fn connected(&self) -> usize {
+        let present = |seat: &&Seat| seat.member.owner.is_some();
+        self.seats.values().filter(present).count()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.seats.is_empty()
     }

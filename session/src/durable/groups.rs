@@ -55,7 +55,7 @@ impl Groups {
     }
 
     /// The groups that a topic matches, in order of their filters.
-    fn matching(&self, topic: &Topic) -> BTreeSet<Filter> {
+    pub(super) fn matching(&self, topic: &Topic) -> BTreeSet<Filter> {
         let mut matching = BTreeSet::new();
         if self.is_empty() {
             return matching;

@@ -41,6 +41,9 @@ mod shares;
 #[cfg(test)]
 mod stored_test;
 mod subscriptions;
+mod views;
+#[cfg(test)]
+mod views_test;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -69,6 +72,7 @@ pub use rows::{
 use session::{Session, State};
 use shares::Shares;
 pub(crate) use subscriptions::granted;
+pub use views::{GroupView, Recipient, SessionDetails, SessionFilter, SessionPage, SessionView};
 
 use crate::{
     Answer, Command, Epoch, Match, Message, MessageId, NodeEpoch, Retained, Subscription, WallMs,

@@ -155,6 +155,11 @@ impl Payloads {
         self.unflushed_bytes
     }
 
+    /// Bytes of messages that are kept although they are in a durable row.
+    pub(super) fn cached_bytes(&self) -> usize {
+        self.cached_bytes
+    }
+
     /// Takes the messages that are in no row yet, and those whose rows are to go.
     pub(super) fn take_changes(&mut self) -> (Vec<(MessageId, Arc<Message>)>, Vec<MessageId>) {
         let mut put = Vec::new();

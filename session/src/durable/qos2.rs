@@ -16,6 +16,11 @@ pub(super) struct Q2Open {
 }
 
 impl Q2Open {
+    /// Open exchanges.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// The number of an exchange, new or known, and the lowest open one; `None` when too many
     /// numbers are open.
     pub(super) fn begin(&mut self, packet_id: PacketId, limits: &Limits) -> Option<(u64, u64)> {

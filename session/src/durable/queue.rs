@@ -128,6 +128,12 @@ impl Queue {
         self.bytes
     }
 
+    /// Messages that may have been sent and are not acknowledged.
+    pub(super) fn sent_len(&self) -> usize {
+        self.entries
+            .partition_point(|entry| entry.seq.0 < self.sent_end)
+    }
+
     pub(super) fn expiry_min(&self) -> Option<WallMs> {
         self.expiry_min
     }

@@ -100,6 +100,14 @@ impl RetainedMessages {
         found
     }
 
+    /// The live message of a topic.
+    pub(super) fn get(&self, topic: &Topic, now: WallMs) -> Option<Arc<Message>> {
+        match &self.rows.get(topic)?.content {
+            Content::Message(message) if !message.is_expired(now) => Some(Arc::clone(message)),
+            _ => None,
+        }
+    }
+
     pub(super) fn next_expiry(&self) -> Option<WallMs> {
         self.expiries.first().map(|(at, _)| *at)
     }

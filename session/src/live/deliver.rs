@@ -97,6 +97,12 @@ impl Outbound {
         self.counted_bytes
     }
 
+    /// Messages that are sent and not acknowledged, and those that wait here.
+    pub(super) fn lens(&self) -> (usize, usize) {
+        let waiting = self.waiting.len() + self.waiting_0.len() + self.held.len();
+        (self.inflight.len() + self.shared.len(), waiting)
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         let waiting = [&self.waiting, &self.waiting_0];
         self.inflight.is_empty()

@@ -15,6 +15,7 @@ mod subscribe;
 #[cfg(test)]
 mod subscribe_test;
 mod timers;
+mod view;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use effect::{
 use publish_in::PublishIn;
 use requests::Requests;
 use shared_seqs::SharedSeqs;
+pub use view::LiveView;
 
 use crate::{
     Acks, Answer, Close, Config, ConnectionId, Delivery, Epoch, GroupDelivery, Match, Message,
@@ -66,6 +68,8 @@ pub struct Live {
     is_persistent: bool,
     is_blocked: bool,
     is_read_stopped: bool,
+    /// The session is to end with the connection.
+    is_to_end: bool,
     connecting: Option<Box<Connect>>,
     early: VecDeque<Packet>,
     inbound: Option<Box<PublishIn>>,
@@ -146,6 +150,7 @@ impl Live {
             is_persistent: false,
             is_blocked: false,
             is_read_stopped: false,
+            is_to_end: false,
             connecting: None,
             early: VecDeque::new(),
             inbound: None,
@@ -308,6 +313,14 @@ impl Live {
         }
     }
 
+    /// As [`Self::handle_kick`], and the session ends with the connection, whatever its expiry
+    /// interval says.
+    pub fn handle_end(&mut self, reason: ReasonCode, now: Now) {
+        self.expiry_s = 0;
+        self.is_to_end = true;
+        self.handle_kick(reason, now);
+    }
+
     /// The next thing for the shell to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
@@ -442,7 +455,8 @@ impl Live {
         if by == ClosedBy::Server {
             self.send_disconnect(reason);
         }
-        let expiry_s = (by == ClosedBy::Client).then_some(self.expiry_s);
+        let is_said = by == ClosedBy::Client || self.is_to_end;
+        let expiry_s = is_said.then_some(self.expiry_s);
         let command = self.is_owner().then(|| Close {
             client: self.own_client(),
             epoch: self.epoch,

@@ -59,7 +59,7 @@ impl PublishIn {
     }
 
     /// What the server owes an answer for: PUBACK, PUBREC, PUBCOMP.
-    fn owed(&self) -> usize {
+    pub(super) fn owed(&self) -> usize {
         let received = |(_, stage): &&(_, Stage)| *stage == Stage::Received;
         self.window() - self.q2.iter().filter(received).count()
     }
