@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use cluster_core::{
-    EpochView, FeatureLevel, FolderId, Group as GroupName, MetaAnswer, MetaCommand, NodeId, RaftId,
-    StartCount, StartMove,
+    BootMs, EpochView, FeatureLevel, FolderId, Group as GroupName, MetaAnswer, MetaCommand, NodeId,
+    RaftId, StartCount, StartMove,
 };
 use runtime::{Clock, Random};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,6 +16,7 @@ use super::claims::Leaders;
 use super::counters::MemberCounters;
 use super::driver::{Input, Runtime, Stopped};
 use super::event::MemberEvent;
+use super::holds::Holds;
 use super::inner::{Inner, NotProposed};
 use super::lease_view::LeaseView;
 use super::message::Neighbour;
@@ -85,6 +86,7 @@ impl Member {
             status: ArcSwap::default(),
             counters: MemberCounters::default(),
             groups: std::sync::Mutex::default(),
+            holds: Holds::default(),
         });
         let runtime = Runtime::new(
             Arc::clone(&inner),
@@ -163,6 +165,12 @@ impl Member {
         if told.await.is_err() {
             tracing::debug!("the member has stopped");
         }
+    }
+
+    /// Keeps a group, while it is led here, from being given to its preferred node until then, by the
+    /// node's clock. A start forgets it.
+    pub fn hold(&self, group: GroupName, until: BootMs) {
+        self.0.holds.hold(group, until);
     }
 
     /// After a [`MemberEvent::StartReplica`] of a replica that is not new and lies on no disk, or is

@@ -17,6 +17,7 @@ use super::claims::Leaders;
 use super::counters::MemberCounters;
 use super::driver::Input;
 use super::groups::group_id;
+use super::holds::Holds;
 use super::lease_view::LeaseView;
 use super::message::{
     ANSWER_BYTES_MAX, Empty, JOIN, JOIN_ANSWER_BYTES_MAX, JoinAnswer, Joined, Message, Neighbour,
@@ -65,6 +66,7 @@ pub(super) struct Inner {
     pub(super) status: ArcSwap<MemberStatus>,
     pub(super) counters: MemberCounters,
     pub(super) groups: Mutex<Groups>,
+    pub(super) holds: Holds,
 }
 
 /// The groups whose machine the member has to know, once they run here.

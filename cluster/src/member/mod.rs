@@ -28,6 +28,7 @@ mod event;
 mod groups;
 mod handle;
 mod handover;
+mod holds;
 mod hosted;
 mod inner;
 mod join;

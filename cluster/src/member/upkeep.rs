@@ -145,7 +145,8 @@ impl Runtime {
             let serves =
                 meta.member(preferred)?.epoch.is_some() && !self.stopping.contains(&preferred);
             let is_moving = meta.layout().moves.contains_key(&group);
-            if preferred == self.inner.me || !is_steady || !serves || is_moving {
+            let is_held = self.inner.holds.is_held(group, now);
+            if preferred == self.inner.me || !is_steady || !serves || is_moving || is_held {
                 return None;
             }
             let replica = meta.replica(group, preferred)?;
