@@ -18,7 +18,7 @@ mod wheel;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use exit::{Exit, Guarded};
 pub use io_thread::{IoHandle, IoThread, SendRefused};
-pub use limits::{DescriptorLimit, descriptor_limit, usable_cores};
+pub use limits::{DescriptorLimit, DiskSpace, descriptor_limit, disk_space, usable_cores};
 pub use mailbox::{Mailbox, Priority, Refused};
 pub use random::Random;
 pub use stop::{StopSignal, stop_signal};

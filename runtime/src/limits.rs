@@ -32,6 +32,25 @@ pub fn descriptor_limit() -> Option<DescriptorLimit> {
     })
 }
 
+/// Room on a file system, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Free for who is not root.
+    pub free_bytes: u64,
+    /// All of it.
+    pub total_bytes: u64,
+}
+
+/// Reads how much room the file system of a folder has; `None` where there is no such folder. May
+/// block on a disk that is away.
+pub fn disk_space(folder: &std::path::Path) -> Option<DiskSpace> {
+    let stat = rustix::fs::statvfs(folder).ok()?;
+    Some(DiskSpace {
+        free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
+}
+
 /// Number of processors this process may use, at least 1.
 pub fn usable_cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
@@ -40,6 +59,13 @@ pub fn usable_cores() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_room_of_a_disk_is_read() {
+        let space = disk_space(std::path::Path::new("/")).expect("there is a root");
+        assert!(space.total_bytes > 0 && space.free_bytes <= space.total_bytes);
+        assert_eq!(disk_space(std::path::Path::new("/no/such/folder")), None);
+    }
 
     #[test]
     fn the_descriptor_limit_is_read() {
