@@ -1,5 +1,6 @@
 //! The client of the admin API: blocking, for command-line tools.
 
+use std::io::{BufRead as _, BufReader};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,9 +9,16 @@ use serde::de::DeserializeOwned;
 use crate::Failure;
 use crate::bridge::{self, DeadLetters, Lag, LetterQuestion, Pause, Replay, Replayed};
 use crate::cluster::{ClusterStatus, DrainRequest, Holdings, Members};
+use crate::health::{Health, SafeToStop, SafeToStopQuestion};
+use crate::memory::Memory;
 use crate::node::NodeInfo;
 use crate::query::QueryAnswer;
 use crate::question::{Question, encode};
+use crate::retained::{RetainedMessages, RetainedQuestion};
+use crate::session::{Kick, Kicked, SessionDetails, SessionQuestion, Sessions};
+use crate::shard::{ShardDetails, Transfer, Transferred};
+use crate::sub::{Routes, RoutesQuestion};
+use crate::trace::{Line, SECONDS_DEFAULT, TraceQuestion};
 use crate::tsdb::Status;
 
 /// How long an answer may take; a query waits up to 2 s for the writer by itself.
@@ -119,6 +127,99 @@ impl Client {
         self.post("/v1/cluster/forget", request)
     }
 
+    /// Clients that are connected, anywhere.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn clients(&self, question: &SessionQuestion) -> Result<Sessions, ClientError> {
+        self.get(&format!("/v1/client?{}", question.to_query()))
+    }
+
+    /// Sessions, connected or away.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn sessions(&self, question: &SessionQuestion) -> Result<Sessions, ClientError> {
+        self.get(&format!("/v1/session?{}", question.to_query()))
+    }
+
+    /// All about a client.
+    ///
+    /// # Errors
+    /// [`ClientError`]; refused if there is no session.
+    pub fn session(&self, client: &str) -> Result<SessionDetails, ClientError> {
+        self.get(&format!("/v1/session/{}", encode(client)))
+    }
+
+    /// Disconnects a client.
+    ///
+    /// # Errors
+    /// [`ClientError`]; refused if it is not connected.
+    pub fn kick(&self, client: &str, kick: Kick) -> Result<Kicked, ClientError> {
+        self.post(&format!("/v1/client/{}/kick", encode(client)), &kick)
+    }
+
+    /// Who gets the messages of a topic.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn routes(&self, question: &RoutesQuestion) -> Result<Routes, ClientError> {
+        self.get(&format!("/v1/sub/routes?{}", question.to_query()))
+    }
+
+    /// Retained messages.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn retained(&self, question: &RetainedQuestion) -> Result<RetainedMessages, ClientError> {
+        self.get(&format!("/v1/retained?{}", question.to_query()))
+    }
+
+    /// One shard.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn shard(&self, shard: u16) -> Result<ShardDetails, ClientError> {
+        self.get(&format!("/v1/shard/{shard}"))
+    }
+
+    /// Has another node lead a shard.
+    ///
+    /// # Errors
+    /// [`ClientError`]; when it is not known whether it does, asking again does no harm.
+    pub fn transfer_leader(
+        &self,
+        shard: u16,
+        transfer: Transfer,
+    ) -> Result<Transferred, ClientError> {
+        self.post(&format!("/v1/shard/{shard}/transfer"), &transfer)
+    }
+
+    /// Where the memory of the node goes.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn memory(&self) -> Result<Memory, ClientError> {
+        self.get("/v1/node/memory")
+    }
+
+    /// How the cluster is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn health(&self) -> Result<Health, ClientError> {
+        self.get("/v1/cluster/health")
+    }
+
+    /// Whether a node may be stopped; the one that is asked unless said.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn safe_to_stop(&self, node: Option<u32>) -> Result<SafeToStop, ClientError> {
+        let question = SafeToStopQuestion { node };
+        self.get(&format!("/v1/cluster/safe-to-stop?{}", question.to_query()))
+    }
+
     /// The telemetry line at a glance.
     ///
     /// # Errors
@@ -179,6 +280,42 @@ impl Client {
         self.post("/v1/bridge/dlq/replay", replay)
     }
 
+    /// Hands over the lines of a trace as they come, until it ends or `each` says false.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn trace(
+        &self,
+        question: &TraceQuestion,
+        mut each: impl FnMut(&Line) -> bool,
+    ) -> Result<(), ClientError> {
+        let url = format!("{}/v1/trace?{}", self.url, question.to_query());
+        let lasting = Duration::from_secs(question.seconds.unwrap_or(SECONDS_DEFAULT));
+        let request = self.agent.get(&url).config();
+        let request = request.timeout_global(Some(lasting + TIMEOUT)).build();
+        let unreachable = |error: &dyn std::fmt::Display| ClientError::Unreachable {
+            url: self.url.clone(),
+            error: error.to_string(),
+        };
+        let mut response = request.call().map_err(|error| unreachable(&error))?;
+        let status = response.status().as_u16();
+        if status >= 400 {
+            let body = response.body_mut().read_to_string();
+            return Err(refused(status, &body.map_err(|error| unreachable(&error))?));
+        }
+        for line in BufReader::new(response.body_mut().as_reader()).lines() {
+            let line = line.map_err(|error| unreachable(&error))?;
+            let line = serde_json::from_str(&line).map_err(|error| ClientError::Answer {
+                url: url.clone(),
+                error: error.to_string(),
+            })?;
+            if !each(&line) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let url = format!("{}{path}", self.url);
         self.read(self.agent.get(&url).call(), url)
@@ -209,13 +346,17 @@ impl Client {
         let body = response.body_mut().with_config().limit(BODY_BYTES_MAX);
         let body = body.read_to_string().map_err(unreachable)?;
         if status >= 400 {
-            let failure = serde_json::from_str::<Failure>(&body);
-            let error = failure.map_or_else(|_| format!("HTTP {status}: {body}"), |one| one.error);
-            return Err(ClientError::Refused { status, error });
+            return Err(refused(status, &body));
         }
         serde_json::from_str(&body).map_err(|error| ClientError::Answer {
             url,
             error: error.to_string(),
         })
     }
+}
+
+fn refused(status: u16, body: &str) -> ClientError {
+    let failure = serde_json::from_str::<Failure>(body);
+    let error = failure.map_or_else(|_| format!("HTTP {status}: {body}"), |one| one.error);
+    ClientError::Refused { status, error }
 }

@@ -5,9 +5,17 @@ pub mod query;
 pub mod bridge;
 pub mod client;
 pub mod cluster;
+pub mod health;
+pub mod memory;
 pub mod node;
+pub mod parameters;
 pub mod question;
+pub mod retained;
+pub mod session;
+pub mod shard;
+pub mod sub;
 pub mod time;
+pub mod trace;
 pub mod tsdb;
 
 use serde::{Deserialize, Serialize};

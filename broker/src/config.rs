@@ -11,7 +11,7 @@ use cluster_core::NodeId;
 use mqtt::Templates;
 use serde::{Deserialize, Serialize};
 
-use crate::memory::{self, Plan};
+use crate::memory::{self, Allowed, Plan};
 
 /// Largest packet that MQTT can express, in bytes (§1.5.5 and its fixed header).
 const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
@@ -501,9 +501,18 @@ impl Config {
 
     /// What the parts of the node may occupy.
     pub(crate) fn memory(&self) -> Plan {
+        self.allowed().plan
+    }
+
+    /// What the node may use of memory, and how that is shared.
+    pub(crate) fn allowed(&self) -> Allowed {
         let usable = || memory::usable() / 2;
         let bytes = self.memory_bytes_limit.unwrap_or_else(usable);
-        Plan::new(bytes, self.cluster.shards)
+        Allowed {
+            bytes,
+            is_configured: self.memory_bytes_limit.is_some(),
+            plan: Plan::new(bytes, self.cluster.shards),
+        }
     }
 
     /// A flush is asked for at half of what may wait for one.

@@ -1,29 +1,68 @@
 //! What nodes say to each other about themselves, over the control plane of `cluster`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use admin::cluster::{Holdings, MemberReport, Members, NodeReport, RestartReport};
-use cluster::control::{Answering, AskError, ControlService};
-use cluster::member::{GroupRow, MemberStatus};
-use cluster_core::{Group, NodeId};
+use admin::cluster::{MemberReport, Members, NodeReport, RestartReport};
+use cluster::control::{ANSWER_BYTES_MAX, Answering, ControlService};
+use cluster::member::MemberRow;
+use cluster_core::NodeId;
 use runtime::Restarted;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::drain;
 use crate::http::AdminState;
 use crate::memory;
+use crate::views::{retained, sessions, shards, subscribers, vitals};
 
-/// How long another node may take to answer.
+/// How long another node may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long it may take to look into its shards and connections.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take to hand a shard over: Raft gives up after 2 s.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What one node asks another.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Question {
+pub(crate) enum Question {
     /// A [`NodeReport`].
     Report,
+    /// A [`sessions::Page`], of shards that it leads.
+    Sessions(sessions::Asked),
+    /// What there is of a client's session, of a replica of its shard.
+    Session { client: String },
+    /// What connections of this run of it say, those that there are.
+    Connections { epoch: u64, connections: Vec<u64> },
+    /// The same of one, with the subscriptions of a clean session.
+    Connection { epoch: u64, connection: u64 },
+    /// Whether there was such a connection: it is ended.
+    End {
+        epoch: u64,
+        connection: u64,
+        clean: bool,
+    },
+    /// Its clean sessions that get the messages of a topic.
+    CleanSubscribers { topic: String, limit: usize },
+    /// [`subscribers::OfShards`], of shards that it leads.
+    Subscribers {
+        topic: String,
+        shards: Vec<u16>,
+        limit: usize,
+    },
+    /// A [`retained::Page`], of shards that it leads.
+    Retained(retained::Asked),
+    /// What a replica says of its shard.
+    Shard { shard: u16 },
+    /// Nothing: it keeps a shard from returning to its preferred node, once it leads it.
+    Hold { shard: u16, hold_s: u64 },
+    /// Nothing: it hands a shard over that it leads.
+    HandOver { shard: u16, to: u32 },
+    /// [`admin::health::Vitals`].
+    Vitals,
 }
 
 /// What one node tells all others.
@@ -58,26 +97,21 @@ impl Reporter {
             state.control.tell(&news);
         });
     }
-
-    fn answer_to(&self, question: &[u8]) -> Result<Vec<u8>, String> {
-        let question: Question =
-            serde_json::from_slice(question).map_err(|error| format!("not a question: {error}"))?;
-        let state = self.state.get().and_then(Weak::upgrade);
-        let state = state.ok_or("the node is starting or stopping")?;
-        let answer = match question {
-            Question::Report => serde_json::to_vec(&report(&state)),
-        };
-        Ok(answer.expect("an answer is JSON"))
-    }
 }
 
 impl ControlService for Reporter {
     fn answer(&self, from: NodeId, question: Vec<u8>) -> Answering {
-        let answer = self.answer_to(&question).unwrap_or_else(|error| {
-            tracing::warn!(%from, error, "a question of another node is not answered");
-            serde_json::to_vec(&admin::Failure { error }).expect("a failure is JSON")
-        });
-        Box::pin(std::future::ready(answer))
+        let state = self.state.get().and_then(Weak::upgrade);
+        Box::pin(async move {
+            let answer = match state {
+                Some(state) => answer(&state, &question).await,
+                None => Err("the node is starting or stopping".to_owned()),
+            };
+            answer.unwrap_or_else(|error| {
+                tracing::warn!(%from, error, "a question of another node is not answered");
+                failure(error)
+            })
+        })
     }
 
     fn handle_news(&self, from: NodeId, news: Vec<u8>) {
@@ -91,8 +125,62 @@ impl ControlService for Reporter {
     }
 }
 
+/// Answers a question of another node, or of this one.
+async fn answer(state: &AdminState, question: &[u8]) -> Result<Vec<u8>, String> {
+    let question: Question =
+        serde_json::from_slice(question).map_err(|error| format!("not a question: {error}"))?;
+    let answer = match question {
+        Question::Report => bytes(&report(state)),
+        Question::Sessions(asked) => bytes(&sessions::page(state, asked).await?),
+        Question::Session { client } => bytes(&sessions::details(state, &client).await?),
+        Question::Connections { epoch, connections } => {
+            bytes(&sessions::connections(state, epoch, connections).await?)
+        }
+        Question::Connection { epoch, connection } => {
+            bytes(&sessions::named(state, epoch, connection).await?)
+        }
+        Question::End {
+            epoch,
+            connection,
+            clean,
+        } => bytes(&sessions::end(state, epoch, connection, clean).await?),
+        Question::CleanSubscribers { topic, limit } => {
+            bytes(&subscribers::of_node(state, &topic, limit).await?)
+        }
+        Question::Subscribers {
+            topic,
+            shards,
+            limit,
+        } => bytes(&subscribers::of_shards(state, &topic, shards, limit).await?),
+        Question::Retained(asked) => bytes(&retained::page(state, asked).await?),
+        Question::Shard { shard } => bytes(&shards::details(state, shard).await?),
+        Question::Hold { shard, hold_s } => {
+            shards::hold(state, shard, hold_s);
+            bytes(&())
+        }
+        Question::HandOver { shard, to } => bytes(&shards::hand_over(state, shard, to).await?),
+        Question::Vitals => bytes(&vitals::vitals(state)),
+    };
+    match answer.len() > ANSWER_BYTES_MAX {
+        true => Err(format!(
+            "the answer has {} bytes, at most {ANSWER_BYTES_MAX} go from node to node: ask for fewer \
+             (--limit)",
+            answer.len()
+        )),
+        false => Ok(answer),
+    }
+}
+
+fn bytes(answer: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(answer).expect("an answer is JSON")
+}
+
+fn failure(error: String) -> Vec<u8> {
+    bytes(&admin::Failure { error })
+}
+
 /// What this node says about itself.
-fn report(state: &AdminState) -> NodeReport {
+pub(crate) fn report(state: &AdminState) -> NodeReport {
     let now_ms = state.clock.wall_ms();
     NodeReport {
         node: state.node.clone(),
@@ -118,101 +206,73 @@ fn report_of(restarted: &Restarted) -> RestartReport {
 /// All members, each with what it says about itself now: all are asked at once.
 pub(crate) async fn members(state: &Arc<AdminState>) -> Members {
     let status = state.member.status();
-    let question = serde_json::to_vec(&Question::Report).expect("a question is JSON");
-    let mut asking = JoinSet::new();
-    let mut members = Vec::new();
-    for (node, row) in &status.members {
-        let member = MemberReport {
+    let nodes = status.members.keys();
+    let questions = nodes.map(|node| (*node, Question::Report)).collect();
+    let mut said: BTreeMap<NodeId, Result<NodeReport, String>> =
+        ask_each(state, questions).await.into_iter().collect();
+    let one = |(node, row): (&NodeId, &MemberRow)| {
+        let (report, silent) = match said.remove(node) {
+            Some(Ok(report)) => (Some(report), None),
+            Some(Err(why)) => (None, Some(why)),
+            None => (None, Some("it was not asked".to_owned())),
+        };
+        MemberReport {
             node: node.0,
             address: row.address.clone(),
             epoch: row.epoch.map(|epoch| epoch.0),
-            report: (*node == status.node).then(|| report(state)),
-            silent: None,
-        };
-        if member.report.is_none() {
-            let (control, node, question) = (state.control.clone(), *node, question.clone());
-            let at = members.len();
-            asking.spawn(async move { (at, control.ask(node, question, PATIENCE).await) });
+            report,
+            silent,
         }
-        members.push(member);
-    }
-    while let Some(asked) = asking.join_next().await {
-        let Ok((at, answer)) = asked else {
-            tracing::error!("a question to another node panicked");
-            continue;
-        };
-        match read(answer) {
-            Ok(report) => members[at].report = Some(report),
-            Err(why) => members[at].silent = Some(why),
-        }
-    }
+    };
+    let members = status.members.iter().map(one).collect();
     Members { members }
 }
 
-/// What a member holds, as this node knows and as it says itself; nothing if it is no member.
-pub(crate) async fn holdings(state: &Arc<AdminState>, node: NodeId) -> Option<Holdings> {
-    let status = state.member.status();
-    let row = status.members.get(&node)?;
-    let said = match node == status.node {
-        true => Ok(report(state)),
-        false => {
-            let question = serde_json::to_vec(&Question::Report).expect("a question is JSON");
-            read(state.control.ask(node, question, PATIENCE).await)
-        }
-    };
-    let replicas = replicas(&status, node) + row.leftovers;
-    let mut holdings = Holdings {
-        node: node.0,
-        is_leaving: row.is_leaving,
-        is_running: row.epoch.is_some(),
-        leads: count(row.leads),
-        replicas: count(replicas),
-        buckets: count(row.buckets),
-        buckets_with_rows: count(row.buckets_with_rows),
-        ..Holdings::default()
-    };
-    match said {
-        Ok(report) => {
-            holdings.clients = Some(report.connections);
-            holdings.unstored_records = report.unstored_records;
-        }
-        // Of one that is stopped nothing is to be waited for.
-        Err(why) => holdings.silent = holdings.is_running.then_some(why),
+/// Asks nodes, this one perhaps among them, all at once; their answers in the order of the nodes. A
+/// node that is asked twice answers twice.
+pub(crate) async fn ask_each<T: DeserializeOwned + Send + 'static>(
+    state: &Arc<AdminState>,
+    questions: Vec<(NodeId, Question)>,
+) -> Vec<(NodeId, Result<T, String>)> {
+    let mut asking = JoinSet::new();
+    for (node, question) in questions {
+        let state = Arc::clone(state);
+        asking.spawn(async move { (node, ask(&state, node, &question).await) });
     }
-    let says_it_has_nothing = match holdings.is_running {
-        true => holdings.clients == Some(0) && holdings.unstored_records.unwrap_or(0) == 0,
-        false => true,
+    let mut answers = Vec::new();
+    while let Some(asked) = asking.join_next().await {
+        match asked {
+            Ok(answer) => answers.push(answer),
+            Err(_) => tracing::error!("a question to another node panicked"),
+        }
+    }
+    answers.sort_by_key(|(node, _)| *node);
+    answers
+}
+
+/// Asks a node, or this one.
+///
+/// # Errors
+/// Why there is no answer, in words; whether another node saw the question is not known.
+pub(crate) async fn ask<T: DeserializeOwned>(
+    state: &AdminState,
+    node: NodeId,
+    question: &Question,
+) -> Result<T, String> {
+    let patience = match question {
+        Question::HandOver { .. } => HAND_OVER_PATIENCE,
+        Question::Report | Question::Vitals => PATIENCE,
+        _ => LOOK_PATIENCE,
     };
-    let holds_nothing = row.leads == 0 && replicas == 0 && row.buckets == 0;
-    holdings.is_empty = row.is_leaving && holds_nothing && says_it_has_nothing;
-    Some(holdings)
-}
-
-/// Replicas of shards, and places as a voter of meta or the routes, that a node has or is to get.
-fn replicas(status: &MemberStatus, node: NodeId) -> usize {
-    let is_held = |(group, row): &(&Group, &GroupRow)| {
-        let (voters, learners) = match &row.moving {
-            Some(moving) => (&moving.voters, &moving.learners),
-            None => (&row.voters, &row.learners),
-        };
-        let follows_only = !matches!(group, Group::Shard(_));
-        [voters, &row.voters].iter().any(|all| all.contains(&node))
-            || (!follows_only
-                && [learners, &row.learners]
-                    .iter()
-                    .any(|all| all.contains(&node)))
+    let question = bytes(question);
+    let answer = match node.0 == state.node.node {
+        true => answer(state, &question).await?,
+        false => {
+            let asked = state.control.ask(node, question, patience).await;
+            asked.map_err(|error| error.to_string())?
+        }
     };
-    status.groups.iter().filter(is_held).count()
-}
-
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-fn read(answer: Result<Vec<u8>, AskError>) -> Result<NodeReport, String> {
-    let answer = answer.map_err(|error| error.to_string())?;
-    let report = serde_json::from_slice(&answer);
-    report.map_err(|error| match serde_json::from_slice(&answer) {
+    serde_json::from_slice(&answer).map_err(|error| match serde_json::from_slice(&answer) {
         Ok(admin::Failure { error }) => error,
         Err(_) => format!("an answer that this node does not understand: {error}"),
     })

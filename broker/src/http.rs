@@ -4,7 +4,14 @@ mod bridge;
 mod bridge_metrics;
 mod cluster;
 mod cluster_metrics;
+mod health;
+mod retained;
+mod sessions;
+mod shards;
+mod subscribers;
+mod trace;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,21 +20,32 @@ use ::cluster::control::Control;
 use ::cluster::link::Links;
 use ::cluster::member::Member;
 use ::cluster::raft::RaftNode;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use runtime::{Clock, Restarts};
+use serde::Serialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+pub(crate) use cluster::{group_name, group_status};
 
 use crate::counters::{Counters, metric, metric_by};
 use crate::drain::Draining;
 use crate::peers::Peers;
+use crate::io::Shared;
+use crate::memory::Allowed;
 use crate::routes::Snapshot;
 use crate::shard::Shards;
+use crate::views::ViewError;
 
 /// Rows that one answer holds at most.
 const ROWS_MAX: usize = 10_000;
+
+/// Questions for which this node looks into shards and connections at a time; more are refused.
+pub(crate) const LOOKS_MAX: usize = 8;
 
 /// What the handlers read.
 pub(crate) struct AdminState {
@@ -46,8 +64,14 @@ pub(crate) struct AdminState {
     pub(crate) links: Links,
     pub(crate) peers: Peers,
     pub(crate) snapshot: Snapshot,
+    pub(crate) shared: Arc<Shared>,
+    /// Questions that are being answered by looking into shards and connections.
+    pub(crate) looks: Semaphore,
     pub(crate) telemetry: Option<Arc<Telemetry>>,
     pub(crate) node: admin::node::NodeInfo,
+    pub(crate) memory: Allowed,
+    /// The data folder.
+    pub(crate) data: PathBuf,
 }
 
 /// The routes of the admin API.
@@ -61,6 +85,12 @@ pub(crate) fn router(state: Arc<AdminState>) -> Router {
         .route("/v1/query/{device}", get(query))
         .merge(cluster::routes())
         .merge(bridge::routes())
+        .merge(sessions::routes())
+        .merge(shards::routes())
+        .merge(health::routes())
+        .merge(subscribers::routes())
+        .merge(retained::routes())
+        .merge(trace::routes())
         .with_state(state)
 }
 
@@ -92,6 +122,41 @@ fn failed(status: StatusCode, error: &dyn std::fmt::Display) -> Response {
         }),
     )
         .into_response()
+}
+
+/// Takes the right to look, or says why not. Waiting would only make the queue longer.
+fn may_look(state: &AdminState) -> Result<SemaphorePermit<'_>, Box<Response>> {
+    state.looks.try_acquire().map_err(|_| {
+        let error = format!("the node answers {LOOKS_MAX} such questions already; ask again");
+        Box::new(failed(StatusCode::SERVICE_UNAVAILABLE, &error))
+    })
+}
+
+/// What was found, or why nothing was.
+fn answer(result: Result<impl Serialize, ViewError>) -> Response {
+    match result {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => {
+            let status = match error {
+                ViewError::Asked(_) => StatusCode::BAD_REQUEST,
+                ViewError::Unknown(_) => StatusCode::NOT_FOUND,
+                ViewError::Conflict(_) => StatusCode::CONFLICT,
+                ViewError::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            failed(status, &error)
+        }
+    }
+}
+
+/// What is asked by JSON, or the refusal.
+fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Box<Response>> {
+    body.map(|Json(asked)| asked).map_err(|rejection| {
+        let status = match rejection {
+            JsonRejection::JsonDataError(_) => StatusCode::BAD_REQUEST,
+            ref other => other.status(),
+        };
+        Box::new(failed(status, &rejection.body_text()))
+    })
 }
 
 fn no_telemetry() -> Response {

@@ -25,6 +25,8 @@ mod node;
 mod peers;
 mod routes;
 mod shard;
+mod trace;
+mod views;
 
 pub use cluster::control::ControlKind;
 pub use config::{Config, ConfigError};

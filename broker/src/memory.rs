@@ -41,13 +41,35 @@ pub(crate) struct Plan {
     shards: u64,
 }
 
+/// What a node may use of memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowed {
+    pub(crate) bytes: u64,
+    /// Whether the configuration says so.
+    pub(crate) is_configured: bool,
+    pub(crate) plan: Plan,
+}
+
+/// What rows of queued messages and of sessions take, in bytes.
+pub(crate) fn rows_bytes(messages: u64, sessions: u64) -> u64 {
+    messages * MESSAGE_ROW_BYTES + sessions * SESSION_ROW_BYTES
+}
+
 impl Plan {
     /// Of a node that may use so many bytes.
     pub(crate) fn new(memory_bytes: u64, shards: u16) -> Self {
         let shards = u64::from(shards);
-        let fixed = NODE_BYTES + GROUP_BYTES * (shards + OTHER_GROUPS);
-        let shares = memory_bytes.saturating_sub(fixed).max(memory_bytes / 8);
-        Self { shares, shards }
+        let shares = |fixed| memory_bytes.saturating_sub(fixed).max(memory_bytes / 8);
+        let plan = Self { shares: 0, shards };
+        Self {
+            shares: shares(plan.fixed()),
+            ..plan
+        }
+    }
+
+    /// The program and its groups.
+    pub(crate) fn fixed(&self) -> u64 {
+        NODE_BYTES + GROUP_BYTES * (self.shards + OTHER_GROUPS)
     }
 
     /// Messages under way to the shards before publishers are read no more.
@@ -58,7 +80,7 @@ impl Plan {
 
     /// Payloads of one shard that may wait for a flush while the shard has so many rows.
     pub(crate) fn unflushed(&self, messages: u64, sessions: u64) -> u64 {
-        let rows = messages * MESSAGE_ROW_BYTES + sessions * SESSION_ROW_BYTES;
+        let rows = rows_bytes(messages, sessions);
         let left = (self.shares / self.shards).saturating_sub(rows);
         (left / 8).max(UNFLUSHED_BYTES_MIN)
     }
@@ -82,6 +104,11 @@ impl Plan {
     pub(crate) fn state_cache(&self) -> u64 {
         let each = self.shares / 32 / (self.shards + OTHER_GROUPS);
         each.clamp(STATE_CACHE_BYTES_MIN, STATE_CACHE_BYTES_MAX)
+    }
+
+    /// Pages of all state files together.
+    pub(crate) fn state_caches(&self) -> u64 {
+        self.state_cache() * (self.shards + OTHER_GROUPS)
     }
 }
 

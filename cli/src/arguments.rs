@@ -32,6 +32,12 @@ pub(crate) enum Command {
     /// Measure.
     #[command(subcommand)]
     Bench(crate::bench::Bench),
+    /// Print what a shell needs to complete this command line.
+    Completion {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
     /// Break a cluster on purpose (not built yet).
     Chaos(Words),
 }
@@ -187,6 +193,17 @@ pub(crate) struct Ctl {
     /// Form of the answer: table or json.
     #[arg(long, value_enum, default_value_t = CtlOutput::Table, global = true)]
     pub(crate) output: CtlOutput,
+    /// Ask again and again, every so many seconds, until interrupted; for verbs that only look.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=3_600),
+        global = true
+    )]
+    pub(crate) watch: Option<u64>,
     #[command(subcommand)]
     pub(crate) noun: Noun,
 }
@@ -225,6 +242,38 @@ pub(crate) enum Noun {
     Shard {
         #[command(subcommand)]
         verb: crate::ctl::shard::Verb,
+    },
+    /// Clients that are connected.
+    Client {
+        #[command(subcommand)]
+        verb: crate::ctl::session::ClientVerb,
+    },
+    /// Sessions of clients, connected or away.
+    Session {
+        #[command(subcommand)]
+        verb: crate::ctl::session::SessionVerb,
+    },
+    /// Subscriptions.
+    Sub {
+        #[command(subcommand)]
+        verb: crate::ctl::sub::Verb,
+    },
+    /// Retained messages.
+    Retained {
+        #[command(subcommand)]
+        verb: crate::ctl::retained::Verb,
+    },
+    /// A checklist of cluster and machines, with what to do about each finding; 3 if there is one.
+    Doctor,
+    /// Packets of a client or messages of topics, as they pass; it ends by itself.
+    Trace {
+        #[command(subcommand)]
+        verb: crate::ctl::trace::Verb,
+    },
+    /// Load balancers before the cluster.
+    Lb {
+        #[command(subcommand)]
+        verb: crate::ctl::lb::Verb,
     },
     #[command(external_subcommand)]
     Other(Vec<String>),

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bench;
+mod completion;
 mod ctl;
 mod demo;
 mod not_built;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Query(query) => query::run(&query),
         Command::Ctl(ctl) => ctl::run(&ctl),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Completion { shell } => completion::run(shell),
         Command::Chaos(words) => not_built::refuse("chaos", &words.words),
     };
     ExitCode::from(code)

@@ -1,9 +1,8 @@
 //! Commands of the contract that are not built yet.
 
 /// Names of nouns of `ctl` that are planned.
-pub(crate) const NOUNS: [&str; 15] = [
-    "client", "session", "sub", "retained", "listener", "trace", "acl", "user", "shadow",
-    "rollout", "backup", "config", "alarm", "doctor", "lb",
+pub(crate) const NOUNS: [&str; 8] = [
+    "listener", "acl", "user", "shadow", "rollout", "backup", "config", "alarm",
 ];
 
 /// Says that a command is not built yet: exit code 2.

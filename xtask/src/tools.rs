@@ -57,7 +57,7 @@ pub(crate) const MAVEN: Tool = Tool {
 };
 
 /// Without these some tests are skipped, and say so.
-const CLIENTS: [Tool; 3] = [
+const CLIENTS: [Tool; 4] = [
     Tool {
         program: "mosquitto_pub",
         package: "mosquitto-clients",
@@ -65,6 +65,10 @@ const CLIENTS: [Tool; 3] = [
     Tool {
         program: "mosquitto_sub",
         package: "mosquitto-clients",
+    },
+    Tool {
+        program: "haproxy",
+        package: "haproxy",
     },
     Tool {
         program: "python3",

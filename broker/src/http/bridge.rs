@@ -78,14 +78,7 @@ fn parts<T>(
 ) -> Result<(&Telemetry, T), Box<Response>> {
     let telemetry = state.telemetry.as_deref();
     let telemetry = telemetry.ok_or_else(|| Box::new(no_telemetry()))?;
-    let Json(asked) = body.map_err(|rejection| {
-        let status = match rejection {
-            JsonRejection::JsonDataError(_) => StatusCode::BAD_REQUEST,
-            ref other => other.status(),
-        };
-        Box::new(failed(status, &rejection.body_text()))
-    })?;
-    Ok((telemetry, asked))
+    Ok((telemetry, super::body(body)?))
 }
 
 fn answer(result: Result<impl Serialize, OperationError>) -> Response {

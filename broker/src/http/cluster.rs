@@ -15,6 +15,7 @@ use cluster_core::{Group, MetaAnswer, MetaCommand, NodeId};
 
 use super::{AdminState, failed};
 use crate::control;
+use crate::views::holdings::holdings as holdings_of;
 
 pub(super) fn routes() -> Router<Arc<AdminState>> {
     Router::new()
@@ -47,7 +48,7 @@ async fn drain(
     if let Err(refusal) = propose(&state, &command).await {
         return *refusal;
     }
-    let mut holdings = control::holdings(&state, node).await.unwrap_or_default();
+    let mut holdings = holdings_of(&state, node).await.unwrap_or_default();
     // The status may be older than the answer.
     (holdings.node, holdings.is_leaving) = (asked.node, is_leaving);
     holdings.is_empty &= is_leaving;
@@ -55,7 +56,7 @@ async fn drain(
 }
 
 async fn holdings(State(state): State<Arc<AdminState>>, Path(node): Path<u32>) -> Response {
-    match control::holdings(&state, NodeId(node)).await {
+    match holdings_of(&state, NodeId(node)).await {
         Some(holdings) => Json(holdings).into_response(),
         None => failed(
             StatusCode::NOT_FOUND,
@@ -95,7 +96,7 @@ fn status_of(status: &member::MemberStatus) -> ClusterStatus {
         has_lease: status.is_entered && status.lease_ms > 0,
         lease_ms: (status.lease_ms != u64::MAX).then_some(status.lease_ms),
         members: rows_of(&status.members),
-        groups: status.groups.iter().map(group).collect(),
+        groups: status.groups.iter().map(group_status).collect(),
     }
 }
 
@@ -115,14 +116,19 @@ fn rows_of(members: &BTreeMap<NodeId, MemberRow>) -> Vec<MemberStatus> {
     members.iter().map(one).collect()
 }
 
-fn group((group, row): (&Group, &GroupRow)) -> GroupStatus {
+/// The name of a group in answers.
+pub(crate) fn group_name(group: Group) -> String {
+    match group {
+        Group::Meta => "meta".to_owned(),
+        Group::Routes => "routes".to_owned(),
+        Group::Shard(shard) => shard.0.to_string(),
+    }
+}
+
+pub(crate) fn group_status((group, row): (&Group, &GroupRow)) -> GroupStatus {
     let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     GroupStatus {
-        group: match group {
-            Group::Meta => "meta".to_owned(),
-            Group::Routes => "routes".to_owned(),
-            Group::Shard(shard) => shard.0.to_string(),
-        },
+        group: group_name(*group),
         leader: row.leader.map(|node| node.0),
         term: row.term,
         voters: numbers(&row.voters),

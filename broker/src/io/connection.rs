@@ -19,9 +19,11 @@ use lease::Promise;
 
 mod effects;
 mod lease;
+mod report;
 mod room;
 mod socket;
 mod stash;
+mod traced;
 
 /// How long after a turn a connection gives back the buffers of a busy time, in milliseconds.
 const TRIM_MS: u64 = 5_000;
@@ -255,6 +257,11 @@ impl Connection {
                 self.exit.get_or_insert(Exit::Kicked);
                 self.live.handle_kick(reason, now);
             }
+            ConnectionMessage::EndSession(reason) => {
+                self.exit.get_or_insert(Exit::Kicked);
+                self.live.handle_end(reason, now);
+            }
+            ConnectionMessage::Report(asked) => self.report(&asked),
             ConnectionMessage::ReadOn => self.read_on(),
             ConnectionMessage::Leased => self.keep_promises(),
             ConnectionMessage::Timer => self.timer_fired(),

@@ -5,6 +5,7 @@ mod connection;
 mod fanout;
 mod open;
 mod outbound;
+mod report;
 mod serve;
 mod slots;
 mod stream_subscribers;
@@ -20,6 +21,8 @@ use crate::ids::Owed;
 use crate::shard::RowsAt;
 
 use open::OpenConnections;
+pub(crate) use report::Report;
+use report::{Ending, ReportAsked};
 pub(crate) use serve::{Shared, serve};
 pub(crate) use stream_subscribers::rules as persistent_rules;
 
@@ -43,6 +46,10 @@ pub(crate) enum IoMessage {
     TelemetryReady,
     /// End up to so many connections with this reason.
     Kick { reason: ReasonCode, count: usize },
+    /// Have these connections say something about themselves.
+    Report(Vec<ConnectionId>, ReportAsked),
+    /// End one connection.
+    EndOne(Ending),
     /// Drop everything and end the thread.
     End,
 }

@@ -35,6 +35,7 @@ use crate::ids::{Owed, Place, shard_of};
 use crate::peers::Peers;
 use crate::routes::{RouteTrie, RoutesMessage, Snapshot};
 use crate::shard::{ShardItem, Shards};
+use crate::trace::Traces;
 
 /// Length of a tick of the timer wheel in milliseconds: how late a deadline may be noticed.
 const TICK_MS: u64 = 100;
@@ -79,6 +80,8 @@ pub(crate) struct Shared {
     pub(crate) defects: Defects,
     /// Bytes of packets behind a held PUBLISH before the socket is not read any more.
     pub(crate) stash_bytes_limit: usize,
+    /// What operators watch.
+    pub(crate) traces: Arc<Traces>,
     /// Set once the node stops: new sockets are closed at once.
     pub(crate) stopping: AtomicBool,
     /// While it is, clients are to go to other nodes.
@@ -267,6 +270,8 @@ impl Io {
                     }
                 }
             }
+            IoMessage::Report(connections, asked) => self.ask_reports(connections, &asked),
+            IoMessage::EndOne(ending) => self.end_one(ending),
             IoMessage::End => return false,
         }
         true

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mqtt::ReasonCode;
 
+use super::report::ReportAsked;
 use crate::ids::{Place, SLOTS_MAX};
 use crate::shard::RowsAt;
 
@@ -24,6 +25,10 @@ pub(crate) enum ConnectionMessage {
     Message(Arc<Message>, Match),
     Retained(Token, Vec<RowsAt>),
     Kick(ReasonCode),
+    /// As `Kick`, and the session ends with the connection.
+    EndSession(ReasonCode),
+    /// Say something about itself.
+    Report(ReportAsked),
     /// There is room again for what it publishes.
     ReadOn,
     /// The node has its lease again.

@@ -17,6 +17,7 @@ use ractor::ActorRef;
 use runtime::{ChildSpec, IoThread, Random, Restarts, SupervisorMessage, ractor, usable_cores};
 use session::NodeEpoch;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::buckets::Buckets;
@@ -27,6 +28,7 @@ use crate::drain::{self, Draining};
 use crate::environment::Environment;
 use crate::homes::Homes;
 use crate::http::{AdminState, router};
+use crate::http::{AdminState, LOOKS_MAX, router};
 use crate::io::{IoMessage, Shared, Threads};
 use crate::membership::{self, Entered, MembershipError, Running};
 use crate::peers::Peers;
@@ -251,6 +253,7 @@ impl Node {
             defects,
             stopping: AtomicBool::new(false),
             draining: draining.clone(),
+            traces: Arc::default(),
             assigned_ids: AtomicU64::new(0),
             assigned_salt: Random::from_os().next_u64(),
             clock: Arc::clone(&clock),
@@ -288,6 +291,8 @@ impl Node {
             links,
             peers,
             snapshot,
+            shared: Arc::clone(&shared),
+            looks: Semaphore::new(LOOKS_MAX),
             telemetry: telemetry.clone(),
             node: admin::node::NodeInfo {
                 node: number,
@@ -299,6 +304,8 @@ impl Node {
                 device_templates: config.cluster.device_templates.clone().unwrap_or_default(),
                 telemetry: telemetry.is_some(),
             },
+            memory: config.allowed(),
+            data: config.data.clone(),
         });
         reporter.begin(&state);
         let http = tokio::spawn(serve_http(admin, Arc::clone(&state)));

@@ -183,6 +183,7 @@ impl Actor for ShardHost {
                 hosted.acks_are_timed = false;
                 hosted.stream.release_acks();
             }
+            ShardMessage::Look(look) => self.look(hosted, look),
             ShardMessage::Drain(done) => {
                 hosted.stream.release_acks();
                 hosted.draining.push(done);

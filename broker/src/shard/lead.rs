@@ -201,6 +201,12 @@ impl Lead {
         stamped
     }
 
+    /// The log's time now.
+    pub(super) fn now(&self, now: BootMs) -> session::WallMs {
+        let passed_ms = now.since_ms(self.times_at);
+        session::WallMs(self.times.log.0.saturating_add(passed_ms))
+    }
+
     /// What is retained and matches, with the wall clock's times, at most `limit`, of the topics
     /// behind `after`.
     pub(super) fn retained(
@@ -210,8 +216,7 @@ impl Lead {
         limit: usize,
         now: BootMs,
     ) -> Vec<Arc<Message>> {
-        let passed_ms = now.since_ms(self.times_at);
-        let now = session::WallMs(self.times.log.0.saturating_add(passed_ms));
+        let now = self.now(now);
         let rows = self
             .group
             .with(|machine| machine.durable().retained_behind(filter, after, limit, now));

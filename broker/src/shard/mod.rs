@@ -8,6 +8,7 @@ mod expiry;
 mod host;
 mod lead;
 mod leading;
+mod look;
 mod questions;
 mod room;
 mod rooms;
@@ -29,6 +30,7 @@ use session::{Command, ConnectionId, Counters, Membership, Message, MessageId, T
 pub(crate) use asked::Request;
 pub(crate) use host::ShardHost;
 use lead::Wired;
+use look::Look;
 pub(crate) use questions::{RowsAt, Wanted};
 pub(crate) use room::{Room, UnderWay};
 use tokio::sync::oneshot;
@@ -138,6 +140,8 @@ pub(crate) enum ShardMessage {
     Room(NodeEpoch),
     /// The shard's state was written out.
     Flushed,
+    /// An operator looks. `http` bounds how many do at a time.
+    Look(Look),
     /// Answered once everything that came before is answered: the node stops.
     Drain(oneshot::Sender<()>),
     Tick,
@@ -250,6 +254,13 @@ impl Shards {
     pub(crate) fn is_full(&self, shard: u16) -> bool {
         self.seats[usize::from(shard)]
             .is_full
+            .load(Ordering::Relaxed)
+    }
+
+    /// Bytes that wait for the log of one shard.
+    pub(crate) fn held_bytes_of(&self, shard: u16) -> u64 {
+        self.seats[usize::from(shard)]
+            .held_bytes
             .load(Ordering::Relaxed)
     }
 

@@ -81,6 +81,17 @@ fn limit(text: &str) -> Result<usize, String> {
     limit.ok_or_else(|| format!("must be 1 to {max}"))
 }
 
+impl Verb {
+    /// Whether it changes nothing.
+    pub(super) fn looks_only(&self) -> bool {
+        match self {
+            Self::Status | Self::Lag { .. } => true,
+            Self::Pause | Self::Resume => false,
+            Self::Dlq { verb } => matches!(verb, DlqVerb::List(_)),
+        }
+    }
+}
+
 pub(super) fn run(node: &Node, verb: &Verb) -> Done {
     match verb {
         Verb::Status => status(node),

@@ -26,6 +26,13 @@ pub(crate) enum Verb {
         /// Number of the member.
         node: u32,
     },
+    /// What is wrong, one line a finding; 3 if anything is.
+    Health,
+    /// Whether a node may be stopped without anybody but its own clients noticing; 3 if not.
+    SafeToStop {
+        /// Its number [default: the node that is asked].
+        node: Option<u32>,
+    },
 }
 
 pub(super) fn run(node: &Node, verb: &Verb) -> Done {
@@ -40,6 +47,8 @@ pub(super) fn run(node: &Node, verb: &Verb) -> Done {
         Verb::Drain(asked) => drain::drain(node, asked),
         Verb::Undrain { node: member } => drain::undrain(node, *member),
         Verb::Forget { node: member } => drain::forget(node, *member),
+        Verb::Health => super::health::health(node),
+        Verb::SafeToStop { node: which } => super::health::safe_to_stop(node, *which),
         Verb::Members => {
             let members = node.client.members()?;
             node.print(&members, members_table)?;

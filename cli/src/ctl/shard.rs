@@ -1,16 +1,39 @@
 //! `tidewire ctl shard`.
 
+use std::time::Duration;
+
 use admin::cluster::GroupStatus;
+use admin::shard::{ShardDetails, Transfer, Transferred};
 use clap::Subcommand;
 
 use super::cluster::is_shard;
-use super::table::{Side, Table};
+use super::table::{Facts, Side, Table, bytes, span};
 use super::{Done, End, Node, degraded};
+use crate::arguments::duration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Where each shard is, who leads it, where it is being moved; 3 if one has no leader.
     List,
+    /// One shard: its replicas, what it holds, what waits; 3 if no leader answers.
+    Show {
+        /// Its number.
+        shard: u16,
+    },
+    /// Have another node lead a shard. Leaderships return to their preferred node by themselves.
+    TransferLeader {
+        /// Its number.
+        shard: u16,
+        /// The node, one of the shard's voters.
+        #[arg(long, value_name = "NODE")]
+        to: u32,
+        /// Keep it from returning for this time, up to 24h; a start of the new leader forgets that.
+        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+        hold: Duration,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 pub(super) fn run(node: &Node, verb: &Verb) -> Done {
@@ -26,7 +49,131 @@ pub(super) fn run(node: &Node, verb: &Verb) -> Done {
                 End::Degraded => Ok(End::Degraded),
             }
         }
+        Verb::Show { shard } => {
+            let details = node.client.shard(*shard)?;
+            node.print(&details, details_table)?;
+            degraded(trouble(*shard, &details))
+        }
+        Verb::TransferLeader {
+            shard,
+            to,
+            hold,
+            dry_run,
+        } => {
+            let transfer = Transfer {
+                to: *to,
+                hold_s: hold.as_secs(),
+                dry_run: *dry_run,
+            };
+            let answer = node.client.transfer_leader(*shard, transfer)?;
+            node.print(&answer, transferred)
+        }
     }
+}
+
+fn trouble(shard: u16, details: &ShardDetails) -> Vec<String> {
+    let mut trouble = Vec::new();
+    if !details.by_leader {
+        trouble.push(format!(
+            "nobody who leads shard {shard} answers: node {} says what its replica has",
+            details.answered_by
+        ));
+    }
+    if details.is_stuck {
+        trouble.push(format!(
+            "the log of shard {shard} takes nothing from node {}",
+            details.answered_by
+        ));
+    }
+    trouble
+}
+
+fn details_table(details: &ShardDetails) -> String {
+    let group = &details.group;
+    let mut facts = Facts::default();
+    facts.add("shard", &group.group);
+    let leader = group
+        .leader
+        .map_or_else(|| "nobody".to_owned(), |node| format!("node {node}"));
+    facts.add("led by", &format!("{leader}, term {}", group.term));
+    let preferred = group
+        .voters
+        .first()
+        .map_or_else(|| "-".to_owned(), u32::to_string);
+    facts.add("preferred", &format!("node {preferred}"));
+    facts.add("voters", &numbers(&group.voters));
+    facts.add("learners", &numbers(&group.learners));
+    if let Some(moving_to) = &group.moving_to {
+        facts.add("moving to", &numbers(moving_to));
+    }
+    let behind = group
+        .lags
+        .iter()
+        .map(|(node, lag)| format!("node {node}: {lag}"));
+    let behind: Vec<String> = behind.collect();
+    facts.add("behind", &behind.join(", "));
+    let by = match details.by_leader {
+        true => "",
+        false => ", a replica that may be behind",
+    };
+    let (node, applied) = (details.answered_by, details.applied);
+    facts.add(
+        "answered by",
+        &format!("node {node}{by}; applied up to entry {applied}"),
+    );
+    let (sessions, connected) = (details.sessions, details.connected);
+    facts.add("sessions", &format!("{sessions}, {connected} connected"));
+    let (messages, size) = (details.queue_messages, bytes(details.queue_bytes));
+    let unflushed = bytes(details.unflushed_bytes);
+    facts.add(
+        "queued",
+        &format!("{messages} messages, {size}; {unflushed} not flushed"),
+    );
+    let (messages, size) = (details.retained_messages, bytes(details.retained_bytes));
+    facts.add("retained", &format!("{messages} messages, {size}"));
+    let (groups, members) = (details.groups, details.group_members);
+    facts.add("groups", &format!("{groups} with {members} members"));
+    facts.add(
+        "outbox",
+        &format!(
+            "{} routes, {} wills, {} memberships",
+            details.outbox_routes, details.outbox_wills, details.outbox_memberships
+        ),
+    );
+    let (full, expired) = (details.dropped_full, details.dropped_expired);
+    facts.add("dropped", &format!("{full} queue full, {expired} expired"));
+    let stuck = if details.is_stuck { ", stuck" } else { "" };
+    facts.add(
+        "waiting",
+        &format!("{} for the log{stuck}", bytes(details.held_bytes)),
+    );
+    facts.text()
+}
+
+fn transferred(answer: &Transferred) -> String {
+    let Transferred {
+        shard, from, to, ..
+    } = answer;
+    let done = if answer.dry_run {
+        "would lead"
+    } else {
+        "leads"
+    };
+    let mut text = format!("node {to} {done} shard {shard}, which node {from} led\n");
+    match answer.preferred {
+        Some(preferred) if preferred != *to => {
+            let when = match answer.hold_s {
+                0 => "at once".to_owned(),
+                hold_s => format!("after {}", span(hold_s)),
+            };
+            text += &format!(
+                "it returns to node {preferred}, which is to lead it, by itself: {when}, or when node \
+                 {to} stops\n"
+            );
+        }
+        _ => {}
+    }
+    text
 }
 
 /// A group's name in a sentence.

@@ -64,6 +64,46 @@ impl Table {
     }
 }
 
+/// Is names and what is said of each, one a line.
+#[derive(Debug, Default)]
+pub(super) struct Facts(Vec<(&'static str, String)>);
+
+impl Facts {
+    pub(super) fn add(&mut self, name: &'static str, fact: &str) {
+        self.0.push((name, plain(fact)));
+    }
+
+    pub(super) fn text(&self) -> String {
+        let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let line = |(name, fact): &(&str, String)| format!("{name:<width$}  {fact}\n");
+        self.0.iter().map(line).collect()
+    }
+}
+
+/// A span of time, by its two largest units.
+pub(super) fn span(seconds: u64) -> String {
+    let (days, hours) = (seconds / 86_400, seconds / 3_600 % 24);
+    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest}s"),
+        (0, 0, _) => format!("{minutes}m{rest:02}s"),
+        (0, _, _) => format!("{hours}h{minutes:02}m"),
+        _ => format!("{days}d{hours:02}h"),
+    }
+}
+
+/// A size in bytes, rounded to a unit of which there are less than ten thousand.
+pub(super) fn bytes(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut size = bytes;
+    let mut at = 0;
+    while size >= 10_000 && at + 1 < units.len() {
+        size = (size + 512) >> 10;
+        at += 1;
+    }
+    format!("{size} {}", units[at])
+}
+
 /// Escapes what would steer a terminal: devices and Kafka choose these bytes.
 pub(super) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -115,6 +155,14 @@ mod tests {
         let mut table = Table::new(&[("A", Side::Left)]);
         table.row(["\u{1b}[2J\r\n\u{9b}31m\u{202e}é".into()]);
         assert_eq!(table.text(), "A\n\\u{1b}[2J\\r\\n\\u{9b}31m\\u{202e}é\n");
+    }
+
+    #[test]
+    fn spans_and_sizes_are_said_in_units_that_fit() {
+        let spans = [0, 59, 61, 3_661, 90_000].map(span);
+        assert_eq!(spans, ["0s", "59s", "1m01s", "1h01m", "1d01h"]);
+        let sizes = [0, 9_999, 10_000, 5 << 20, 1 << 40].map(bytes);
+        assert_eq!(sizes, ["0 B", "9999 B", "10 KiB", "5120 KiB", "1024 GiB"]);
     }
 
     #[test]

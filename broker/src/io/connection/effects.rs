@@ -55,6 +55,9 @@ impl Connection {
     }
 
     pub(super) fn send(&mut self, packet: &Packet) {
+        if self.io.shared.traces.is_on() {
+            self.trace_sent(packet);
+        }
         let (version, bytes_max) = (self.live.version(), self.live.packet_bytes_max());
         let out = &mut self.io.write_buffer.borrow_mut();
         if let Err(error) = encode_within(packet, version, bytes_max, out) {
@@ -63,6 +66,10 @@ impl Connection {
     }
 
     pub(super) fn ack(&mut self, ack: Ack) {
+        // With another reason it is sent as a packet.
+        if self.io.shared.traces.is_on() && ack.reason == ReasonCode::Success {
+            self.trace_acked(ack);
+        }
         let counters = &self.io.counters;
         let kind = match ack.kind {
             session::AckKind::PubAck => {
@@ -85,6 +92,9 @@ impl Connection {
 
     fn deliver(&mut self, outgoing: &Outgoing) {
         self.io.counters.publish_sent_total.add(1);
+        if self.io.shared.traces.is_on() {
+            self.trace_delivered(outgoing);
+        }
         let message = &outgoing.message;
         let publish = PublishRef {
             dup: outgoing.dup,
@@ -155,6 +165,9 @@ impl Connection {
     }
 
     fn publish(&mut self, inbound: session::Inbound) {
+        if self.io.shared.traces.is_on() {
+            self.trace_published(&inbound.publish);
+        }
         let token = inbound.token;
         self.io
             .shared
@@ -299,6 +312,9 @@ impl Connection {
     }
 
     fn close(&mut self, closed: Closed) {
+        if self.io.shared.traces.is_on() {
+            self.trace_closed(&closed);
+        }
         self.flush_acked();
         self.count_dropped();
         self.draining = closed.by == ClosedBy::Server && !self.ended;

@@ -8,6 +8,9 @@ use super::Connection;
 
 impl Connection {
     pub(super) fn take_packet(&mut self, packet: Packet) {
+        if self.io.shared.traces.is_on() {
+            self.trace_received(&packet);
+        }
         let packet = match packet {
             Packet::Publish(publish) => {
                 self.io.counters.publish_received_total.add(1);

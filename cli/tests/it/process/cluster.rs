@@ -1,8 +1,11 @@
 //! Three nodes as one broker, and what is left of it when nodes are killed or cut off.
 
 mod client;
+mod clients;
 mod control;
 mod failover;
+mod haproxy;
+mod health;
 mod history;
 mod kill;
 mod network;
@@ -14,4 +17,6 @@ mod refusal;
 mod rolling;
 mod scale;
 mod scenes;
+mod shards;
 mod telemetry;
+mod trace;

@@ -1,15 +1,17 @@
 //! A cluster of three nodes as child processes.
 
+use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use admin::cluster::ClusterStatus;
+use serde::de::DeserializeOwned;
 
 use super::network;
 use crate::process::http;
-use crate::process::node::{Node, Place};
+use crate::process::node::{Node, Place, run, tidewire};
 use crate::process::sessions::crowd::Running;
 use crate::process::wait::until;
 
@@ -222,8 +224,31 @@ impl<'a> Nodes<'a> {
     }
 }
 
+/// Runs a verb of `ctl` against a node: exit code, standard output and standard error.
+pub(super) fn ctl<W: AsRef<OsStr>>(
+    nodes: &Nodes<'_>,
+    at: usize,
+    words: &[W],
+) -> (Option<i32>, String, String) {
+    let admin = nodes.admin(at).to_string();
+    run(tidewire().args(["ctl", "--admin", &admin]).args(words))
+}
+
+/// What a verb says that ends well.
+pub(super) fn json<T: DeserializeOwned, W: AsRef<OsStr>>(
+    nodes: &Nodes<'_>,
+    at: usize,
+    words: &[W],
+) -> T {
+    let words = words.iter().map(AsRef::as_ref);
+    let words: Vec<&OsStr> = words.chain(["--output", "json"].map(OsStr::new)).collect();
+    let (code, out, error) = ctl(nodes, at, &words);
+    assert_eq!(code, Some(0), "{words:?}: {error}");
+    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{words:?}: {error}: {out}"))
+}
+
 /// Whether each shard is led by the node that is to lead it.
-fn leads_as_placed(status: &ClusterStatus) -> bool {
+pub(super) fn leads_as_placed(status: &ClusterStatus) -> bool {
     let mut shards = status
         .groups
         .iter()
