@@ -77,6 +77,7 @@ pub(crate) fn of(status: &MemberStatus, said: &Said) -> Vec<Check> {
         leaders(status),
         replicas(status, &spoken),
         stuck(&spoken),
+        space(&spoken),
         disks(&spoken),
         clocks(&spoken),
         versions(&spoken),
@@ -203,24 +204,34 @@ fn stuck(spoken: &BTreeMap<NodeId, &Vitals>) -> Look {
     look
 }
 
+/// What to do about a disk.
+const ROOM: &str = "make room on the file system of its data folder, or enlarge it";
+
+fn space(spoken: &BTreeMap<NodeId, &Vitals>) -> Look {
+    let mut look = Look::cluster("space", "no node waits for space on its disk");
+    let full = spoken.iter().filter(|(_, vitals)| vitals.disk_full);
+    for (node, _) in full {
+        let found = format!("the disk of node {} is full: it keeps nothing more", node.0);
+        look.find(State::Broken, found, ROOM);
+    }
+    look
+}
+
 fn disks(spoken: &BTreeMap<NodeId, &Vitals>) -> Look {
-    let mut look = Look::cluster("disks", "every data folder has room");
+    let mut look = Look::machine("disks", "every data folder has room");
     for (node, vitals) in spoken {
-        let todo = "make room on the file system of its data folder, or enlarge it";
-        let free = vitals.disk.map(|disk| (disk.free_bytes, disk.total_bytes));
-        if vitals.disk_full {
-            let found = format!("the disk of node {} is full: it keeps nothing more", node.0);
-            look.find(State::Broken, found, todo);
-        } else if let Some((free, total)) = free
-            && free < total / 10
-        {
+        let Some(disk) = vitals.disk else {
+            continue;
+        };
+        let (free, total) = (disk.free_bytes, disk.total_bytes);
+        if free < total / 10 {
             let percent = free * 100 / total.max(1);
             let found = format!(
                 "the disk of node {} is {percent} % free, {} MiB",
                 node.0,
                 free >> 20
             );
-            look.find(State::Warning, found, todo);
+            look.find(State::Warning, found, ROOM);
         }
     }
     look

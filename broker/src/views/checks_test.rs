@@ -56,10 +56,10 @@ fn with(change: impl Fn(&mut Vitals)) -> Vec<String> {
 #[test]
 fn of_a_cluster_that_is_well_every_check_is_good() {
     let checks = of(&status(3), &said());
-    assert_eq!(checks.len(), 13);
+    assert_eq!(checks.len(), 14);
     assert_eq!(bad(&status(3), &said()), [""; 0]);
     let about: BTreeSet<&str> = checks.iter().map(|check| check.about.as_str()).collect();
-    assert_eq!(about.len(), 13);
+    assert_eq!(about.len(), 14);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn what_a_node_says_of_itself_is_judged() {
             with(|of| of.stuck = vec![9, 1]),
         ),
         (
-            "disks: the disk of node 2 is full",
+            "space: the disk of node 2 is full",
             with(|of| of.disk_full = true),
         ),
         (

@@ -64,8 +64,7 @@ impl Led {
 /// Words for shards that are not in an answer.
 pub(crate) fn unled(shards: &[u16]) -> Option<String> {
     let all: Vec<String> = shards.iter().map(u16::to_string).collect();
-    let all = all.join(" ");
-    (!shards.is_empty()).then(|| format!("nobody answers for shards {all}"))
+    (!shards.is_empty()).then(|| format!("nobody answers for {}", stopping::named(&all)))
 }
 
 /// The nodes of epochs that have not ended, as this node knows.

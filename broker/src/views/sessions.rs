@@ -229,12 +229,8 @@ pub(crate) async fn kick(
                  show`"
             )));
         }
-        tracing::info!(
-            client,
-            node,
-            clean = kick.clean,
-            "an operator disconnects a client"
-        );
+        // Who it is, is not for a log at this level.
+        tracing::info!(node, clean = kick.clean, "an operator disconnects a client");
     }
     Ok(Kicked {
         client: client.to_owned(),

@@ -68,7 +68,7 @@ pub(crate) fn safe_to_stop(node: NodeId, status: &MemberStatus, said: &Said) -> 
             }
         }
         Some(Err(why)) => {
-            reasons.push(format!("node {} does not say what it holds: {why}", node.0))
+            reasons.push(format!("node {} does not say what it holds: {why}", node.0));
         }
         None => reasons.push(format!("node {} was not asked", node.0)),
     }
@@ -148,14 +148,23 @@ pub(super) fn named(groups: &[String]) -> String {
         .partition(|group| group.parse::<u16>().is_ok());
     let mut numbers: Vec<u16> = shards.iter().filter_map(|one| one.parse().ok()).collect();
     numbers.sort_unstable();
-    let numbers: Vec<String> = numbers.iter().map(u16::to_string).collect();
     let mut words: Vec<String> = others.into_iter().cloned().collect();
     match numbers.as_slice() {
         [] => {}
         [one] => words.push(format!("shard {one}")),
-        all => words.push(format!("shards {}", all.join(" "))),
+        all => words.push(format!("shards {}", ranges(all))),
     }
     words.join(", ")
+}
+
+/// Numbers in ascending order; three and more that follow each other by the first and the last.
+fn ranges(numbers: &[u16]) -> String {
+    let runs = numbers.chunk_by(|a, b| *b == a + 1);
+    let words = runs.flat_map(|run| match run {
+        [first, .., last] if run.len() > 2 => vec![format!("{first}-{last}")],
+        few => few.iter().map(u16::to_string).collect(),
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -155,4 +155,6 @@ fn groups_are_named_in_the_order_of_their_numbers() {
     };
     assert_eq!(names(&["meta", "10", "9"]), "meta, shards 9 10");
     assert_eq!(names(&["7"]), "shard 7");
+    let all = ["1", "0", "3", "2", "9", "12", "11"];
+    assert_eq!(names(&all), "shards 0-3 9 11 12");
 }

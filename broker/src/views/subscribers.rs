@@ -134,9 +134,9 @@ pub(crate) async fn of_shards(
             shard,
             leader: state.node.node,
             total: total as u64,
-            sessions: sessions.into_iter().map(subscriber).collect(),
+            sessions: sessions.iter().map(subscriber).collect(),
             groups_total: groups_total as u64,
-            groups: groups.into_iter().map(group).collect(),
+            groups: groups.iter().map(group).collect(),
         });
     }
     Ok(answer)
@@ -213,7 +213,7 @@ fn stream(state: &AdminState, topic: &Topic) -> Option<Stream> {
     })
 }
 
-fn subscriber(recipient: Recipient) -> Subscriber {
+fn subscriber(recipient: &Recipient) -> Subscriber {
     Subscriber {
         client: recipient.client.to_string(),
         node: None,
@@ -222,7 +222,7 @@ fn subscriber(recipient: Recipient) -> Subscriber {
     }
 }
 
-fn group(view: GroupView) -> Group {
+fn group(view: &GroupView) -> Group {
     Group {
         filter: view.filter.to_string(),
         members: view.members as u64,

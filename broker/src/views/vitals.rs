@@ -67,7 +67,7 @@ pub(crate) fn vitals(state: &AdminState) -> Vitals {
     let pulls = telemetry.map(|line| line.pulls()).unwrap_or_default();
     let pulls = pulls
         .into_iter()
-        .filter_map(|pull| Some((pull.node, pull.trouble?.to_string())));
+        .filter_map(|pull| Some((pull.node, pull.trouble?)));
     let space = runtime::disk_space(&state.data);
     Vitals {
         report: report(state),

@@ -8,7 +8,7 @@ use admin::time::format_time;
 use clap::{Args, Subcommand};
 
 use super::table::{Side, Table, cut, plain};
-use super::{Done, Node, degraded};
+use super::{Done, Failed, Node, degraded};
 
 /// Characters of a reason and of a payload in a table; JSON has all of them.
 const CELL_CHARS_MAX: usize = 60;
@@ -18,9 +18,9 @@ pub(crate) enum Verb {
     /// How telemetry leaves the node; exit code 3 when something is degraded.
     Status,
     /// Hold the way to Kafka: streams do as when Kafka is away, until `resume` or a restart.
-    Pause,
+    Pause(DryRun),
     /// Let the way to Kafka go on.
-    Resume,
+    Resume(DryRun),
     /// What the store has not processed, by partition, and what waits in spools for Kafka.
     Lag {
         /// Partitions without lag too.
@@ -32,6 +32,13 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         verb: DlqVerb,
     },
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct DryRun {
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -73,6 +80,9 @@ pub(crate) struct ReplayArguments {
     /// Go on where an earlier replay ended.
     #[arg(long, value_name = "PLACE", conflicts_with = "id")]
     after: Option<String>,
+    /// List the letters of the reason that would be sent, and do nothing.
+    #[arg(long, conflicts_with = "id")]
+    dry_run: bool,
 }
 
 fn limit(text: &str) -> Result<usize, String> {
@@ -86,7 +96,7 @@ impl Verb {
     pub(super) fn looks_only(&self) -> bool {
         match self {
             Self::Status | Self::Lag { .. } => true,
-            Self::Pause | Self::Resume => false,
+            Self::Pause(_) | Self::Resume(_) => false,
             Self::Dlq { verb } => matches!(verb, DlqVerb::List(_)),
         }
     }
@@ -95,8 +105,8 @@ impl Verb {
 pub(super) fn run(node: &Node, verb: &Verb) -> Done {
     match verb {
         Verb::Status => status(node),
-        Verb::Pause => node.print(&node.client.pause_bridge(true)?, pause_table),
-        Verb::Resume => node.print(&node.client.pause_bridge(false)?, pause_table),
+        Verb::Pause(dry) => pause(node, true, *dry),
+        Verb::Resume(dry) => pause(node, false, *dry),
         Verb::Lag { all } => lag(node, *all),
         Verb::Dlq {
             verb: DlqVerb::List(asked),
@@ -111,6 +121,23 @@ fn status(node: &Node) -> Done {
     let status = node.client.bridge()?;
     node.print(&status, status_table)?;
     degraded(status.trouble)
+}
+
+fn pause(node: &Node, paused: bool, dry: DryRun) -> Done {
+    if !dry.dry_run {
+        return node.print(&node.client.pause_bridge(paused)?, pause_table);
+    }
+    let Some(kafka) = node.client.bridge()?.kafka else {
+        let why = "there is no Kafka here: telemetry stays in the embedded log";
+        return Err(Failed::Nothing(why.to_owned()));
+    };
+    let change = match kafka.paused == paused {
+        true => "; it is so already",
+        false => "",
+    };
+    node.print(&Pause { paused }, |pause| {
+        format!("would be {}{change}\n", pause_table(pause).trim_end())
+    })
 }
 
 fn lag(node: &Node, all: bool) -> Done {
@@ -135,6 +162,14 @@ fn list(node: &Node, asked: &List) -> Done {
 }
 
 fn replay(node: &Node, asked: &ReplayArguments) -> Done {
+    if asked.dry_run {
+        let letters = List {
+            limit: asked.limit.unwrap_or(admin::bridge::LETTERS_MAX),
+            reason: asked.reason.clone(),
+            after: asked.after.clone(),
+        };
+        return list(node, &letters);
+    }
     let replay = match (&asked.id, &asked.reason) {
         (Some(id), _) => Replay::Letter { id: id.clone() },
         (None, reason) => Replay::Reason {

@@ -3,7 +3,7 @@
 use admin::health::{Check, Health, SafeToStop, State};
 
 use super::table::{Facts, Side, Table};
-use super::{Done, End, Node, degraded};
+use super::{Done, End, Node};
 
 /// `ctl cluster health`: what is wrong with the cluster, one line a finding; 3 if anything is.
 pub(super) fn health(node: &Node) -> Done {
@@ -28,10 +28,10 @@ pub(super) fn doctor(node: &Node) -> Done {
 pub(super) fn safe_to_stop(node: &Node, which: Option<u32>) -> Done {
     let answer = node.client.safe_to_stop(which)?;
     node.print(&answer, verdict)?;
-    degraded(answer.reasons)
+    end(answer.safe)
 }
 
-/// What is wrong was printed as the answer itself.
+/// What is wrong is the answer itself.
 fn end(is_good: bool) -> Done {
     Ok(if is_good { End::Good } else { End::Degraded })
 }

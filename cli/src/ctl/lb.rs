@@ -112,11 +112,13 @@ fn haproxy(listen: &str, servers: &[Server]) -> String {
          \x20   # A CONNECT has to come, whole, before a node is chosen.\n\
          \x20   tcp-request inspect-delay 10s\n\
          \x20   tcp-request content reject unless {{ req.payload(0,0),mqtt_is_valid }}\n\
+         \x20   # By a variable: HAProxy 2.6 hashes no expression over the payload itself.\n\
+         \x20   tcp-request content set-var(txn.client) req.payload(0,0),mqtt_field_value(connect,client_identifier)\n\
          \x20   default_backend tidewire\n\
          \n\
          backend tidewire\n\
          \x20   # Who sends no client id goes to the nodes in turn.\n\
-         \x20   balance hash req.payload(0,0),mqtt_field_value(connect,client_identifier)\n\
+         \x20   balance hash var(txn.client)\n\
          \x20   hash-type consistent\n\
          \x20   option redispatch\n\
          \x20   # A node that has no lease, or stops, says 503.\n\

@@ -55,7 +55,7 @@ pub(crate) struct Part {
     /// Client ids that begin so.
     #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
-    /// Those connected to this node, or that were last.
+    /// Those whose client is at this node, or was last since it was started.
     #[arg(long, value_name = "N")]
     node: Option<u32>,
     /// At most so many.
@@ -363,10 +363,11 @@ fn kicked(kicked: &Kicked) -> String {
     )
 }
 
+/// By what happens at the end of the connection, whatever keeps the session until then.
 fn kind(session: &Session) -> &'static str {
-    match session.persistent {
-        true => "lasting",
-        false => "clean",
+    match session.expiry_s {
+        0 => "clean",
+        _ => "lasting",
     }
 }
 

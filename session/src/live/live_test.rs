@@ -415,3 +415,57 @@ pub(super) fn ack(packet_id: u16) -> mqtt::Ack {
         properties: None,
     }
 }
+
+#[test]
+fn a_connection_that_is_kicked_takes_its_session_along_only_if_told_to() {
+    let closed_with = |live: &mut Live| {
+        let last = effects(live).pop();
+        let Some(Effect::Close(closed)) = last else {
+            panic!("{last:?}");
+        };
+        closed.command.expect("it owned the session").expiry_s
+    };
+    let reason = ReasonCode::AdministrativeAction;
+    let mut live = connected(60);
+    live.handle_kick(reason, NOW);
+    assert_eq!(closed_with(&mut live), None);
+
+    let mut live = connected(60);
+    live.handle_end(reason, NOW);
+    assert_eq!(closed_with(&mut live), Some(0));
+
+    // Before the session is open, with the answer.
+    let mut live = connecting(60);
+    live.handle_end(reason, NOW);
+    let opened = Opened::Yes {
+        epoch: Epoch(9),
+        incarnation: Epoch(9),
+        session_present: true,
+    };
+    live.handle_opened(opened, NOW);
+    assert_eq!(closed_with(&mut live), Some(0));
+}
+
+#[test]
+fn a_view_of_a_connection_says_what_is_open() {
+    let mut live = connected(0);
+    let subscribe = Subscribe {
+        packet_id: PacketId::MIN,
+        filters: ["a/+", "b"]
+            .map(|f| (f.try_into().expect("a filter"), SubscribeOptions::default()))
+            .into(),
+        subscription_id: None,
+        user_properties: Vec::new(),
+    };
+    live.handle_packet(Packet::Subscribe(Box::new(subscribe)), NOW);
+
+    let of_a = |filter: &mqtt::Filter| filter.as_str() == "a/+";
+    let view = live.view(of_a, 9, at(1_500));
+    assert_eq!((view.connected_ms, view.silent_ms), (1_500, 1_500));
+    assert_eq!(
+        (view.version, view.inflight, view.owed),
+        (Version::V5, 0, 0)
+    );
+    assert_eq!((view.subscriptions.len(), view.subscriptions_total), (1, 2));
+    assert_eq!(live.view(|_| true, 1, at(0)).subscriptions.len(), 1);
+}

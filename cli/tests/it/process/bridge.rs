@@ -67,7 +67,7 @@ fn status_and_lag_of_the_embedded_log_are_good() {
 fn without_kafka_there_is_nothing_to_pause() {
     let place = Place::new();
     let _node = place.start();
-    for word in ["pause", "resume"] {
+    for word in ["pause", "resume", "pause --dry-run"] {
         let (code, stdout, stderr) = bridge(&place, word);
         assert_eq!((code, &*stdout), (Some(1), ""), "{stderr}");
         assert!(stderr.contains("no Kafka"), "{stderr}");
@@ -96,6 +96,8 @@ fn a_dead_letter_is_listed_and_replayed_by_its_id_and_by_its_reason() {
     let (code, stdout, stderr) = bridge(&place, &format!("dlq replay {id}"));
     assert_eq!((code, &*stdout), (Some(0), "replayed   1\n"), "{stderr}");
     letters(&place, 2);
+    let would = json(&place, "dlq replay --reason unparsable --dry-run");
+    assert_eq!(would["letters"].as_array().map(Vec::len), Some(2));
     let answer = json(&place, "dlq replay --reason unparsable");
     assert_eq!(
         (&answer["replayed"], &answer["remaining"]),

@@ -9,6 +9,8 @@ use super::nodes::{Cluster, NODES, ctl, json};
 use crate::process::sessions::DEFAULTS;
 use crate::process::wait::until;
 
+/// A client id that must be escaped on its way through a URL.
+const AWKWARD: &str = "car-l/ü %41?";
 /// The reason Administrative action.
 const ADMINISTRATIVE_ACTION: u8 = 0x98;
 
@@ -22,7 +24,7 @@ fn any_node_tells_who_is_connected_where_and_what_waits_for_whom() {
     away.disconnect();
     let mut clean = Client::connect(second, "car-clean", false);
     clean.subscribe("d/7/#", 0);
-    let _lasting = Client::connect(third, "car-lasting", true);
+    let _lasting = Client::connect(third, AWKWARD, true);
     let mut publisher = Client::connect(first, "publisher", false);
     until("the shard to know who is away", || {
         let list: Sessions = json(&nodes, 0, &["session", "list", "--away"]);
@@ -36,7 +38,7 @@ fn any_node_tells_who_is_connected_where_and_what_waits_for_whom() {
         let list: Sessions = json(&nodes, at, &["client", "list", "--prefix", "car-"]);
         assert_eq!(
             (ids(&list.sessions), list.next),
-            (vec!["car-clean", "car-lasting"], None)
+            (vec!["car-clean", AWKWARD], None)
         );
         assert_eq!(
             list.sessions.iter().map(|one| one.node).collect::<Vec<_>>(),
@@ -59,10 +61,32 @@ fn any_node_tells_who_is_connected_where_and_what_waits_for_whom() {
         assert_eq!((session.queue_messages, session.subscriptions), (3, 1));
         assert!(session.expires_in_s.is_some_and(|s| s > 3_000) && shown.oldest_ms.is_some());
         assert_eq!(shown.subscriptions[0].filter, "d/+/cmd");
+        let shown: SessionDetails = json(&nodes, at, &["client", "show", AWKWARD]);
+        assert_eq!(
+            (shown.session.client.as_str(), shown.session.node),
+            (AWKWARD, Some(3))
+        );
         let shown: SessionDetails = json(&nodes, at, &["session", "show", "car-clean"]);
         assert_eq!(shown.session.node, Some(2));
         assert_eq!(shown.subscriptions[0].filter, "d/7/#");
     }
+
+    let (code, table, error) = ctl(&nodes, 1, &["client", "show", "car-away"]);
+    assert_eq!(code, Some(0), "{error}");
+    for line in ["state     away for", "3 messages", "\nd/+/cmd "] {
+        assert!(table.contains(line), "{line}: {table}");
+    }
+    let (_, table, _) = ctl(&nodes, 1, &["client", "list", "--prefix", "car-clean"]);
+    let row: Vec<&str> = table
+        .lines()
+        .nth(1)
+        .expect("a row")
+        .split_whitespace()
+        .collect();
+    assert_eq!(
+        (row[0], row[1], row[3], row[5]),
+        ("car-clean", "2", "5", "clean")
+    );
 
     // Page by page, as a script would.
     let page: Sessions = json(&nodes, 1, &["session", "list", "--limit", "2"]);
@@ -77,7 +101,7 @@ fn any_node_tells_who_is_connected_where_and_what_waits_for_whom() {
     );
     assert_eq!(
         (ids(&page.sessions), page.next),
-        (vec!["car-lasting", "publisher"], None)
+        (vec![AWKWARD, "publisher"], None)
     );
     let (code, table, error) = ctl(&nodes, 2, &["session", "list", "--limit", "1"]);
     assert_eq!((code, table.lines().count()), (Some(0), 2), "{table}");
