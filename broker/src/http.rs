@@ -34,9 +34,9 @@ pub(crate) use cluster::{group_name, group_status};
 
 use crate::counters::{Counters, metric, metric_by};
 use crate::drain::Draining;
-use crate::peers::Peers;
 use crate::io::Shared;
 use crate::memory::Allowed;
+use crate::peers::Peers;
 use crate::routes::Snapshot;
 use crate::shard::Shards;
 use crate::views::ViewError;

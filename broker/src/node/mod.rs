@@ -27,7 +27,6 @@ use crate::data_folder::{DataFolder, FolderError};
 use crate::drain::{self, Draining};
 use crate::environment::Environment;
 use crate::homes::Homes;
-use crate::http::{AdminState, router};
 use crate::http::{AdminState, LOOKS_MAX, router};
 use crate::io::{IoMessage, Shared, Threads};
 use crate::membership::{self, Entered, MembershipError, Running};

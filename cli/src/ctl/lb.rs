@@ -151,6 +151,7 @@ mod tests {
             admin: "0.0.0.0:8080".into(),
             shards: 1,
             buckets: 1,
+            device_templates: Vec::new(),
             telemetry: false,
         };
         let report = NodeReport {
@@ -159,6 +160,7 @@ mod tests {
             wall_ms: 1,
             ready: true,
             connections: 0,
+            unstored_records: None,
             resident_bytes: None,
             restarts: 0,
             last_restart: None,
