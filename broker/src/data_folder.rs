@@ -174,7 +174,7 @@ impl DataFolder {
                 buckets: config.telemetry.buckets,
                 templates: templates.expect("the configuration was validated"),
             };
-            opened.set_identity(config.node.unwrap_or(1), fixed, None)?;
+            opened.set_identity(config.node.unwrap_or(1), &fixed, None)?;
         }
         Ok(opened)
     }
@@ -212,7 +212,7 @@ impl DataFolder {
     pub(crate) fn set_identity(
         &mut self,
         node: u32,
-        fixed: Fixed,
+        fixed: &Fixed,
         cluster: Option<FolderId>,
     ) -> Result<(), FolderError> {
         let identity = Identity {

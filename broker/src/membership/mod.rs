@@ -205,7 +205,7 @@ pub(crate) async fn join(
         buckets: joined.buckets,
         templates,
     };
-    folder.set_identity(node, fixed, cluster)?;
+    folder.set_identity(node, &fixed, cluster)?;
     tracing::info!(node, cluster = %format!("{:032x}", joined.cluster.0), "joined");
     Ok(joined.members)
 }
