@@ -36,6 +36,7 @@ struct Node {
 }
 
 /// How a verb ends whose answer was printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// All is well: exit code 0.
     Good,

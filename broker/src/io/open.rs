@@ -19,7 +19,10 @@ const OPEN: u64 = 1 << 32;
 ///
 /// What a connection asks for goes through mailboxes, so whoever has it sees that it was open; who sees that
 /// it has ended has all of it in his mailbox, before the answer to anything that he asks from then on.
-pub(super) struct OpenConnections(Box<[[OnceLock<Box<[AtomicU64]>>; SEGMENTS]]>);
+pub(super) struct OpenConnections(Box<[[Segment; SEGMENTS]]>);
+
+/// Slots of which each has the generation of the connection that is open there; made when one is used.
+type Segment = OnceLock<Box<[AtomicU64]>>;
 
 impl OpenConnections {
     pub(super) fn new(threads: usize) -> Self {
