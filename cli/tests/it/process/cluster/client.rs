@@ -113,9 +113,14 @@ impl Client {
         self.wire.read_to_close();
     }
 
-    /// The next message, acknowledged.
+    /// The next message, acknowledged. A PUBREL that comes again, since nobody had recorded its answer,
+    /// is answered again.
     pub(super) fn next(&mut self) -> Publish {
-        let packet = self.wire.read().expect("a message comes");
+        let mut packet = self.wire.read().expect("a message comes");
+        while packet.first == PUBREL {
+            self.send(&packet::ack(PUBCOMP, packet::acknowledged(&packet)));
+            packet = self.wire.read().expect("a message comes");
+        }
         let publish = Publish::decode(&packet).unwrap_or_else(|| panic!("a message: {packet:?}"));
         match publish.qos {
             0 => {}

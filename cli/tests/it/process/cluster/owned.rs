@@ -1,7 +1,7 @@
 //! Topics that belong to one client: every node knows without a row where its session is.
 
 use super::client::Client;
-use super::nodes::{Cluster, Nodes};
+use super::nodes::{Cluster, Nodes, leads_as_placed};
 use crate::process::node::Node;
 use crate::process::sessions::DEFAULTS;
 use crate::process::wait::until;
@@ -12,6 +12,13 @@ const OWN: &str = "cmd/device-7/#";
 fn a_clients_own_topics_reach_it_from_every_node_without_a_row_also_after_a_kill() {
     let cluster = Cluster::new(DEFAULTS);
     let mut nodes = cluster.start();
+    // A message of QoS 0 may be lost while a leadership moves.
+    until("leaders to return", || {
+        let status = nodes.status(0);
+        status
+            .is_some_and(|status| leads_as_placed(&status))
+            .then_some(())
+    });
     let [one, two, three] = cluster.mqtt();
     let mut device = Client::connect(one, "device-7", true);
     device.subscribe(OWN, 2);
