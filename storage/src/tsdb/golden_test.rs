@@ -6,7 +6,7 @@ use std::sync::Arc;
 use telemetry::{DeviceId, MetricName, Row, Stamp};
 
 use super::envelope::{self, EnvelopeError};
-use super::manifest::{OffsetV1, SegmentV1, StoreV1};
+use super::manifest::{BucketV1, OffsetV1, SegmentV1, StoreV1, StoreV2};
 use super::{Config, Error, Query, Tsdb};
 use crate::fs::{FaultFs, Fs};
 
@@ -83,10 +83,18 @@ fn manifest_values_have_these_bytes() {
         offset: 2,
     };
     let store = StoreV1 { buckets: 64 };
+    let moved = StoreV2 { buckets: 64 };
+    let bucket = BucketV1 {
+        standing: 2,
+        epoch: 3,
+        dead_upto: 4,
+    };
 
     assert_eq!(hex(&envelope::seal(&segment)), GOLDEN_SEGMENT_VALUE);
     assert_eq!(hex(&envelope::seal(&offset)), GOLDEN_OFFSET_VALUE);
     assert_eq!(hex(&envelope::seal(&store)), GOLDEN_STORE_VALUE);
+    assert_eq!(hex(&envelope::seal(&moved)), GOLDEN_STORE_MOVED_VALUE);
+    assert_eq!(hex(&envelope::seal(&bucket)), GOLDEN_BUCKET_VALUE);
     assert_eq!(
         envelope::open::<SegmentV1>(&envelope::seal(&segment)),
         Ok(segment)
@@ -252,5 +260,8 @@ const GOLDEN_SEGMENT_VALUE: &str = "\
     050000000000000006000000000000000700000000000000f8ffffffffffffff0900000000000000";
 const GOLDEN_OFFSET_VALUE: &str = "\
     5457564c03010000100000004f43617201000000000000000200000000000000";
+const GOLDEN_STORE_MOVED_VALUE: &str = "5457564c01020000020000001fecf1f04000";
+const GOLDEN_BUCKET_VALUE: &str = "\
+    5457564c0401000011000000aa40bab50203000000000000000400000000000000";
 const GOLDEN_STORE_VALUE: &str = "\
     5457564c010100000200000036e05ee94000";

@@ -21,6 +21,8 @@ pub(super) const FILE_NEW: &str = "manifest.new";
 const STORE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("store");
 const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
 const OFFSETS: TableDefinition<'_, (&str, u16), &[u8]> = TableDefinition::new("offsets");
+/// There once a bucket has changed hands.
+const BUCKETS: TableDefinition<'_, u16, &[u8]> = TableDefinition::new("buckets");
 
 /// Key of the one row of [`STORE`].
 const STORE_KEY: &str = "store";
@@ -37,6 +39,18 @@ pub(super) struct StoreV1 {
 impl Stored for StoreV1 {
     const KIND: u8 = 1;
     const VERSION: u8 = 1;
+}
+
+/// The same once [`BUCKETS`] says something: a program that does not know that table would take rows
+/// for living that are dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub(super) struct StoreV2 {
+    pub(super) buckets: u16,
+}
+
+impl Stored for StoreV2 {
+    const KIND: u8 = 1;
+    const VERSION: u8 = 2;
 }
 
 /// Is what the manifest says about one live segment.
@@ -70,6 +84,19 @@ impl Stored for OffsetV1 {
     const VERSION: u8 = 1;
 }
 
+/// Is what the manifest says about a bucket that has changed hands, or is about to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub(super) struct BucketV1 {
+    pub(super) standing: u8,
+    pub(super) epoch: u64,
+    pub(super) dead_upto: u64,
+}
+
+impl Stored for BucketV1 {
+    const KIND: u8 = 4;
+    const VERSION: u8 = 1;
+}
+
 /// Is the place in a log from which a start goes on reading: everything before it is in segments.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReplayOffset {
@@ -89,12 +116,17 @@ pub(super) struct Change<'a> {
     pub(super) add: &'a [SegmentV1],
     pub(super) remove: &'a [u64],
     pub(super) offsets: &'a [ReplayOffset],
+    /// A bucket whose replay offsets go, before others come.
+    pub(super) forget: Option<u16>,
+    pub(super) buckets: &'a [(u16, BucketV1)],
 }
 
 #[derive(Debug)]
 pub(super) struct Manifest {
     path: PathBuf,
     database: Database,
+    /// The number of buckets.
+    store: StoreV1,
 }
 
 impl Manifest {
@@ -109,6 +141,7 @@ impl Manifest {
         let manifest = Self {
             path: new.clone(),
             database: database(&new, Arc::clone(&file))?,
+            store,
         };
         manifest.write(|transaction| {
             transaction
@@ -137,17 +170,56 @@ impl Manifest {
             });
         }
         let database = database(&path, file)?;
-        Ok(Self { path, database })
+        let store = StoreV1 { buckets: 0 };
+        let mut manifest = Self {
+            path,
+            database,
+            store,
+        };
+        manifest.store = manifest.read_store()?;
+        Ok(manifest)
     }
 
-    pub(super) fn store(&self) -> Result<StoreV1, Error> {
+    pub(super) fn store(&self) -> StoreV1 {
+        self.store
+    }
+
+    fn read_store(&self) -> Result<StoreV1, Error> {
         let read = || -> Result<Option<Vec<u8>>, redb::Error> {
             let table = self.database.begin_read()?.open_table(STORE)?;
             Ok(table.get(STORE_KEY)?.map(|value| value.value().to_vec()))
         };
         let bytes = read().map_err(|error| self.failed(&error))?;
         let bytes = bytes.ok_or_else(|| self.foreign("it has no store row"))?;
-        envelope::open(&bytes).map_err(|error| self.unreadable(&error))
+        let store = match envelope::open::<StoreV1>(&bytes) {
+            Err(EnvelopeError::Version { .. }) => {
+                let store = envelope::open::<StoreV2>(&bytes);
+                store.map(|StoreV2 { buckets }| StoreV1 { buckets })
+            }
+            store => store,
+        };
+        store.map_err(|error| self.unreadable(&error))
+    }
+
+    /// What is said of buckets; nothing before one has changed hands.
+    pub(super) fn buckets(&self) -> Result<Vec<(u16, BucketV1)>, Error> {
+        let read = || -> Result<Vec<(u16, Vec<u8>)>, redb::Error> {
+            let table = match self.database.begin_read()?.open_table(BUCKETS) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                table => table?,
+            };
+            let rows = table.iter()?.map(|row| {
+                let (bucket, value) = row?;
+                Ok((bucket.value(), value.value().to_vec()))
+            });
+            rows.collect()
+        };
+        let rows = read().map_err(|error| self.failed(&error))?;
+        let row = |(bucket, bytes): (u16, Vec<u8>)| {
+            let row = envelope::open(&bytes).map_err(|error| self.unreadable(&error))?;
+            Ok((bucket, row))
+        };
+        rows.into_iter().map(row).collect()
     }
 
     pub(super) fn segments(&self) -> Result<Vec<SegmentV1>, Error> {
@@ -212,6 +284,9 @@ impl Manifest {
                 );
             }
             let mut offsets = transaction.open_table(OFFSETS)?;
+            if let Some(bucket) = change.forget {
+                offsets.retain(|(_, partition), _| partition != bucket)?;
+            }
             for at in change.offsets {
                 let row = OffsetV1 {
                     incarnation: at.incarnation,
@@ -221,6 +296,17 @@ impl Manifest {
                     (at.source.as_str(), at.partition),
                     envelope::seal(&row).as_slice(),
                 )?;
+            }
+            if change.buckets.is_empty() {
+                return Ok(());
+            }
+            let StoreV1 { buckets } = self.store;
+            transaction
+                .open_table(STORE)?
+                .insert(STORE_KEY, envelope::seal(&StoreV2 { buckets }).as_slice())?;
+            let mut table = transaction.open_table(BUCKETS)?;
+            for (bucket, row) in change.buckets {
+                table.insert(bucket, envelope::seal(row).as_slice())?;
             }
             Ok(())
         })
@@ -244,6 +330,14 @@ impl Manifest {
         Error::Manifest {
             path: self.path.clone(),
             what: error.to_string(),
+        }
+    }
+
+    pub(super) fn damaged(&self, what: String) -> Error {
+        Error::Damaged {
+            path: self.path.clone(),
+            offset: 0,
+            what,
         }
     }
 

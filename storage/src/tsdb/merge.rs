@@ -11,9 +11,11 @@ use telemetry::{DeviceId, Row};
 
 use super::error::Error;
 use super::manifest::{Change, SegmentV1};
+use super::marks::Sealed;
+use super::output::Output;
 use super::query::SealedRows;
 use super::segment::{BlockEntry, Entries, Segment};
-use super::store::{Output, Tsdb};
+use super::store::Tsdb;
 
 impl Tsdb {
     /// Merges the oldest `merge_fan_in` segments of the lowest level that has as many; false when
@@ -23,35 +25,61 @@ impl Tsdb {
     /// # Errors
     /// What became durable is unknown; end the process. A start finds either all of it or nothing.
     pub fn merge(&self, stop: &AtomicBool) -> Result<bool, Error> {
-        let Some(inputs) = self.merge_inputs() else {
+        let Some(merging) = self.begin_merge() else {
             return Ok(false);
         };
-        let level = inputs[0].about.level + 1;
-        let Some(merged) = self.write_merged(&inputs, level, stop)? else {
+        let Some(merged) = self.write_merged(&merging, stop)? else {
             return Ok(false);
         };
-        let removed: Vec<u64> = inputs.iter().map(|segment| segment.about.id).collect();
-        let opened = self.shared.open_all(&merged)?;
-        let change = Change {
-            add: &merged,
-            remove: &removed,
-            offsets: &[],
-        };
-        self.shared
-            .with_manifest(|manifest| manifest.commit(&change))?;
-        self.shared
-            .state()
-            .replace(&removed.into_iter().collect::<HashSet<_>>(), opened);
-        // Only now: a file that the manifest still names must outlive its last reader.
-        inputs.iter().for_each(|segment| segment.replaced());
-        self.shared.merges.fetch_add(1, Ordering::Relaxed);
+        if self.end_merge(&merging, &merged)? {
+            self.shared.merges.fetch_add(1, Ordering::Relaxed);
+        } else {
+            tracing::debug!("a merge begins again: a bucket has gone meanwhile");
+        }
         Ok(true)
     }
 
-    fn merge_inputs(&self) -> Option<Vec<Arc<Segment>>> {
-        let live = Arc::clone(&self.shared.state().live);
+    /// Puts what was written in the place of what it was made of. Not if rows have died meanwhile
+    /// that it may hold: the files go then, and it is false.
+    pub(super) fn end_merge(&self, merging: &Merging, merged: &[SegmentV1]) -> Result<bool, Error> {
+        let inputs = &merging.inputs;
+        let removed: Vec<u64> = inputs.iter().map(|segment| segment.about.id).collect();
+        let opened = self.shared.open_all(merged)?;
+        let is_ended = self.shared.with_manifest(|manifest| {
+            let (mut marks, live) = {
+                let state = self.shared.state();
+                (state.marks.clone(), Arc::clone(&state.live))
+            };
+            if !merging.sealed.has_dead_of(&marks) {
+                return Ok(false);
+            }
+            let kept = live.iter().map(|segment| segment.about.id);
+            let gone = marks.bury(kept.filter(|id| !removed.contains(id)));
+            let change = Change {
+                add: merged,
+                remove: &removed,
+                buckets: &marks.rows(gone.into_iter()),
+                ..Change::default()
+            };
+            manifest.commit(&change)?;
+            let mut state = self.shared.state();
+            state.replace(
+                &removed.iter().copied().collect::<HashSet<_>>(),
+                opened.clone(),
+            );
+            state.marks = marks;
+            Ok(true)
+        })?;
+        // Only now: a file that the manifest still names must outlive its last reader.
+        let gone = if is_ended { inputs } else { &opened };
+        gone.iter().for_each(|segment| segment.replaced());
+        Ok(is_ended)
+    }
+
+    pub(super) fn begin_merge(&self) -> Option<Merging> {
+        let sealed = self.shared.sealed();
         let mut levels: BTreeMap<u32, Vec<Arc<Segment>>> = BTreeMap::new();
-        for segment in live.iter() {
+        for segment in sealed.all() {
             levels
                 .entry(segment.about.level)
                 .or_default()
@@ -62,17 +90,19 @@ impl Tsdb {
             .into_values()
             .find(|segments| segments.len() >= fan_in)?;
         ready.truncate(fan_in);
-        Some(ready)
+        Some(Merging {
+            inputs: ready,
+            sealed,
+        })
     }
 
-    /// Writes the united rows; `None` when it was stopped. What was written then is not named by
-    /// the manifest and goes with the next start.
-    fn write_merged(
+    /// Writes the united rows that live; `None` when it was stopped, and what was written is gone.
+    pub(super) fn write_merged(
         &self,
-        inputs: &[Arc<Segment>],
-        level: u32,
+        Merging { inputs, sealed }: &Merging,
         stop: &AtomicBool,
     ) -> Result<Option<Vec<SegmentV1>>, Error> {
+        let level = inputs[0].about.level + 1;
         let mut output = Output::new(&self.shared, level);
         let mut sources: Vec<Peekable<Entries>> = inputs
             .iter()
@@ -85,7 +115,10 @@ impl Tsdb {
             }
             let mut rows = Vec::with_capacity(inputs.len());
             for (segment, source) in inputs.iter().zip(&mut sources) {
-                let blocks = take_key(source, bucket, &device)?;
+                let mut blocks = take_key(source, bucket, &device)?;
+                if sealed.is_dead(bucket, segment) {
+                    blocks.clear();
+                }
                 rows.push(SealedRows::new(segment, blocks, &failure));
             }
             let mut merged = merge_rows(rows);
@@ -113,9 +146,18 @@ impl Tsdb {
     }
 }
 
-type Source = Peekable<Entries>;
+/// A merge under way.
+#[derive(Debug)]
+pub(super) struct Merging {
+    inputs: Vec<Arc<Segment>>,
+    /// The store as it was when the merge began.
+    sealed: Sealed,
+}
 
-fn lowest_key(sources: &mut [Source]) -> Result<Option<(u16, DeviceId)>, Error> {
+/// The lowest key at which sources stand; none at their ends.
+pub(super) fn lowest_key<I: Iterator<Item = Result<BlockEntry, Error>>>(
+    sources: &mut [Peekable<I>],
+) -> Result<Option<(u16, DeviceId)>, Error> {
     let mut lowest: Option<(u16, DeviceId)> = None;
     for source in sources {
         match source.peek() {
@@ -139,7 +181,11 @@ fn lowest_key(sources: &mut [Source]) -> Result<Option<(u16, DeviceId)>, Error> 
 }
 
 /// Takes the blocks of one key out of a source that stands at it or behind it.
-fn take_key(source: &mut Source, bucket: u16, device: &DeviceId) -> Result<Vec<BlockEntry>, Error> {
+pub(super) fn take_key<I: Iterator<Item = Result<BlockEntry, Error>>>(
+    source: &mut Peekable<I>,
+    bucket: u16,
+    device: &DeviceId,
+) -> Result<Vec<BlockEntry>, Error> {
     let mut blocks = Vec::new();
     let is_key = |entry: &Result<BlockEntry, Error>| match entry {
         Ok(entry) => entry.bucket == bucket && entry.device == *device,

@@ -5,22 +5,32 @@
 //! level-0 segment and commits, in one transaction of the manifest, that segment together with the
 //! log's replay offsets. A merge packs segments of one level into one of the next.
 //!
-//! One thread inserts and seals, one merges; any thread may read.
+//! A bucket may go to the store of another node: it is frozen here, read in pages, adopted there in
+//! one transaction, and dropped here once the other is its owner.
+//!
+//! One thread inserts, seals and drops, one merges, one adopts; any thread may read.
 
 mod cache;
+mod copy;
 mod envelope;
 mod error;
 mod manifest;
+mod marks;
 mod merge;
+mod output;
 mod query;
 mod segment;
 mod store;
 
+pub use copy::{Adoption, BucketPage};
 pub use error::Error;
 pub use manifest::ReplayOffset;
+pub use marks::{BucketMark, Standing};
 pub use query::{Query, RawPoint};
 pub use store::{Config, Conflict, Defects, Inserted, LevelStats, Stats, Tsdb};
 
+#[cfg(test)]
+mod copy_test;
 #[cfg(test)]
 mod golden_test;
 #[cfg(test)]

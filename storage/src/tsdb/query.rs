@@ -1,7 +1,6 @@
 //! Reading: a range of one device, or every stored point as it lies.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
 use telemetry::query::{SourceRow, merge_rows};
 use telemetry::{DeviceId, Row};
@@ -55,7 +54,7 @@ impl Tsdb {
             return Ok(Vec::new());
         }
         let range = query.from_ms..=query.to_ms;
-        let (live, heads) = {
+        let (sealed, heads) = {
             let state = self.shared.state();
             let heads = [state.sealing.as_deref(), Some(&state.active)]
                 .into_iter()
@@ -66,11 +65,11 @@ impl Tsdb {
                         .collect()
                 })
                 .collect();
-            (Arc::clone(&state.live), heads)
+            (state.sealed(), heads)
         };
         let failure = RefCell::new(None);
-        let mut sources: Vec<Source<'_>> = Vec::with_capacity(live.len() + 2);
-        for segment in live.iter() {
+        let mut sources: Vec<Source<'_>> = Vec::new();
+        for segment in sealed.of(query.bucket) {
             let about = &segment.about;
             if about.ts_max_ms < query.from_ms || about.ts_min_ms > query.to_ms {
                 continue;
@@ -105,10 +104,13 @@ impl Tsdb {
     /// # Errors
     /// When a segment cannot be read; some points were given.
     pub fn scan_raw(&self, mut visit: impl FnMut(&RawPoint<'_>)) -> Result<(), Error> {
-        let live = Arc::clone(&self.shared.state().live);
-        for segment in live.iter() {
+        let sealed = self.shared.sealed();
+        for segment in sealed.all() {
             for entry in segment.entries() {
                 let entry = entry?;
+                if sealed.is_dead(entry.bucket, segment) {
+                    continue;
+                }
                 let place = (Some(segment.about.id), segment.about.level);
                 for row in segment.rows(&entry)? {
                     visit_row(place, &entry.device, &row, &mut visit);
@@ -145,9 +147,9 @@ impl Tsdb {
                 }
             }
         };
-        let live = Arc::clone(&self.shared.state().live);
-        for segment in live.iter() {
-            for entry in segment.entries_of(bucket) {
+        let sealed = self.shared.sealed();
+        for segment in sealed.of(bucket) {
+            for entry in segment.entries_from(bucket, None) {
                 add(&entry?.device);
             }
         }

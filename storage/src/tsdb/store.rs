@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use telemetry::query::{SourceRow, merge_rows};
-use telemetry::{DeviceId, Head, Merge, MetricName, Row, Stamp, block};
+use telemetry::{DeviceId, Head, Merge, MetricName, Row, Stamp};
 
 use super::cache::Cache;
 use super::error::Error;
 use super::manifest::{self, Change, Manifest, ReplayOffset, SegmentV1, StoreV1};
-use super::segment::{BlockEntry, Pushed, Segment, Writer, is_file_name};
+use super::marks::{BucketMark, Marks, Sealed, Standing};
+use super::output::Output;
+use super::segment::{BlockEntry, Segment, is_file_name};
 use crate::fs::{FolderLock, Fs, LOCK_FILE};
 
 /// Is the configuration of a hot store.
@@ -94,6 +96,8 @@ pub(super) struct State {
     pub(super) sealing: Option<Arc<Head>>,
     /// Live segments, oldest data first.
     pub(super) live: Arc<Vec<Arc<Segment>>>,
+    /// Which buckets have changed hands.
+    pub(super) marks: Marks,
 }
 
 /// Says what an insertion did.
@@ -215,16 +219,20 @@ impl Tsdb {
         let manifest = open_manifest(&*fs, folder, &config)?;
         let named = manifest.segments()?;
         delete_unnamed(&*fs, folder, &named)?;
+        let marks = Marks::read(&manifest)?;
         let mut live = Vec::with_capacity(named.len());
         for about in &named {
             live.push(Arc::new(Segment::open(&fs, folder, *about)?));
         }
         sort_by_age(&mut live);
-        let next_id = named.iter().map(|about| about.id + 1).max().unwrap_or(1);
+        let last_named = named.iter().map(|about| about.id).max().unwrap_or(0);
+        // One that was never named counts too: rows in a later segment of its number would be dead.
+        let next_id = last_named.max(marks.last_dead()) + 1;
         let state = State {
             active: Head::new(),
             sealing: None,
             live: Arc::new(live),
+            marks,
         };
         Ok(Self {
             shared: Arc::new(Shared {
@@ -308,9 +316,9 @@ impl Tsdb {
         if let Some(&newest) = self.shared.newest().get(device) {
             return Ok(newest);
         }
-        let live = Arc::clone(&self.shared.state().live);
+        let sealed = self.shared.sealed();
         let mut newest = None;
-        for segment in live.iter() {
+        for segment in sealed.of(bucket) {
             let blocks = segment.blocks_of(bucket, device, &self.shared.pages)?;
             newest = newest.max(blocks.iter().map(|block| block.ts_max_ms).max());
         }
@@ -323,9 +331,9 @@ impl Tsdb {
     }
 
     fn sealed_row(&self, bucket: u16, device: &DeviceId, ts_ms: i64) -> Result<Option<Row>, Error> {
-        let live = Arc::clone(&self.shared.state().live);
+        let sealed = self.shared.sealed();
         let mut found = Vec::new();
-        for segment in live.iter() {
+        for segment in sealed.of(bucket) {
             if !(segment.about.ts_min_ms..=segment.about.ts_max_ms).contains(&ts_ms) {
                 continue;
             }
@@ -361,6 +369,19 @@ impl Tsdb {
     /// # Errors
     /// What became durable is unknown; end the process. A start finds either all of it or nothing.
     pub fn seal(&self, offsets: &[ReplayOffset]) -> Result<(), Error> {
+        self.seal_and_freeze(offsets, &[])
+    }
+
+    /// As [`Tsdb::seal`], and notes in the same transaction that these buckets, under these epochs of
+    /// theirs, are to change hands: who inserts must take no more rows of them.
+    ///
+    /// # Errors
+    /// As [`Tsdb::seal`].
+    pub fn seal_and_freeze(
+        &self,
+        offsets: &[ReplayOffset],
+        frozen: &[(u16, u64)],
+    ) -> Result<(), Error> {
         let head = {
             let mut state = self.shared.state();
             let head = Arc::new(state.active.take());
@@ -376,25 +397,35 @@ impl Tsdb {
                 .with_manifest(|manifest| manifest.commit(&offsets_only))?;
         }
         let sealed = self.write_head(&head)?;
-        let change = Change {
-            add: &sealed,
-            remove: &[],
-            offsets,
-        };
-        self.shared
-            .with_manifest(|manifest| manifest.commit(&change))?;
-        let opened = self.shared.open_all(&sealed)?;
-        {
-            let mut newest = self.shared.newest();
-            for (_, device, rows) in head.iter() {
-                if let (Some(known), Some(row)) = (newest.get_mut(device), rows.last()) {
-                    *known = (*known).max(Some(row.ts_ms));
+        self.shared.with_manifest(|manifest| {
+            let mut marks = self.shared.state().marks.clone();
+            for (bucket, epoch) in frozen.iter().copied() {
+                let standing = Standing::Frozen;
+                marks.set(bucket, BucketMark { standing, epoch });
+            }
+            let buckets = marks.rows(frozen.iter().map(|(bucket, _)| *bucket));
+            let change = Change {
+                add: &sealed,
+                offsets,
+                buckets: &buckets,
+                ..Change::default()
+            };
+            manifest.commit(&change)?;
+            let opened = self.shared.open_all(&sealed)?;
+            {
+                let mut newest = self.shared.newest();
+                for (_, device, rows) in head.iter() {
+                    if let (Some(known), Some(row)) = (newest.get_mut(device), rows.last()) {
+                        *known = (*known).max(Some(row.ts_ms));
+                    }
                 }
             }
-        }
-        let mut state = self.shared.state();
-        state.replace(&HashSet::new(), opened);
-        state.sealing = None;
+            let mut state = self.shared.state();
+            state.replace(&HashSet::new(), opened);
+            state.sealing = None;
+            state.marks = marks;
+            Ok(())
+        })?;
         if !sealed.is_empty() {
             self.shared.seals.fetch_add(1, Ordering::Relaxed);
         }
@@ -477,6 +508,21 @@ impl Inserted {
 }
 
 impl Shared {
+    /// The sealed part of the store as it is now.
+    pub(super) fn sealed(&self) -> Sealed {
+        self.state().sealed()
+    }
+
+    /// The highest number that a segment was given.
+    pub(super) fn last_id(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed) - 1
+    }
+
+    /// Forgets how new rows of devices are: others have come or gone.
+    pub(super) fn forget_newest(&self) {
+        self.newest().clear();
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -508,6 +554,11 @@ impl Shared {
 }
 
 impl State {
+    /// The sealed part.
+    pub(super) fn sealed(&self) -> Sealed {
+        Sealed::new(&self.live, &self.marks)
+    }
+
     /// Switches the live segments.
     pub(super) fn replace(&mut self, removed: &HashSet<u64>, added: Vec<Arc<Segment>>) {
         let kept = self
@@ -524,74 +575,6 @@ impl State {
 /// A merge takes the oldest segments of its level, so higher levels hold older data.
 fn sort_by_age(live: &mut [Arc<Segment>]) {
     live.sort_by_key(|segment| (std::cmp::Reverse(segment.about.level), segment.about.id));
-}
-
-/// Writes sorted blocks into one segment, or into further ones when the schemas of one are full.
-pub(super) struct Output<'a> {
-    shared: &'a Shared,
-    level: u32,
-    writer: Option<Writer>,
-    finished: Vec<SegmentV1>,
-}
-
-impl<'a> Output<'a> {
-    pub(super) fn new(shared: &'a Shared, level: u32) -> Self {
-        Self {
-            shared,
-            level,
-            writer: None,
-            finished: Vec::new(),
-        }
-    }
-
-    /// Appends rows as one block, or as several when one cannot hold them.
-    pub(super) fn push(
-        &mut self,
-        bucket: u16,
-        device: &DeviceId,
-        mut rows: &[Row],
-    ) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let (block, rest) = rows.split_at(block::rows_that_fit(rows).max(1));
-            if self.writer()?.push(bucket, device, block)? == Pushed::Full {
-                self.close()?;
-                let pushed = self.writer()?.push(bucket, device, block)?;
-                assert_eq!(
-                    pushed,
-                    Pushed::Taken,
-                    "an empty segment has room for one schema"
-                );
-            }
-            rows = rest;
-        }
-        Ok(())
-    }
-
-    fn writer(&mut self) -> Result<&mut Writer, Error> {
-        if self.writer.is_none() {
-            let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
-            let Shared { fs, folder, .. } = self.shared;
-            self.writer = Some(Writer::create(&**fs, folder, id, self.level)?);
-        }
-        Ok(self.writer.as_mut().expect("made above if absent"))
-    }
-
-    fn close(&mut self) -> Result<(), Error> {
-        if let Some(writer) = self.writer.take() {
-            self.finished
-                .push(writer.finish(self.shared.defects.commit_before_sync)?);
-        }
-        Ok(())
-    }
-
-    /// Makes the files and their names durable.
-    pub(super) fn finish(mut self) -> Result<Vec<SegmentV1>, Error> {
-        self.close()?;
-        if !self.finished.is_empty() {
-            self.shared.fs.sync_dir(&self.shared.folder)?;
-        }
-        Ok(self.finished)
-    }
 }
 
 /// Looks before the lock is taken, so that nothing is written into a folder of somebody else.
@@ -633,7 +616,7 @@ fn open_manifest(fs: &dyn Fs, folder: &Path, config: &Config) -> Result<Manifest
         )?;
     }
     let manifest = Manifest::open(fs, folder)?;
-    let StoreV1 { buckets } = manifest.store()?;
+    let StoreV1 { buckets } = manifest.store();
     if buckets != config.buckets {
         let (found, asked) = (buckets, config.buckets);
         return Err(Error::Buckets {

@@ -150,18 +150,26 @@ impl Segment {
         }
     }
 
-    /// The blocks of one bucket: since the file is sorted, one range of it.
-    pub(in crate::tsdb) fn entries_of(
+    /// The blocks of one bucket, since the file is sorted one range of it; from those of a device on,
+    /// if one is named.
+    pub(in crate::tsdb) fn entries_from(
         self: &Arc<Self>,
         bucket: u16,
-    ) -> impl Iterator<Item = Result<BlockEntry, Error>> {
-        let first = self.directory.partition_point(|page| page.bucket < bucket);
+        device: Option<&DeviceId>,
+    ) -> impl Iterator<Item = Result<BlockEntry, Error>> + use<> {
+        let key = (bucket, device);
+        let first = self
+            .directory
+            .partition_point(|page| (page.bucket, Some(&page.device)) < key);
         let entries = Entries {
             page: first.saturating_sub(1),
             ..self.entries()
         };
+        let from = device.cloned();
         let before = move |entry: &Result<BlockEntry, Error>| {
-            entry.as_ref().is_ok_and(|entry| entry.bucket < bucket)
+            let is_before =
+                |entry: &BlockEntry| (entry.bucket, Some(&entry.device)) < (bucket, from.as_ref());
+            entry.as_ref().is_ok_and(is_before)
         };
         let within = move |entry: &Result<BlockEntry, Error>| {
             entry.as_ref().map_or(true, |entry| entry.bucket == bucket)
