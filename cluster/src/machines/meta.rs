@@ -1,13 +1,15 @@
 //! The machine of the meta group.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use cluster_core::{BucketId, Layout, Meta, MetaAnswer, MetaState};
+use cluster_core::{BucketId, Layout, Meta, MetaAnswer, MetaState, NodeId};
 use mqtt::Templates;
 use storage::state::{Changes, Row};
 
 use crate::stored::MetaEntry;
-use crate::stored::meta_rows::{HOLDING_KIND, LAYOUT_KIND, STATE_KIND, TEMPLATES_KIND};
+use crate::stored::meta_rows::{
+    HOLDING_KIND, LAYOUT_KIND, MOVING_KIND, STATE_KIND, TEMPLATES_KIND,
+};
 use crate::stored::row::{damaged, decode_value, encode_value, readable};
 use crate::stored::wire::Why;
 use crate::{Damaged, Machine};
@@ -22,6 +24,8 @@ pub struct MetaMachine {
     is_changed: bool,
     /// Whether the layout was ever another than a lone node's: from then on it has a row.
     has_layout: bool,
+    /// Whether a bucket with rows was ever being moved: from then on there is a row for that.
+    has_moved: bool,
 }
 
 impl MetaMachine {
@@ -49,6 +53,7 @@ impl Machine for MetaMachine {
         let mut layout = None;
         let mut holding = None;
         let mut templates = None;
+        let mut moving = None;
         for row in rows {
             let row = readable(NAME, row)?;
             let read = match row.kind {
@@ -62,6 +67,9 @@ impl Machine for MetaMachine {
                 TEMPLATES_KIND => decode_value(&row.value)
                     .and_then(|value| of_cluster(value, state.as_ref()))
                     .map(|value| templates = Some(value)),
+                MOVING_KIND => decode_value(&row.value)
+                    .and_then(|value| of_rows(value, state.as_ref(), holding.as_ref()))
+                    .map(|value| moving = Some(value)),
                 tag => Err(Why::Tag {
                     what: "kind of row",
                     tag,
@@ -69,13 +77,15 @@ impl Machine for MetaMachine {
             };
             read.map_err(|why| damaged(NAME, &row, &why))?;
         }
-        let has_layout = layout.is_some();
+        let (has_layout, has_moved) = (layout.is_some(), moving.is_some());
+        let moving = moving.unwrap_or_default();
         let templates = templates.unwrap_or_default();
-        let meta = state.map(|state| Meta::restore(state, layout, holding, templates));
+        let meta = state.map(|state| Meta::restore(state, layout, holding, moving, templates));
         Ok(Self {
             meta: meta.unwrap_or_default(),
             is_changed: false,
             has_layout,
+            has_moved,
         })
     }
 
@@ -85,6 +95,7 @@ impl Machine for MetaMachine {
         let answer = self.meta.apply(index, entry.time, &entry.command);
         // By entries alone: one that is undone before the next flush counts too.
         self.has_layout |= !self.meta.is_layout_plain();
+        self.has_moved |= !self.meta.moving().is_empty();
         Ok(answer)
     }
 
@@ -98,6 +109,9 @@ impl Machine for MetaMachine {
             }
             if self.has_layout {
                 changes.put(LAYOUT_KIND, &[], &encode_value(self.meta.layout()));
+            }
+            if self.has_moved {
+                changes.put(MOVING_KIND, &[], &encode_value(self.meta.moving()));
             }
         }
         changes
@@ -137,4 +151,20 @@ fn of_cluster(templates: Templates, state: Option<&MetaState>) -> Result<Templat
             "device templates stand without a cluster, or are none".to_owned(),
         )),
     }
+}
+
+/// Moves of buckets that hold rows, as the state and the row of those say that were read before.
+fn of_rows(
+    moving: BTreeMap<BucketId, NodeId>,
+    state: Option<&MetaState>,
+    holding: Option<&BTreeSet<BucketId>>,
+) -> Result<BTreeMap<BucketId, NodeId>, Why> {
+    let fault = match (state, holding) {
+        (Some(_), Some(holding)) if !moving.keys().all(|bucket| holding.contains(bucket)) => {
+            Some("a bucket without rows is moved")
+        }
+        (Some(state), Some(_)) => state.fault_of_moves(&moving),
+        _ => Some("moves of buckets stand without the buckets"),
+    };
+    fault.map_or(Ok(moving), |fault| Err(Why::State(fault.to_owned())))
 }

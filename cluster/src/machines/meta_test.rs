@@ -22,7 +22,11 @@ fn command(rng: &mut StdRng, count: usize) -> MetaCommand {
             epoch: if rng.random() { 1 } else { expected },
         })
         .collect();
-    match rng.random_range(0..22) {
+    let claim = BucketClaim {
+        bucket: BucketId(rng.random_range(0..2)),
+        epoch: if rng.random() { 1 } else { expected },
+    };
+    match rng.random_range(0..25) {
         _ if count == 0 && rng.random() => MetaCommand::Found(found()),
         _ if count == 0 => found_with(),
         0 => MetaCommand::Found(found()),
@@ -78,6 +82,8 @@ fn command(rng: &mut StdRng, count: usize) -> MetaCommand {
         }),
         19 => MetaCommand::TakeBuckets { node, claims },
         20 => MetaCommand::HoldRows { node, claims },
+        21 | 22 => MetaCommand::MoveBucket { claim, to: node },
+        23 => MetaCommand::BucketMoved { claim, to: node },
         _ => MetaCommand::Drain {
             node,
             is_leaving: rng.random(),
@@ -122,7 +128,7 @@ fn entry(time: u64, command: MetaCommand) -> Vec<u8> {
 
 #[test]
 fn a_crash_changes_nothing_of_meta() {
-    let (mut moved, mut held, mut owned) = (0, 0, 0);
+    let (mut moved, mut held, mut owned, mut moving) = (0, 0, 0, 0);
     for seed in 0..60 {
         let (crashed, spared) = crashes_change_nothing::<MetaMachine>(
             &(),
@@ -140,12 +146,15 @@ fn a_crash_changes_nothing_of_meta() {
         assert_eq!(crashed.meta().holding(), spared.meta().holding());
         assert_eq!(crashed.meta().templates(), spared.meta().templates());
         owned += usize::from(!crashed.meta().templates().is_empty());
+        assert_eq!(crashed.meta().moving(), spared.meta().moving());
         held += crashed.meta().holding().len();
+        moving += crashed.meta().moving().len();
         moved += usize::from(!crashed.meta().is_layout_plain());
         assert_eq!(crashed.meta().epochs(), spared.meta().epochs());
     }
     assert!(moved > 30, "only {moved} seeds moved anything");
     assert!(held > 30, "only {held} buckets hold rows");
+    assert!(moving > 5, "only {moving} buckets are being moved");
     assert!((10..50).contains(&owned), "{owned} seeds have templates");
 }
 
@@ -278,11 +287,11 @@ fn a_damaged_row_of_meta_is_named() {
     let error = restored::<MetaMachine>(&(), rows.clone()).unwrap_err();
     assert_eq!(error.what, "row 1 \"\" of meta");
 
-    rows[0].kind = 5;
+    rows[0].kind = 6;
     let error = restored::<MetaMachine>(&(), rows.clone()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "row 5 \"\" of meta: tag 5 is no kind of row"
+        "row 6 \"\" of meta: tag 6 is no kind of row"
     );
     rows[0].kind = 2;
     let error = restored::<MetaMachine>(&(), rows).unwrap_err();
@@ -307,6 +316,53 @@ fn the_buckets_that_hold_rows_are_a_row_of_these_bytes() {
     kept.flush();
 
     assert_eq!(kept.value(3, b"").unwrap(), b"\x01\x01\0\0\0\x01\0"[..]);
+}
+
+#[test]
+fn the_buckets_that_are_being_moved_are_a_row_of_these_bytes_once_there_was_one() {
+    let mut kept = Kept::<MetaMachine>::new(());
+    let folder = FolderId(2);
+    let level = FeatureLevel(1);
+    let node = None;
+    kept.apply(&entry(9, MetaCommand::Found(found())));
+    kept.apply(&entry(
+        9,
+        MetaCommand::Join(Join {
+            node,
+            folder,
+            level,
+        }),
+    ));
+    let bucket = BucketId(1);
+    let claim = |epoch| BucketClaim { bucket, epoch };
+    let (node, claims) = (NodeId(1), vec![claim(1)]);
+    kept.apply(&entry(9, MetaCommand::HoldRows { node, claims }));
+    kept.flush();
+    assert_eq!(kept.value(5, b""), None, "as in a folder from before");
+    let moves = |epoch, to| MetaCommand::MoveBucket {
+        claim: claim(epoch),
+        to: NodeId(to),
+    };
+
+    kept.apply(&entry(9, moves(1, 2)));
+    kept.flush();
+
+    let golden = &b"\x01\x01\0\0\0\x01\0\x02\0\0\0"[..];
+    assert_eq!(kept.value(5, b"").unwrap(), golden);
+    for (at, harm) in [(5, 0), (7, 1), (7, 9)] {
+        let mut rows = kept.rows();
+        let row = rows.iter_mut().find(|row| row.kind == 5).unwrap();
+        let mut value = row.value.to_vec();
+        value[at] = harm;
+        row.value = value.into();
+        let error = restored::<MetaMachine>(&(), rows).unwrap_err().to_string();
+        assert!(error.starts_with("row 5 \"\" of meta: "), "{error}");
+    }
+
+    kept.apply(&entry(9, moves(4, 1)));
+    kept.flush();
+
+    assert_eq!(kept.value(5, b"").unwrap(), b"\x01\0\0\0\0"[..]);
 }
 
 #[test]

@@ -69,4 +69,4 @@ pub use inner::NotProposed;
 pub use join::{Applicant, NotJoined, join};
 pub use lease_view::LeaseView;
 pub use message::{CHANNELS, Joined, Neighbour, rewritten};
-pub use status::{GroupRow, MemberRow, MemberStatus, Moving};
+pub use status::{BucketMove, GroupRow, MemberRow, MemberStatus, Moving};

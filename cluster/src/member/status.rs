@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cluster_core::{Group, NodeEpoch, NodeId, StartCount};
+use cluster_core::{BucketId, Group, NodeEpoch, NodeId, StartCount};
 
 /// The cluster at one moment, at most 500 ms ago.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,17 @@ pub struct MemberStatus {
     pub members: BTreeMap<NodeId, MemberRow>,
     /// Groups.
     pub groups: BTreeMap<Group, GroupRow>,
+    /// Buckets with rows that are being moved.
+    pub bucket_moves: BTreeMap<BucketId, BucketMove>,
+}
+
+/// The move of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BucketMove {
+    /// Its owner until the move ends.
+    pub from: NodeId,
+    /// Its owner then.
+    pub to: NodeId,
 }
 
 /// One member.
@@ -47,7 +58,7 @@ pub struct MemberRow {
     pub leads: usize,
     /// Buckets of telemetry that it owns.
     pub buckets: usize,
-    /// Those of them that hold rows, and stay with it.
+    /// Those of them that hold rows.
     pub buckets_with_rows: usize,
 }
 

@@ -16,7 +16,7 @@ use super::inner::Inner;
 use super::message::{Message, PREPARE, Prepare, Prepared};
 use super::movers::Step;
 use super::returns::STEADY_MS;
-use super::status::{GroupRow, MemberRow, MemberStatus, Moving};
+use super::status::{BucketMove, GroupRow, MemberRow, MemberStatus, Moving};
 use crate::raft::GroupControl;
 
 /// How often the node of a new replica is asked whether it runs, and the pause between.
@@ -210,6 +210,11 @@ impl Runtime {
             };
             status.members.insert(node, row);
         }
+        let moves = meta.moving().iter().filter_map(|(bucket, to)| {
+            let from = meta.bucket(*bucket)?.owner;
+            Some((*bucket, BucketMove { from, to: *to }))
+        });
+        status.bucket_moves = moves.collect();
         for (group, row) in meta.placements() {
             let leading = leaders.get(&group);
             let moving = meta.layout().moves.get(&group).map(|row| Moving {

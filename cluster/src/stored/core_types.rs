@@ -37,6 +37,8 @@ choice!(MetaCommand, "command of meta" {
     15 => TakeBuckets { node, claims },
     16 => HoldRows { node, claims },
     17 => FoundWith { found, templates },
+    18 => MoveBucket { claim, to },
+    19 => BucketMoved { claim, to },
 });
 record!(BucketClaim { bucket, epoch });
 record!(StartMove {

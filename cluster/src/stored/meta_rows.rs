@@ -1,4 +1,5 @@
-//! The state file of meta: one row, and another once there was more than a lone node.
+//! The state file of meta: two rows, another once there was more than a lone node, and one more once a
+//! bucket with rows was moved.
 
 use cluster_core::{BucketRow, Founded, Layout, Member, MetaState, MoveRow, ShardRow};
 
@@ -11,9 +12,10 @@ pub(crate) const LAYOUT_KIND: u8 = 2;
 /// The buckets that hold rows; its key is empty. A state without this row was written before anybody
 /// said which do: all of them may.
 pub(crate) const HOLDING_KIND: u8 = 3;
-
 /// The device-owned templates; its key is empty. There is none of a cluster without templates.
 pub(crate) const TEMPLATES_KIND: u8 = 4;
+/// Where buckets with rows are being moved to, once one ever was; its key is empty.
+pub(crate) const MOVING_KIND: u8 = 5;
 
 record!(MetaState {
     index,

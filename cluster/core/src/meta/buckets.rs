@@ -1,6 +1,6 @@
 //! The bucket table: who stores which device's telemetry.
 //!
-//! A bucket without rows may go to another member; its log records lie on the nodes that took
+//! A bucket without rows may go to another member at once; its log records lie on the nodes that took
 //! them, so that nothing goes with it. Its owner takes none before an entry says that it holds rows,
 //! and that entry names the owner's epoch. So dealing and the first row meet in this log, and the
 //! later of the two is refused.
@@ -39,7 +39,7 @@ impl Meta {
         self.buckets.iter().map(|(bucket, row)| (*bucket, *row))
     }
 
-    /// Whether the bucket's owner may hold rows of it: then it stays where it is.
+    /// Whether the bucket's owner may hold rows of it: then it goes to another by a move alone.
     pub fn holds_rows(&self, bucket: BucketId) -> bool {
         self.holding.contains(&bucket)
     }

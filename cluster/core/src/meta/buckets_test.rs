@@ -5,14 +5,14 @@ use std::num::NonZeroU16;
 use super::*;
 use crate::deal;
 
-struct Log {
-    meta: Meta,
+pub(super) struct Log {
+    pub(super) meta: Meta,
     index: u64,
 }
 
 impl Log {
     /// A cluster of one node with eight buckets.
-    fn founded() -> Self {
+    pub(super) fn founded() -> Self {
         let mut log = Self {
             meta: Meta::default(),
             index: 0,
@@ -28,12 +28,12 @@ impl Log {
         log
     }
 
-    fn apply(&mut self, command: &MetaCommand) -> MetaAnswer {
+    pub(super) fn apply(&mut self, command: &MetaCommand) -> MetaAnswer {
         self.index += 1;
         self.meta.apply(self.index, WallMs(self.index), command)
     }
 
-    fn begin(&mut self, node: u32) {
+    pub(super) fn begin(&mut self, node: u32) {
         let begin = MetaCommand::Begin(Begin {
             node: NodeId(node),
             folder: FolderId(u128::from(node)),
@@ -44,7 +44,7 @@ impl Log {
         assert!(matches!(self.apply(&begin), MetaAnswer::Begun { .. }));
     }
 
-    fn join(&mut self, node: u32) {
+    pub(super) fn join(&mut self, node: u32) {
         let joined = self.apply(&MetaCommand::Join(Join {
             node: Some(NodeId(node)),
             folder: FolderId(u128::from(node)),
@@ -53,29 +53,29 @@ impl Log {
         assert_eq!(joined, MetaAnswer::Joined { node: NodeId(node) });
     }
 
-    fn claim(&self, bucket: u16) -> BucketClaim {
+    pub(super) fn claim(&self, bucket: u16) -> BucketClaim {
         let bucket = BucketId(bucket);
         let epoch = self.meta.bucket(bucket).unwrap().epoch;
         BucketClaim { bucket, epoch }
     }
 
-    fn take(&mut self, node: u32, claims: Vec<BucketClaim>) -> MetaAnswer {
+    pub(super) fn take(&mut self, node: u32, claims: Vec<BucketClaim>) -> MetaAnswer {
         let node = NodeId(node);
         self.apply(&MetaCommand::TakeBuckets { node, claims })
     }
 
-    fn hold(&mut self, node: u32, claims: Vec<BucketClaim>) {
+    pub(super) fn hold(&mut self, node: u32, claims: Vec<BucketClaim>) {
         let node = NodeId(node);
         let answer = self.apply(&MetaCommand::HoldRows { node, claims });
         assert_eq!(answer, MetaAnswer::Done);
     }
 
-    fn owner(&self, bucket: u16) -> u32 {
+    pub(super) fn owner(&self, bucket: u16) -> u32 {
         self.meta.bucket(BucketId(bucket)).unwrap().owner.0
     }
 
     /// Everybody takes what it should; how many each owns then.
-    fn deal(&mut self) -> Vec<usize> {
+    pub(super) fn deal(&mut self) -> Vec<usize> {
         for (node, claims) in deal(&self.meta) {
             self.take(node.0, claims);
         }

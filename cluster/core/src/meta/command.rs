@@ -108,7 +108,7 @@ pub enum MetaCommand {
         /// What it wants.
         claims: Vec<BucketClaim>,
     },
-    /// Says that an owner is about to take rows of buckets: from now on they stay with it. A bucket
+    /// Says that an owner is about to take rows of buckets: from now on they go by moves alone. A bucket
     /// that it does not own under that epoch is passed over. Answers [`MetaAnswer::Done`]; the table
     /// says which.
     HoldRows {
@@ -116,6 +116,23 @@ pub enum MetaCommand {
         node: NodeId,
         /// The buckets.
         claims: Vec<BucketClaim>,
+    },
+    /// Has a bucket with rows moved to another member, whatever move of it is under way; to its owner,
+    /// the move is given up. The row's epoch must be the claim's, and is another then. Answers
+    /// [`MetaAnswer::Done`].
+    MoveBucket {
+        /// The bucket.
+        claim: BucketClaim,
+        /// Its next owner.
+        to: NodeId,
+    },
+    /// The next owner has all rows of a bucket: it is the owner. The row must be that of the move.
+    /// Answers [`MetaAnswer::Done`].
+    BucketMoved {
+        /// The bucket.
+        claim: BucketClaim,
+        /// Its next owner.
+        to: NodeId,
     },
 }
 

@@ -363,10 +363,17 @@ fn a_restored_layout_goes_on_and_a_lone_nodes_is_made_up() {
         state.clone(),
         Some(layout),
         None,
+        BTreeMap::new(),
         mqtt::Templates::default(),
     );
     assert_eq!(restored.goal(SHARD), log.meta.goal(SHARD));
-    let alone = Meta::restore(state, None, None, mqtt::Templates::default());
+    let alone = Meta::restore(
+        state,
+        None,
+        None,
+        BTreeMap::new(),
+        mqtt::Templates::default(),
+    );
     assert_eq!(alone.replica(Group::Routes, NodeId(1)), Some(RaftId(1)));
     assert_eq!(alone.placements().count(), 6);
 }

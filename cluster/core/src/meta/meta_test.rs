@@ -356,6 +356,7 @@ fn a_restored_meta_answers_as_the_one_before() {
         state.clone(),
         Some(log.meta.layout().clone()),
         None,
+        BTreeMap::new(),
         log.meta.templates().clone(),
     );
 

@@ -1,5 +1,8 @@
 //! The replicated state of the meta group: members and their epochs, shard map, buckets.
 
+mod bucket_moves;
+#[cfg(test)]
+mod bucket_moves_test;
 mod buckets;
 #[cfg(test)]
 mod buckets_test;
@@ -17,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mqtt::Templates;
 
+pub use bucket_moves::BUCKET_MOVES_PER_NODE_MAX;
 pub use buckets::{BucketClaim, BucketRow};
 pub use command::{
     Begin, EndReason, Found, Group, Join, Leftover, MetaAnswer, MetaCommand, Placement, Refusal,
@@ -62,6 +66,8 @@ pub struct Meta {
     buckets: BTreeMap<BucketId, BucketRow>,
     /// Buckets whose owner may hold rows.
     holding: BTreeSet<BucketId>,
+    /// Those of them that are being moved, and where to.
+    moving: BTreeMap<BucketId, NodeId>,
     incarnations: BTreeMap<Group, Incarnation>,
     layout: Layout,
     /// Not replicated.
@@ -136,6 +142,8 @@ impl Meta {
             MetaCommand::Drain { node, is_leaving } => self.drain(*node, *is_leaving),
             MetaCommand::TakeBuckets { node, claims } => self.take_buckets(*node, claims),
             MetaCommand::HoldRows { node, claims } => Ok(self.hold_rows(*node, claims)),
+            MetaCommand::MoveBucket { claim, to } => self.move_bucket(*claim, *to),
+            MetaCommand::BucketMoved { claim, to } => self.bucket_moved(*claim, *to),
         };
         result.unwrap_or_else(MetaAnswer::Refused)
     }
@@ -346,7 +354,9 @@ impl Meta {
                 Err(Refusal::NoMember(node))
             };
         };
-        let holds = self.layout.needs(node) || self.buckets.values().any(|row| row.owner == node);
+        let is_owner = self.buckets.values().any(|row| row.owner == node);
+        let is_target = self.moving.values().any(|to| *to == node);
+        let holds = self.layout.needs(node) || is_owner || is_target;
         if holds || member.epoch.is_some() {
             return Err(Refusal::StillNeeded(node));
         }

@@ -45,7 +45,8 @@ pub struct Founded {
 }
 
 impl Meta {
-    /// All that is replicated beside [`Self::layout`], [`Self::holding`] and [`Self::templates`].
+    /// All that is replicated beside [`Self::layout`], [`Self::holding`], [`Self::moving`] and
+    /// [`Self::templates`].
     pub fn state(&self) -> MetaState {
         MetaState {
             index: self.index,
@@ -61,13 +62,14 @@ impl Meta {
         }
     }
 
-    /// The machine whose [`Self::state`], [`Self::layout`], [`Self::holding`] and
+    /// The machine whose [`Self::state`], [`Self::layout`], [`Self::holding`], [`Self::moving`] and
     /// [`Self::templates`] these were; without a layout, that of a lone node; without knowing which
     /// buckets hold rows, all of them may. It hands out no effects of the past.
     pub fn restore(
         state: MetaState,
         layout: Option<Layout>,
         holding: Option<BTreeSet<BucketId>>,
+        moving: BTreeMap<BucketId, NodeId>,
         templates: Templates,
     ) -> Self {
         let holding = super::buckets::restored(&state, holding);
@@ -87,6 +89,7 @@ impl Meta {
             shards: state.shards,
             buckets: state.buckets,
             holding,
+            moving,
             incarnations: state.incarnations,
             layout,
             effects: std::collections::VecDeque::new(),

@@ -1,67 +1,148 @@
-//! Which buckets of telemetry go to whom when members have come.
+//! Which buckets of telemetry go to whom when members come or are to leave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{NodeState, Ring};
-use crate::{BucketClaim, BucketId, Meta, NodeId};
+use crate::{BucketClaim, BucketId, BucketRow, Meta, NodeId};
 
 /// What each member should take of the buckets that hold no row, by
 /// [`crate::MetaCommand::TakeBuckets`].
 ///
 /// With `n` members that stay, whoever owns more than ⌈buckets/n⌉ passes on what it can, first to
 /// the node that the ring names first for the bucket. Nobody takes beyond that bound, and only who
-/// has an epoch. A bucket that holds rows counts where it is. Equal states give equal results, so
-/// that members who take at once take different ones.
+/// has an epoch. A bucket that holds rows counts where it is, or where it is being moved to. Equal
+/// states give equal results, so that members who take at once take different ones.
 pub fn deal(meta: &Meta) -> BTreeMap<NodeId, Vec<BucketClaim>> {
-    let states = meta.node_states();
-    let staying = states.iter().filter(|(_, state)| state.stays());
-    let staying: Vec<NodeId> = staying.map(|(node, _)| *node).collect();
-    let Some(bound) = usize::from(meta.buckets())
-        .checked_add(staying.len().saturating_sub(1))
-        .and_then(|sum| sum.checked_div(staying.len()))
-    else {
+    let Some(mut dealing) = Dealing::new(meta) else {
         return BTreeMap::new();
     };
-    let mut owned = BTreeMap::<NodeId, usize>::new();
-    for (_, row) in meta.bucket_rows() {
-        *owned.entry(row.owner).or_default() += 1;
-    }
-    let ring = Ring::new(staying.iter().copied());
-    let mut dealt = BTreeMap::<NodeId, Vec<BucketClaim>>::new();
-    let mut moved = std::collections::BTreeSet::<BucketId>::new();
-    // First to whom the ring names first, then to anybody with room.
-    for is_choosy in [true, false] {
+    dealing.deal_empty()
+}
+
+/// The one bucket with rows that each member should have moved to itself now, by
+/// [`crate::MetaCommand::MoveBucket`]: at the bounds of [`deal`], once that is done, and only from
+/// members that run. None begins where a move begins or ends already.
+pub fn deal_moves(meta: &Meta) -> BTreeMap<NodeId, BucketClaim> {
+    let Some(mut dealing) = Dealing::new(meta) else {
+        return BTreeMap::new();
+    };
+    dealing.deal_empty();
+    dealing.deal_with_rows()
+}
+
+struct Dealing<'a> {
+    meta: &'a Meta,
+    states: BTreeMap<NodeId, NodeState>,
+    ring: Ring,
+    /// Buckets that a member that stays has at most.
+    bound: usize,
+    /// How many each has, or is to have.
+    owned: BTreeMap<NodeId, usize>,
+}
+
+impl<'a> Dealing<'a> {
+    /// None if nobody stays.
+    fn new(meta: &'a Meta) -> Option<Self> {
+        let states = meta.node_states();
+        let staying = states.iter().filter(|(_, state)| state.stays());
+        let staying: Vec<NodeId> = staying.map(|(node, _)| *node).collect();
+        let bound = usize::from(meta.buckets())
+            .checked_add(staying.len().saturating_sub(1))
+            .and_then(|sum| sum.checked_div(staying.len()))?;
+        let mut owned = BTreeMap::<NodeId, usize>::new();
         for (bucket, row) in meta.bucket_rows() {
-            let has_too_many = |owner| owned.get(owner).is_some_and(|count| *count > bound);
-            let stays = staying.contains(&row.owner);
-            if meta.holds_rows(bucket)
-                || moved.contains(&bucket)
-                || (stays && !has_too_many(&row.owner))
-            {
-                continue;
-            }
-            let mut walk = ring.walk_of_bucket(bucket);
-            if is_choosy {
-                walk.truncate(1);
-            }
-            let takes = |node: &&NodeId| {
-                states.get(node) == Some(&NodeState::Serving)
-                    && owned.get(node).is_none_or(|count| *count < bound)
-            };
-            let Some(&to) = walk.iter().find(takes) else {
-                continue;
-            };
-            *owned.entry(to).or_default() += 1;
-            if let Some(count) = owned.get_mut(&row.owner) {
-                *count -= 1;
-            }
-            moved.insert(bucket);
-            let epoch = row.epoch;
-            dealt
-                .entry(to)
-                .or_default()
-                .push(BucketClaim { bucket, epoch });
+            let node = meta.moving_to(bucket).unwrap_or(row.owner);
+            *owned.entry(node).or_default() += 1;
+        }
+        let ring = Ring::new(staying.iter().copied());
+        Some(Self {
+            meta,
+            states,
+            ring,
+            bound,
+            owned,
+        })
+    }
+
+    fn owned(&self, node: NodeId) -> usize {
+        self.owned.get(&node).copied().unwrap_or(0)
+    }
+
+    /// Whether a member is to pass on buckets.
+    fn gives(&self, node: NodeId) -> bool {
+        let state = self.states.get(&node);
+        !state.is_some_and(|state| state.stays()) || self.owned(node) > self.bound
+    }
+
+    /// Who takes a bucket; of all, or, if choosy, only whom the ring names first.
+    fn taker(&self, bucket: BucketId, is_choosy: bool) -> impl Iterator<Item = NodeId> {
+        let mut walk = self.ring.walk_of_bucket(bucket);
+        if is_choosy {
+            walk.truncate(1);
+        }
+        walk.into_iter().filter(|node| {
+            self.states.get(node) == Some(&NodeState::Serving) && self.owned(*node) < self.bound
+        })
+    }
+
+    fn pass(&mut self, from: NodeId, to: NodeId) {
+        *self.owned.entry(to).or_default() += 1;
+        if let Some(count) = self.owned.get_mut(&from) {
+            *count -= 1;
         }
     }
-    dealt
+
+    fn deal_empty(&mut self) -> BTreeMap<NodeId, Vec<BucketClaim>> {
+        let mut dealt = BTreeMap::<NodeId, Vec<BucketClaim>>::new();
+        let mut moved = BTreeSet::<BucketId>::new();
+        // First to whom the ring names first, then to anybody with room.
+        for is_choosy in [true, false] {
+            for (bucket, BucketRow { owner, epoch }) in self.meta.bucket_rows() {
+                if self.meta.holds_rows(bucket) || moved.contains(&bucket) || !self.gives(owner) {
+                    continue;
+                }
+                let Some(to) = self.taker(bucket, is_choosy).next() else {
+                    continue;
+                };
+                self.pass(owner, to);
+                moved.insert(bucket);
+                let claim = BucketClaim { bucket, epoch };
+                dealt.entry(to).or_default().push(claim);
+            }
+        }
+        dealt
+    }
+
+    fn deal_with_rows(&mut self) -> BTreeMap<NodeId, BucketClaim> {
+        let mut dealt = BTreeMap::<NodeId, BucketClaim>::new();
+        let moving = self.meta.moving().iter();
+        // Where moves begin and where they end, now or by this.
+        let (mut from, mut into): (BTreeSet<NodeId>, BTreeSet<NodeId>) = moving
+            .filter_map(|(bucket, to)| Some((self.meta.bucket(*bucket)?.owner, *to)))
+            .unzip();
+        for is_choosy in [true, false] {
+            for (bucket, BucketRow { owner, epoch }) in self.meta.bucket_rows() {
+                let runs = matches!(
+                    self.states.get(&owner),
+                    Some(NodeState::Serving | NodeState::Leaving)
+                );
+                if !self.meta.holds_rows(bucket)
+                    || !runs
+                    || from.contains(&owner)
+                    || !self.gives(owner)
+                {
+                    continue;
+                }
+                let free = self.taker(bucket, is_choosy);
+                let Some(to) = free.filter(|node| !into.contains(node)).next() else {
+                    continue;
+                };
+                self.pass(owner, to);
+                from.insert(owner);
+                into.insert(to);
+                dealt.insert(to, BucketClaim { bucket, epoch });
+            }
+        }
+        dealt
+    }
 }

@@ -12,7 +12,7 @@ mod ring;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bounded::Bounded;
-pub use buckets::deal;
+pub use buckets::{deal, deal_moves};
 pub use ring::Ring;
 
 use crate::{Group, NodeId, Placement};

@@ -106,13 +106,22 @@ fn buckets() -> impl Strategy<Value = MetaCommand> {
         };
         claims.into_iter().map(claim).collect()
     });
-    (any::<(u32, bool)>(), claims).prop_map(|((node, is_taken), claims)| {
+    let of_many = (any::<(u32, bool)>(), claims).prop_map(|((node, is_taken), claims)| {
         let node = NodeId(node);
         match is_taken {
             true => MetaCommand::TakeBuckets { node, claims },
             false => MetaCommand::HoldRows { node, claims },
         }
-    })
+    });
+    let of_one = any::<(u16, u64, u32, bool)>().prop_map(|(bucket, epoch, to, is_begun)| {
+        let bucket = BucketId(bucket);
+        let (claim, to) = (BucketClaim { bucket, epoch }, NodeId(to));
+        match is_begun {
+            true => MetaCommand::MoveBucket { claim, to },
+            false => MetaCommand::BucketMoved { claim, to },
+        }
+    });
+    prop_oneof![of_many, of_one]
 }
 
 fn group() -> impl Strategy<Value = Group> {
