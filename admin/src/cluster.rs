@@ -20,6 +20,20 @@ pub struct ClusterStatus {
     pub members: Vec<MemberStatus>,
     /// Groups: meta, routes, then the shards by number.
     pub groups: Vec<GroupStatus>,
+    /// Buckets of telemetry that are being moved with their rows, by number.
+    #[serde(default)]
+    pub bucket_moves: Vec<BucketMove>,
+}
+
+/// A bucket that is being moved: the next owner copies what the owner has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketMove {
+    /// Its number.
+    pub bucket: u16,
+    /// The owner.
+    pub from: u32,
+    /// The next owner.
+    pub to: u32,
 }
 
 /// All members, each with what it says about itself: `GET /v1/cluster/members`.
@@ -100,7 +114,7 @@ pub struct MemberStatus {
     /// Buckets of telemetry that it owns.
     #[serde(default)]
     pub buckets: u32,
-    /// Those of them that hold rows, and stay with it.
+    /// Those of them that hold rows: they go to another member by copies alone.
     #[serde(default)]
     pub buckets_with_rows: u32,
     /// Replicas that it is yet to delete.

@@ -82,6 +82,10 @@ pub(crate) struct Counters {
     pub(crate) late_rows: AtomicU64,
     pub(crate) replaced_points: AtomicU64,
     pub(crate) writer_restarts: AtomicU64,
+    /// Buckets with rows that were copied from other nodes.
+    pub(crate) bucket_moves: AtomicU64,
+    /// Bytes of parts that came for that.
+    pub(crate) copied_bytes: AtomicU64,
     dead_letters: [AtomicU64; DeadLetterReason::ALL.len()],
 }
 

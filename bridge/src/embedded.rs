@@ -124,6 +124,14 @@ impl Log for Embedded {
         number.map(LogId).filter(|log| *log != self.id())
     }
 
+    fn name_of_peer(&self, peer: u32, name: &str) -> Option<String> {
+        let log = match name.strip_prefix(SOURCE_OF_NODE) {
+            Some(number) => number.parse().ok()?,
+            None => (name == SOURCE).then_some(peer)?,
+        };
+        Some(self.name_of(LogId(log)))
+    }
+
     fn unread(&self) -> Vec<bool> {
         let ends = (0..).zip(self.log.ends());
         ends.map(|(partition, end)| end > self.log.start(partition))

@@ -39,7 +39,8 @@ mod operations;
 pub mod kafka;
 
 pub use buckets::{
-    Alone, Answering, Asked, Claim, Cluster, OwnerLag, PullStatus, Reply, Table, TableRow,
+    Alone, Answering, Asked, Claim, Cluster, MoveCounts, OwnerLag, PullStatus, Reply, Table,
+    TableRow,
 };
 pub use config::{Config, LogConfig};
 pub use counters::DeadLetterReason;

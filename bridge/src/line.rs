@@ -14,7 +14,9 @@ use storage::log::EmbeddedLog;
 use storage::tsdb::{self, Tsdb};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::buckets::{self, Alone, Asker, Cluster, Heard, Keeper, Puller, Pulls, Reader, Signs};
+use crate::buckets::{
+    self, Alone, Asker, Cluster, Copier, Heard, Keeper, Puller, Pulls, Reader, Signs,
+};
 use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::kafka::sender::Handle;
@@ -78,6 +80,7 @@ pub struct Telemetry {
     pub(crate) running: Running,
     pub(crate) replays: Replays,
     pub(crate) peers_queries: Arc<tokio::sync::Semaphore>,
+    pub(crate) peers_copies: Arc<tokio::sync::Semaphore>,
 }
 
 /// What ends with the line.
@@ -285,6 +288,7 @@ impl Telemetry {
             running,
             replays,
             peers_queries: buckets::turns(),
+            peers_copies: buckets::turns_of_copies(),
         })
     }
 
@@ -452,10 +456,21 @@ impl Sharing {
             signs: Arc::clone(&signs),
             stored: stored.values().flat_map(BTreeMap::keys).copied().collect(),
         };
+        let copier = Copier {
+            node: context.node,
+            cluster: Arc::clone(cluster),
+            log: Arc::clone(&context.log),
+            tsdb: context.tsdb.clone(),
+            counters: Arc::clone(&context.counters),
+            on_fatal: Arc::clone(&context.on_fatal),
+        };
         let mut sharing = Self {
             reader: None,
             heard: Arc::clone(&heard),
-            tasks: vec![tokio::spawn(keeper.run()).abort_handle()],
+            tasks: vec![
+                tokio::spawn(keeper.run()).abort_handle(),
+                tokio::spawn(copier.run()).abort_handle(),
+            ],
         };
         if let Some(log) = embedded {
             let clock = Arc::clone(&context.clock);
@@ -469,6 +484,7 @@ impl Sharing {
                 pulls: Arc::clone(&context.pulls),
                 signs,
                 heard,
+                tsdb: context.tsdb.clone(),
                 log,
             };
             sharing

@@ -174,6 +174,12 @@ pub(crate) trait Log: Append {
         (name == self.source()).then(|| self.id())
     }
 
+    /// Is how this node's store names a log that the store of another node names so; none for a log of
+    /// another kind.
+    fn name_of_peer(&self, _peer: u32, name: &str) -> Option<String> {
+        self.log_of(name).map(|log| self.name_of(log))
+    }
+
     /// Says by partition whether the log holds anything that is not sealed, as far as it knows.
     fn unread(&self) -> Vec<bool>;
 

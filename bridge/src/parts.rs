@@ -218,7 +218,8 @@ fn open_embedded(
     ));
     // Said now, and not by the writer later: a log that does not fit the store must not serve.
     let from = positions_of(&base.tsdb, &*log).map_err(OpenError::Store)?;
-    log.consume(&positions_in(&*log, &from))
+    let (marks, taken) = (base.tsdb.marks(), std::collections::BTreeSet::new());
+    log.consume(&positions_in(&*log, &from, &marks, &taken))
         .map_err(|error| OpenError::Log(error.to_string()))?;
     Ok(Parts {
         outlets: vec![Arc::clone(&log) as Arc<dyn Append>],

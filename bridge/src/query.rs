@@ -12,7 +12,7 @@ use telemetry::query::{Aggregate, StepRow, Steps};
 use telemetry::{DeviceId, MetricName, Row};
 use tokio::sync::oneshot;
 
-use crate::buckets::{Asker, Table};
+use crate::buckets::{Asker, NOT_THE_OWNER, Table};
 use crate::log::{Log, LogId};
 use crate::progress::Progress;
 
@@ -77,6 +77,7 @@ pub struct QueryService {
     progress: Arc<Progress>,
     asker: Asker,
     wait: Duration,
+    tsdb: Tsdb,
 }
 
 impl std::fmt::Debug for QueryService {
@@ -116,6 +117,7 @@ impl QueryService {
             progress,
             asker,
             wait,
+            tsdb: tsdb.clone(),
         })
     }
 
@@ -128,6 +130,26 @@ impl QueryService {
     /// See [`QueryError`].
     pub async fn query(&self, request: QueryRequest) -> Result<QueryAnswer, QueryError> {
         let (device, bucket) = self.place(&request)?;
+        let mut changes = self.asker.cluster.table();
+        changes.mark_unchanged();
+        let answer = self.ask_owner(request.clone(), device.clone(), bucket);
+        match answer.await {
+            Err(QueryError::Elsewhere { why, .. }) if why == NOT_THE_OWNER => {
+                // One of the two has not heard yet that the bucket has moved.
+                drop(tokio::time::timeout(self.wait, changes.changed()).await);
+                self.ask_owner(request, device, bucket).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Asks whom the table names now.
+    async fn ask_owner(
+        &self,
+        request: QueryRequest,
+        device: DeviceId,
+        bucket: u16,
+    ) -> Result<QueryAnswer, QueryError> {
         let table = self.asker.table();
         let owner = table.as_ref().and_then(|table| table.row(bucket));
         match (table, owner) {
@@ -159,7 +181,7 @@ impl QueryService {
             let row = table.row(bucket);
             row.is_some_and(|row| row.owner == self.asker.node)
         };
-        let table = table.filter(owns).ok_or("it does not store the device")?;
+        let table = table.filter(owns).ok_or(NOT_THE_OWNER)?;
         let answer = self.answer(request, device, bucket, &table).await;
         answer.map_err(|error| error.to_string())
     }
@@ -203,6 +225,7 @@ impl QueryService {
         table: &Table,
     ) -> Result<QueryAnswer, QueryError> {
         let missing = self.caught_up(table, bucket).await;
+        let mark = self.tsdb.mark(bucket);
         let (answer, answered) = oneshot::channel();
         self.jobs
             .try_send(Job {
@@ -217,6 +240,13 @@ impl QueryService {
             })?;
         let answer = answered.await.map_err(|_| QueryError::Stopped)?;
         let mut answer = answer.map_err(|error| QueryError::Store(error.to_string()))?;
+        // It may have gone to another node between the table and the rows.
+        let is_gone = mark.is_some_and(|mark| mark.standing == tsdb::Standing::Dropped);
+        let has_gone = is_gone || self.tsdb.mark(bucket) != mark;
+        let missing = match has_gone {
+            true => Some("the device's rows were moving between nodes".to_owned()),
+            false => missing,
+        };
         answer.partial |= missing.is_some();
         answer.reason = missing.or(answer.reason);
         Ok(answer)

@@ -9,9 +9,9 @@ use std::time::Duration;
 use runtime::Clock;
 use runtime::ractor::{Actor, ActorProcessingErr, ActorRef};
 use storage::log::StoredRecord;
-use storage::tsdb::{ReplayOffset, Tsdb};
+use storage::tsdb::{BucketMark, ReplayOffset, Tsdb};
 
-use crate::buckets::{Places, Pulls, Table};
+use crate::buckets::{Places, Pulls, Share, Table};
 use crate::counters::Counters;
 use crate::dead_letter::{DeadLetterError, DeadLetters, SharedDeadLetters};
 use crate::line::{Fatal, OnFatal};
@@ -109,12 +109,29 @@ pub(crate) fn positions_of(tsdb: &Tsdb, log: &dyn Log) -> Result<Positions, Stri
     Ok(positions)
 }
 
-/// The positions in a log, by partition.
-pub(crate) fn positions_in(log: &dyn Log, positions: &Positions) -> Vec<Option<Position>> {
+/// The positions in a log, by partition. Of a bucket that has changed hands and is not taken, none: its
+/// owner may have let the log go on meanwhile.
+pub(crate) fn positions_in(
+    log: &dyn Log,
+    positions: &Positions,
+    marks: &BTreeMap<u16, BucketMark>,
+    taken: &BTreeSet<u16>,
+) -> Vec<Option<Position>> {
     let places = positions.get(&log.id());
-    (0..log.partitions())
-        .map(|partition| places.and_then(|places| places.get(&partition).copied()))
-        .collect()
+    let counts = |partition: &u16| !marks.contains_key(partition) || taken.contains(partition);
+    let place = |partition| {
+        let places = places.filter(|_| counts(&partition))?;
+        places.get(&partition).copied()
+    };
+    (0..log.partitions()).map(place).collect()
+}
+
+/// Says how a writer goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    AsBefore,
+    /// From the store's offsets: a bucket has come with its own.
+    Anew,
 }
 
 /// How far one log was read.
@@ -149,6 +166,8 @@ struct Writer<'a> {
     table: tokio::sync::watch::Receiver<Option<Arc<Table>>>,
     /// The buckets whose records are taken.
     buckets: BTreeSet<u16>,
+    /// How buckets stood that have changed hands when that was found.
+    marks: Arc<BTreeMap<u16, BucketMark>>,
     /// Since when the log is ahead of the store's offsets, by the monotonic clock.
     ahead_since_ms: Option<u64>,
     released_at_ms: u64,
@@ -160,7 +179,9 @@ impl WriterContext {
     fn run(&self) -> Result<(), WriterError> {
         let mut writer = self.start()?;
         while !self.stop.load(Ordering::Acquire) {
-            writer.turn()?;
+            if writer.turn()? == Next::Anew {
+                writer = self.start()?;
+            }
         }
         Ok(())
     }
@@ -168,16 +189,24 @@ impl WriterContext {
     /// Begins where the store's offsets say, with an empty head.
     fn start(&self) -> Result<Writer<'_>, WriterError> {
         self.tsdb.clear_head();
+        // In this order: what the table gives this node is marked before, and its offsets come with
+        // the mark.
+        let mut table = self.table.clone();
+        let known = table.borrow_and_update().clone();
+        let marks = self.tsdb.marks();
         let from = positions_of(&self.tsdb, &*self.log).map_err(|error| fatal(&error))?;
-        let own = positions_in(&*self.log, &from);
+        let share = known.as_ref().map(|table| self.share(table, &marks));
+        let taken = share.map_or_else(BTreeSet::new, |share| share.taken);
+        let own = positions_in(&*self.log, &from, &marks, &taken);
         let consumer = self.log.consume(&own).map_err(WriterError::Source)?;
         let mut writer = Writer {
             context: self,
             consumer,
             processor: Processor::new(self.tsdb.clone(), Arc::clone(&self.counters)),
             feeds: BTreeMap::new(),
-            table: self.table.clone(),
-            buckets: BTreeSet::new(),
+            table,
+            buckets: taken,
+            marks,
             ahead_since_ms: None,
             released_at_ms: self.clock.mono_ms(),
             not_before_ms: 0,
@@ -189,9 +218,16 @@ impl WriterContext {
             self.progress.set(log, &feed.positions);
             writer.feeds.insert(log, feed);
         }
-        writer.assign()?;
+        // What was found to be taken is read from there; what has come since begins a run of its own.
+        if let Some(known) = known {
+            writer.take_share(&known)?;
+        }
         self.pulls.begin(from);
         Ok(writer)
+    }
+
+    fn share(&self, table: &Table, marks: &BTreeMap<u16, BucketMark>) -> Share {
+        Share::of(table, self.node, marks)
     }
 
     fn dead_letters(&self) -> MutexGuard<'_, DeadLetters> {
@@ -210,13 +246,15 @@ impl WriterContext {
 }
 
 impl Writer<'_> {
-    fn turn(&mut self) -> Result<(), WriterError> {
+    fn turn(&mut self) -> Result<Next, WriterError> {
         let asked = self.context.seal_asked.load(Ordering::Acquire);
-        if self.table.has_changed().unwrap_or(false) {
-            self.assign()?;
+        if self.assign()? == Next::Anew {
+            return Ok(Next::Anew);
         }
-        if let Some(bytes_max) = self.pace() {
-            self.read(bytes_max)?;
+        if let Some(bytes_max) = self.pace()
+            && self.read(bytes_max)? == Next::Anew
+        {
+            return Ok(Next::Anew);
         }
         let is_asked = *self.context.seal_done.borrow() < asked;
         if self.is_due() || is_asked {
@@ -224,15 +262,19 @@ impl Writer<'_> {
             self.context.seal_done.send_replace(asked);
         }
         self.release_by_age();
-        Ok(())
+        Ok(Next::AsBefore)
     }
 
     /// Takes what was pulled, if there is something, and what this node's log has.
-    fn read(&mut self, bytes_max: usize) -> Result<(), WriterError> {
+    fn read(&mut self, bytes_max: usize) -> Result<Next, WriterError> {
         let context = self.context;
         let mut wait = POLL_WAIT;
         if let Some(pulled) = context.pulls.next() {
             wait = Duration::ZERO;
+            // Who pulled it may have seen a later table; what is not this node's by that stays there.
+            if self.assign()? == Next::Anew {
+                return Ok(Next::Anew);
+            }
             self.take(pulled.log, pulled.incarnation, &pulled.records)?;
             self.count_pace(pulled.records.len());
         }
@@ -242,16 +284,57 @@ impl Writer<'_> {
             self.take(context.log.id(), context.log.incarnation(), &records)?;
             self.count_pace(records.len());
         }
-        Ok(())
+        Ok(Next::AsBefore)
     }
 
-    /// Reads the buckets that the table gives this node. One that it has given stays.
-    fn assign(&mut self) -> Result<(), WriterError> {
+    /// Does what the table says now, if it has changed, or a bucket has come or gone.
+    fn assign(&mut self) -> Result<Next, WriterError> {
+        let is_news = self.table.has_changed().unwrap_or(false)
+            || !Arc::ptr_eq(&self.context.tsdb.marks(), &self.marks);
+        if !is_news {
+            return Ok(Next::AsBefore);
+        }
+        // The table first: what it gives this node is marked before.
         let table = self.table.borrow_and_update().clone();
-        let node = self.context.node;
-        let table = table.as_deref();
-        self.buckets = table.map_or_else(BTreeSet::new, |table| table.taken_by(node));
-        let empty = table.into_iter().flat_map(|table| table.empty_of(node));
+        self.marks = self.context.tsdb.marks();
+        let Some(table) = table else {
+            return Ok(Next::AsBefore);
+        };
+        let share = self.context.share(&table, &self.marks);
+        if share.has_come(&self.buckets, &self.marks) {
+            // With all that was read sealed, nothing is read twice.
+            self.seal()?;
+            return Ok(Next::Anew);
+        }
+        self.take_share(&table)?;
+        Ok(Next::AsBefore)
+    }
+
+    /// Takes the records of its buckets and of no others; freezes and drops those that go.
+    fn take_share(&mut self, table: &Table) -> Result<(), WriterError> {
+        let context = self.context;
+        let Share {
+            taken,
+            frozen,
+            dropped,
+            missing,
+        } = context.share(table, &self.marks);
+        self.buckets = taken;
+        context.pulls.set_taken(&self.buckets);
+        for bucket in missing {
+            tracing::error!(bucket, "a bucket of this node is not in its store");
+        }
+        if !frozen.is_empty() {
+            tracing::info!(?frozen, "buckets with rows are about to go to other nodes");
+            self.seal_and_freeze(&frozen)?;
+        }
+        for (bucket, epoch) in dropped {
+            tracing::info!(bucket, "another node has the bucket: it is dropped here");
+            context
+                .in_store(|| context.tsdb.drop_bucket(bucket, epoch))
+                .map_err(|error| fatal(&error))?;
+        }
+        let empty = table.empty_of(context.node);
         let empty = empty.map(|claim| claim.bucket).collect();
         let assigned = self.consumer.assign(&self.buckets, &empty);
         assigned.map_err(WriterError::Source)
@@ -275,6 +358,11 @@ impl Writer<'_> {
         let is_pulled = log != context.log.id();
         for source in records {
             let bucket = source.record.partition;
+            if !self.buckets.contains(&bucket) {
+                assert!(is_pulled, "bucket {bucket} is not this node's");
+                // Whoever takes it next reads it from where the store was frozen.
+                continue;
+            }
             let position = self.feeds[&log].positions[usize::from(bucket)];
             if is_pulled && source.offset < position {
                 continue;
@@ -283,10 +371,6 @@ impl Writer<'_> {
                 !is_pulled || position == 0 || source.offset == position,
                 "offset {} of bucket {bucket} follows {position}",
                 source.offset
-            );
-            assert!(
-                self.buckets.contains(&bucket) || self.assigned_late(bucket),
-                "bucket {bucket} is not this node's"
             );
             let complaint = context
                 .in_store(|| self.processor.process(source))
@@ -310,14 +394,6 @@ impl Writer<'_> {
             .get_or_insert_with(|| context.clock.mono_ms());
         context.progress.set(log, &self.feeds[&log].positions);
         Ok(())
-    }
-
-    /// Whether the table gives the bucket to this node by now: those who pull may have seen that
-    /// before.
-    fn assigned_late(&self, bucket: u16) -> bool {
-        let table = self.table.borrow().clone();
-        let row = table.and_then(|table| table.row(bucket));
-        row.is_some_and(|row| row.owner == self.context.node && row.holds_rows)
     }
 
     /// Waits for the limit of messages per second, but not longer than for a poll; how many bytes to
@@ -350,6 +426,11 @@ impl Writer<'_> {
     /// Makes the head and the offsets durable in one step. Dead letters of records before the
     /// offsets are durable first.
     fn seal(&mut self) -> Result<(), WriterError> {
+        self.seal_and_freeze(&[])
+    }
+
+    /// The same, and these buckets are frozen under these epochs.
+    fn seal_and_freeze(&mut self, frozen: &[(u16, u64)]) -> Result<(), WriterError> {
         let context = self.context;
         context.dead_letters().flush()?;
         let mut offsets = Vec::new();
@@ -363,9 +444,9 @@ impl Writer<'_> {
                 offset,
             }));
         }
-        if !offsets.is_empty() {
+        if !offsets.is_empty() || !frozen.is_empty() {
             context
-                .in_store(|| context.tsdb.seal(&offsets))
+                .in_store(|| context.tsdb.seal_and_freeze(&offsets, frozen))
                 .map_err(|error| fatal(&error))?;
             self.note_sealed();
             // A full channel means that the merge thread is to be woken anyway.

@@ -1,7 +1,9 @@
 //! The bucket table in meta, as the telemetry line wants it, and its way to other nodes.
 
+mod moves;
+
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bridge::{Answering, Asked, Claim, Table, TableRow};
 use bytes::Bytes;
@@ -10,12 +12,16 @@ use cluster::exchange::kinds;
 use cluster::link::{Ask, Channel, Lane, Links};
 use cluster::member::Member;
 use cluster::raft::Group;
-use cluster_core::{BucketClaim, BucketId, Meta, MetaAnswer, MetaCommand, NodeId, deal};
+use cluster_core::{
+    BucketClaim, BucketId, Meta, MetaAnswer, MetaCommand, NodeId, deal, deal_moves,
+};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Pause between two questions for buckets.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often it is looked at moves that wait for a node that is away.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The cluster of a telemetry line. It knows nothing, and reaches nobody, before [`Buckets::begin`].
 pub(crate) struct Buckets {
@@ -34,8 +40,8 @@ impl Buckets {
         })
     }
 
-    /// Shows the table of meta from now on, and takes this node's share of buckets without rows,
-    /// until the task is aborted.
+    /// Shows the table of meta from now on, takes this node's share of buckets without rows and has
+    /// its share of those with rows moved to it, until the task is aborted.
     pub(crate) fn begin(
         self: &Arc<Self>,
         links: Links,
@@ -52,11 +58,17 @@ impl Buckets {
         // One at a time.
         let mut taking = JoinSet::new();
         let mut is_said = false;
+        let (begun, mut away) = (Instant::now(), moves::Away::default());
         loop {
             applied.mark_unchanged();
-            let (table, share) = meta.with(|machine| {
+            let (table, share, coming, given_up) = meta.with(|machine| {
                 let meta = machine.meta();
-                (table_of(meta), deal(meta).remove(&self.node))
+                (
+                    table_of(meta),
+                    deal(meta).remove(&self.node),
+                    deal_moves(meta).remove(&self.node),
+                    away.given_up(meta, self.node, begun.elapsed()),
+                )
             });
             if table.members.len() > 1 && !std::mem::replace(&mut is_said, true) {
                 tracing::warn!(
@@ -74,14 +86,35 @@ impl Buckets {
             if let Some(claims) = share.filter(|_| taking.is_empty()) {
                 taking.spawn(take(member.clone(), self.node, claims));
             }
+            let moved = given_up.first().copied().or(coming);
+            if let Some(claim) = moved.filter(|_| taking.is_empty()) {
+                taking.spawn(moves::propose(member.clone(), claim, self.node));
+            }
+            let is_waiting = away.is_waiting();
             // Whichever it is, the table is looked at again.
             tokio::select! {
                 changed = applied.changed() => if changed.is_err() {
                     return;
                 },
                 Some(_) = taking.join_next() => {}
+                () = tokio::time::sleep(LOOK), if is_waiting => {}
             }
         }
+    }
+}
+
+impl Buckets {
+    fn propose(&self, command: MetaCommand) -> Answering<()> {
+        let Some((_, member)) = self.parts.get().cloned() else {
+            return Box::pin(std::future::ready(Err("the node is starting".to_owned())));
+        };
+        Box::pin(async move {
+            match member.propose(&command).await {
+                Ok(MetaAnswer::Refused(refusal)) => Err(refusal.to_string()),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
     }
 }
 
@@ -107,6 +140,7 @@ fn table_of(meta: &Meta) -> Table {
         owner: row.owner.0,
         epoch: row.epoch,
         holds_rows: meta.holds_rows(bucket),
+        moving_to: meta.moving_to(bucket).map(|node| node.0),
     });
     Table {
         rows: rows.collect(),
@@ -120,24 +154,23 @@ impl bridge::Cluster for Buckets {
     }
 
     fn hold_rows(&self, claims: Vec<Claim>) -> Answering<()> {
-        let Some((_, member)) = self.parts.get().cloned() else {
-            return Box::pin(std::future::ready(Err("the node is starting".to_owned())));
-        };
         let claims = claims.into_iter().map(|claim| BucketClaim {
             bucket: BucketId(claim.bucket),
             epoch: claim.epoch,
         });
-        let hold = MetaCommand::HoldRows {
+        self.propose(MetaCommand::HoldRows {
             node: self.node,
             claims: claims.collect(),
-        };
-        Box::pin(async move {
-            match member.propose(&hold).await {
-                Ok(MetaAnswer::Refused(refusal)) => Err(refusal.to_string()),
-                Ok(_) => Ok(()),
-                Err(error) => Err(error.to_string()),
-            }
         })
+    }
+
+    fn bucket_moved(&self, claim: Claim) -> Answering<()> {
+        let claim = BucketClaim {
+            bucket: BucketId(claim.bucket),
+            epoch: claim.epoch,
+        };
+        let to = self.node;
+        self.propose(MetaCommand::BucketMoved { claim, to })
     }
 
     fn ask(&self, node: u32, asked: Asked, said: Bytes) -> Answering<Bytes> {
@@ -148,7 +181,7 @@ impl bridge::Cluster for Buckets {
             return Box::pin(std::future::ready(Err(why)));
         };
         let lane = match asked {
-            Asked::Pull => Lane::Bulk,
+            Asked::Pull | Asked::Copy => Lane::Bulk,
             Asked::End | Asked::Query => Lane::Requests,
         };
         let ask = Ask {

@@ -495,6 +495,13 @@ fn pull_metrics(telemetry: &Telemetry, out: &mut String) {
     let name = "tidewire_telemetry_pull_lag_records";
     let help = "Records of another node's log that this node owns and has not pulled.";
     metric_by(out, name, help, "gauge", &by_node(|pull| pull.lag));
+    let moved = telemetry.move_counts();
+    let name = "tidewire_telemetry_bucket_moves_total";
+    let help = "Buckets with rows that this node has copied from another.";
+    metric(out, name, help, "counter", moved.buckets);
+    let name = "tidewire_telemetry_bucket_copied_bytes_total";
+    let help = "Bytes that came for that, also in vain.";
+    metric(out, name, help, "counter", moved.bytes);
     let name = "tidewire_telemetry_pull_failing";
     let help = "1 while another node's log cannot be pulled.";
     let failing = |pull: &PullStatus| u64::from(pull.trouble.is_some());

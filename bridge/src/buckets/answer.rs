@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::ask::Page;
-use super::exchange::{End, EndOf, Malformed, Pull};
-use super::{Asked, OwnerLag, PullStatus, Reply};
+use super::exchange::{CopyOf, End, EndOf, Malformed, Pull};
+use super::{Asked, MoveCounts, OwnerLag, PullStatus, Reply};
 use crate::line::Telemetry;
 use crate::query::{QueryError, QueryRequest};
 
@@ -40,6 +41,7 @@ impl Telemetry {
             Asked::Query => serde_json::from_slice::<QueryRequest>(said)
                 .map_err(|error| Malformed::Record(error.to_string()))
                 .map(|request| self.answer_query(request, reply)),
+            Asked::Copy => CopyOf::decode(said).map(|asked| self.answer_copy(from, asked, reply)),
         };
         if let Err(error) = handled {
             tracing::warn!(from, ?asked, %error, "what another node asks cannot be read");
@@ -92,6 +94,17 @@ impl Telemetry {
             ..lag
         };
         lags.into_values().map(with_bytes).collect()
+    }
+
+    /// What this node has taken over of the stores of other nodes.
+    #[must_use]
+    pub fn move_counts(&self) -> MoveCounts {
+        let counters = &self.running.context.counters;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        MoveCounts {
+            buckets: load(&counters.bucket_moves),
+            bytes: load(&counters.copied_bytes),
+        }
     }
 
     /// What this node's store has got of the logs of other nodes.

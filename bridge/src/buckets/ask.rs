@@ -16,6 +16,9 @@ use crate::query::QueryRequest;
 /// an answer may have, since the last row comes on top.
 const PAGE_BYTES: usize = 2 << 20;
 
+/// What a node says that is asked for a bucket which is not its own, as it knows.
+pub(crate) const NOT_THE_OWNER: &str = "it does not store the device";
+
 /// Asks other nodes.
 #[derive(Clone)]
 pub(crate) struct Asker {

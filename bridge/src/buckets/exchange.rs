@@ -68,6 +68,40 @@ pub(crate) struct End {
     pub(crate) offset: u64,
 }
 
+/// Asks for the part of a bucket behind a row, or for the first; answered with [`Copied`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CopyOf {
+    pub(crate) bucket: u16,
+    /// Of the move.
+    pub(crate) epoch: u64,
+    /// Device and time of the last row that the asking node has.
+    pub(crate) after: Option<(Bytes, i64)>,
+}
+
+/// Answers [`CopyOf`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Copied {
+    /// Why there is nothing to copy now.
+    NotYet(String),
+    /// A part of the bucket.
+    Part(Part),
+}
+
+/// Is a part of a bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// The highest level of a segment that holds rows from here on.
+    pub(crate) level: u32,
+    /// Where the store goes on in logs, as it names them: name, incarnation, offset.
+    pub(crate) offsets: Vec<(String, u64, u64)>,
+    /// The schemas of the blocks.
+    pub(crate) schemas: Bytes,
+    /// Blocks of rows with their devices, in order.
+    pub(crate) blocks: Vec<(Bytes, Bytes)>,
+    /// Whether nothing follows.
+    pub(crate) is_last: bool,
+}
+
 /// Says what is wrong with bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
@@ -151,6 +185,20 @@ impl<'a> Reading<'a> {
         Ok(list)
     }
 
+    /// Bytes behind their number.
+    fn counted(&mut self) -> Result<Bytes, Malformed> {
+        let count = self.u32()? as usize;
+        self.bytes(count)
+    }
+
+    fn flag(&mut self) -> Result<bool, Malformed> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            tag => Err(Malformed::Tag(tag)),
+        }
+    }
+
     fn end(self) -> Result<(), Malformed> {
         match self.all.len() - self.at {
             0 => Ok(()),
@@ -165,6 +213,12 @@ fn put_list<T>(out: &mut Vec<u8>, list: &[T], mut one: impl FnMut(&mut Vec<u8>, 
     for item in list {
         one(out, item);
     }
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    let count = u32::try_from(bytes.len()).expect("few are said at once");
+    out.extend_from_slice(&count.to_le_bytes());
+    out.extend_from_slice(bytes);
 }
 
 fn put_position(out: &mut Vec<u8>, position: &Position) {
@@ -304,5 +358,85 @@ impl End {
         let offset = reading.u64()?;
         reading.end()?;
         Ok(Self { offset })
+    }
+}
+
+impl CopyOf {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = vec![VERSION];
+        out.extend_from_slice(&self.bucket.to_le_bytes());
+        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.push(u8::from(self.after.is_some()));
+        if let Some((device, ts_ms)) = &self.after {
+            put_bytes(&mut out, device);
+            out.extend_from_slice(&ts_ms.to_le_bytes());
+        }
+        out.into()
+    }
+
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, Malformed> {
+        let mut reading = Reading::new(bytes)?;
+        let (bucket, epoch) = (reading.u16()?, reading.u64()?);
+        let after = match reading.flag()? {
+            false => None,
+            true => Some((reading.counted()?, reading.array().map(i64::from_le_bytes)?)),
+        };
+        reading.end()?;
+        Ok(Self {
+            bucket,
+            epoch,
+            after,
+        })
+    }
+}
+
+impl Copied {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = vec![VERSION];
+        match self {
+            Self::NotYet(why) => {
+                out.push(0);
+                put_bytes(&mut out, why.as_bytes());
+            }
+            Self::Part(part) => {
+                out.push(1);
+                out.extend_from_slice(&part.level.to_le_bytes());
+                put_list(
+                    &mut out,
+                    &part.offsets,
+                    |out, (name, incarnation, offset)| {
+                        put_bytes(out, name.as_bytes());
+                        out.extend_from_slice(&incarnation.to_le_bytes());
+                        out.extend_from_slice(&offset.to_le_bytes());
+                    },
+                );
+                put_bytes(&mut out, &part.schemas);
+                put_list(&mut out, &part.blocks, |out, (device, block)| {
+                    put_bytes(out, device);
+                    put_bytes(out, block);
+                });
+                out.push(u8::from(part.is_last));
+            }
+        }
+        out.into()
+    }
+
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, Malformed> {
+        let mut reading = Reading::new(bytes)?;
+        let text = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
+        let copied = match reading.flag()? {
+            false => Self::NotYet(text(reading.counted()?)),
+            true => Self::Part(Part {
+                level: reading.u32()?,
+                offsets: reading.list(|reading| {
+                    Ok((text(reading.counted()?), reading.u64()?, reading.u64()?))
+                })?,
+                schemas: reading.counted()?,
+                blocks: reading.list(|reading| Ok((reading.counted()?, reading.counted()?)))?,
+                is_last: reading.flag()?,
+            }),
+        };
+        reading.end()?;
+        Ok(copied)
     }
 }

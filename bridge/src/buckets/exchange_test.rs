@@ -98,11 +98,61 @@ fn the_question_for_an_end_and_its_answer_have_these_bytes() {
     assert_eq!(End::decode(&end.encode()), Ok(end));
 }
 
+fn copied() -> Copied {
+    Copied::Part(Part {
+        level: 3,
+        offsets: vec![("log@2".to_owned(), 7, 8)],
+        schemas: Bytes::from_static(b"names"),
+        blocks: vec![(Bytes::from_static(b"car"), Bytes::from_static(b"rows"))],
+        is_last: true,
+    })
+}
+
+#[test]
+fn the_question_for_a_part_of_a_bucket_and_its_answers_have_these_bytes() {
+    let first = CopyOf {
+        bucket: 2,
+        epoch: 9,
+        after: None,
+    };
+    let golden = &b"\x01\x02\0\x09\0\0\0\0\0\0\0\0"[..];
+    assert_eq!(first.encode(), golden);
+    assert_eq!(CopyOf::decode(&golden.into()), Ok(first.clone()));
+    let next = CopyOf {
+        after: Some((Bytes::from_static(b"car"), -2)),
+        ..first
+    };
+    let golden = [
+        &b"\x01\x02\0\x09\0\0\0\0\0\0\0"[..],
+        b"\x01\x03\0\0\0car\xfe\xff\xff\xff\xff\xff\xff\xff",
+    ]
+    .concat();
+    assert_eq!(next.encode(), golden);
+    assert_eq!(CopyOf::decode(&golden.into()), Ok(next));
+    let golden = [
+        &b"\x01\x01\x03\0\0\0"[..],
+        b"\x01\0\0\0\x05\0\0\0log@2\x07\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0",
+        b"\x05\0\0\0names",
+        b"\x01\0\0\0\x03\0\0\0car\x04\0\0\0rows",
+        b"\x01",
+    ]
+    .concat();
+    assert_eq!(copied().encode(), golden);
+    assert_eq!(Copied::decode(&golden.into()), Ok(copied()));
+    let not_yet = Copied::NotYet("why".to_owned());
+    assert_eq!(not_yet.encode(), &b"\x01\0\x03\0\0\0why"[..]);
+    assert_eq!(Copied::decode(&not_yet.encode()), Ok(not_yet));
+}
+
 #[test]
 fn nothing_is_read_that_is_cut_goes_on_or_is_of_another_version() {
     let whole = pulled().encode();
     for len in 0..whole.len() {
         assert!(Pulled::decode(&whole.slice(..len)).is_err(), "{len} bytes");
+    }
+    let part = copied().encode();
+    for len in 0..part.len() {
+        assert!(Copied::decode(&part.slice(..len)).is_err(), "{len} bytes");
     }
     let mut longer = whole.to_vec();
     longer.push(0);
@@ -115,9 +165,9 @@ fn nothing_is_read_that_is_cut_goes_on_or_is_of_another_version() {
 #[test]
 fn any_bytes_are_read_without_a_panic_and_come_back_as_they_were() {
     let mut rng = StdRng::seed_from_u64(1);
-    let good = [pull().encode(), pulled().encode()];
+    let good = [pull().encode(), pulled().encode(), copied().encode()];
     for _ in 0..20_000 {
-        let mut bytes = good[rng.random_range(0..2)].to_vec();
+        let mut bytes = good[rng.random_range(0..3)].to_vec();
         match rng.random_range(0..3) {
             0 => rng.fill_bytes(&mut bytes[1..]),
             1 => bytes.truncate(rng.random_range(0..bytes.len())),
@@ -132,6 +182,12 @@ fn any_bytes_are_read_without_a_panic_and_come_back_as_they_were() {
         }
         if let Ok(read) = Pulled::decode(&bytes) {
             assert_eq!(Pulled::decode(&read.encode()), Ok(read));
+        }
+        if let Ok(read) = Copied::decode(&bytes) {
+            assert_eq!(Copied::decode(&read.encode()), Ok(read));
+        }
+        if let Ok(read) = CopyOf::decode(&bytes) {
+            assert_eq!(read.encode(), bytes);
         }
         assert!(EndOf::decode(&bytes).is_err() || bytes.len() == 3);
         assert!(End::decode(&bytes).is_err() || bytes.len() == 9);

@@ -10,10 +10,17 @@
 //! ```
 //!
 //! An owner takes records of a bucket only once the table says that the bucket holds rows; until then
-//! the bucket may be dealt to another node.
+//! the bucket may be dealt to another node. From then on it goes by a move:
+//!
+//! ```text
+//!  table: A, to B ─► A's writer freezes it ─► Copy: page by page ─► B adopts rows and offsets at once
+//!  table: B       ─► A's writer drops it      B's writer begins anew, from these offsets
+//! ```
 
 mod answer;
 mod ask;
+mod copier;
+mod copies;
 pub(crate) mod exchange;
 #[cfg(test)]
 mod exchange_test;
@@ -21,6 +28,7 @@ mod keeper;
 mod puller;
 mod pulls;
 mod reader;
+mod share;
 mod status;
 
 use std::collections::BTreeSet;
@@ -33,13 +41,16 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub(crate) use answer::turns;
-pub(crate) use ask::Asker;
+pub(crate) use ask::{Asker, NOT_THE_OWNER};
+pub(crate) use copier::Copier;
+pub(crate) use copies::turns as turns_of_copies;
 pub(crate) use keeper::{Keeper, Signs};
 pub(crate) use puller::Puller;
 pub(crate) use pulls::{Places, Pulls};
 pub(crate) use reader::Reader;
+pub(crate) use share::Share;
 pub(crate) use status::Heard;
-pub use status::{OwnerLag, PullStatus};
+pub use status::{MoveCounts, OwnerLag, PullStatus};
 
 /// Is the bucket table, and who may have taken records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,8 +68,10 @@ pub struct TableRow {
     pub owner: u32,
     /// Fences former owners.
     pub epoch: u64,
-    /// Whether the owner may take records: from then on the bucket stays with it.
+    /// Whether the owner may take records: from then on the bucket goes by a move alone.
     pub holds_rows: bool,
+    /// Number of the node that is to store it next, and copies what the owner has.
+    pub moving_to: Option<u32>,
 }
 
 /// Names a bucket as its owner has read its row.
@@ -77,6 +90,7 @@ impl Table {
             owner: node,
             epoch: 1,
             holds_rows: true,
+            moving_to: None,
         };
         Self {
             rows: vec![row; usize::from(buckets)],
@@ -95,9 +109,11 @@ impl Table {
         rows.filter(move |(_, row)| row.owner == node)
     }
 
-    /// The buckets whose records a node takes.
+    /// The buckets whose records a node takes, as far as its store has them.
     pub(crate) fn taken_by(&self, node: u32) -> BTreeSet<u16> {
-        let held = self.of(node).filter(|(_, row)| row.holds_rows);
+        let held = self
+            .of(node)
+            .filter(|(_, row)| row.holds_rows && row.moving_to.is_none());
         held.map(|(bucket, _)| bucket).collect()
     }
 
@@ -126,11 +142,13 @@ pub enum Asked {
     End = 1,
     /// For rows of a device whose bucket the asked node owns.
     Query = 2,
+    /// For a part of a bucket that moves from the asked node to the asking one.
+    Copy = 3,
 }
 
 impl Asked {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Pull, Self::End, Self::Query];
+    pub const ALL: [Self; 4] = [Self::Pull, Self::End, Self::Query, Self::Copy];
 
     /// Bytes that an answer has at most.
     pub fn reply_bytes_max(self) -> u32 {
@@ -138,6 +156,7 @@ impl Asked {
             Self::Pull => reader::REPLY_BYTES_MAX,
             Self::End => 64,
             Self::Query => 4 << 20,
+            Self::Copy => copies::REPLY_BYTES_MAX,
         }
     }
 
@@ -146,7 +165,7 @@ impl Asked {
         match self {
             Self::Pull => reader::WAIT + Duration::from_secs(5),
             Self::End => Duration::from_secs(2),
-            Self::Query => Duration::from_secs(10),
+            Self::Query | Self::Copy => Duration::from_secs(10),
         }
     }
 }
@@ -159,12 +178,17 @@ pub type Reply = Box<dyn FnOnce(Bytes) + Send>;
 
 /// Knows the bucket table and reaches other nodes.
 pub trait Cluster: Send + Sync + 'static {
-    /// The table, once it is known. A row that says that its bucket holds rows never changes.
+    /// The table, once it is known. A row that says that its bucket holds rows has another epoch
+    /// whenever its owner changes, or where it is being moved to.
     fn table(&self) -> watch::Receiver<Option<Arc<Table>>>;
 
     /// Has the table say that buckets of this node hold rows, as far as their rows are as they were
     /// read. Nothing is to be concluded from the answer: the table shows what became of it.
     fn hold_rows(&self, claims: Vec<Claim>) -> Answering<()>;
+
+    /// Has the table say that this node, which was to store the bucket next, has all of it and is its
+    /// owner, if the row is as it was read. Nothing is to be concluded from the answer.
+    fn bucket_moved(&self, claim: Claim) -> Answering<()>;
 
     /// Asks the line of another node, [`crate::Telemetry::handle_asked`].
     fn ask(&self, node: u32, asked: Asked, said: Bytes) -> Answering<Bytes>;
@@ -188,6 +212,10 @@ impl Cluster for Alone {
     }
 
     fn hold_rows(&self, _: Vec<Claim>) -> Answering<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn bucket_moved(&self, _: Claim) -> Answering<()> {
         Box::pin(std::future::ready(Ok(())))
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use storage::log::EmbeddedLog;
+use storage::tsdb::Tsdb;
 use tokio::task::AbortHandle;
 
 use super::exchange::{Pull, PullBucket, Pulled, Wanted};
@@ -26,6 +27,8 @@ pub(crate) struct Puller {
     pub(crate) pulls: Arc<Pulls>,
     pub(crate) signs: Arc<Signs>,
     pub(crate) heard: Arc<Heard>,
+    /// Knows which buckets have changed hands.
+    pub(crate) tsdb: Tsdb,
     /// This node's log, whose reader is woken when something was pulled.
     pub(crate) log: EmbeddedLog,
 }
@@ -107,7 +110,13 @@ impl Puller {
             *pulling = Pulling { run, next: starts };
         }
         let sealed = self.pulls.sealed(log);
-        let buckets = table.of(self.node).map(|(bucket, row)| PullBucket {
+        let marks = self.tsdb.marks();
+        let own = table.of(self.node).filter(|(bucket, row)| {
+            // One that has come is read from where its copy ends, once the writer has begun there.
+            let has_come = !marks.contains_key(bucket) || self.pulls.takes(*bucket);
+            !row.holds_rows || (row.moving_to.is_none() && has_come)
+        });
+        let buckets = own.map(|(bucket, row)| PullBucket {
             bucket,
             epoch: row.epoch,
             wanted: match pulling.next.get(&bucket) {

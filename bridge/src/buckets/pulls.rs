@@ -1,6 +1,6 @@
 //! What the store's writer and those who pull records of other nodes share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use storage::log::StoredRecord;
@@ -41,6 +41,8 @@ pub(crate) struct Pulls {
 struct State {
     starts: BTreeMap<LogId, Places>,
     sealed: BTreeMap<LogId, Places>,
+    /// The buckets whose records the writer takes.
+    taken: BTreeSet<u16>,
 }
 
 impl Pulls {
@@ -64,6 +66,16 @@ impl Pulls {
         state.starts.clone_from(&offsets);
         state.sealed = offsets;
         self.run.send_modify(|run| *run += 1);
+    }
+
+    /// The writer takes records of these buckets from now on.
+    pub(crate) fn set_taken(&self, buckets: &BTreeSet<u16>) {
+        self.state().taken.clone_from(buckets);
+    }
+
+    /// Whether the writer takes records of a bucket.
+    pub(crate) fn takes(&self, bucket: u16) -> bool {
+        self.state().taken.contains(&bucket)
     }
 
     /// The store has everything before these offsets, durably.

@@ -33,6 +33,7 @@ fn node(mut config: Config) -> Node {
         owner,
         epoch: 5,
         holds_rows: true,
+        moving_to: None,
     };
     let rows = vec![row(1), row(2), row(2)];
     let members = [1, 2].into();
@@ -222,6 +223,7 @@ fn nobody_gets_or_releases_what_the_table_does_not_give_it() {
         owner: 3,
         epoch: 5,
         holds_rows: true,
+        moving_to: None,
     };
     let table = Table {
         rows: vec![row; 3],

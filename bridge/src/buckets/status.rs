@@ -33,6 +33,15 @@ pub struct PullStatus {
     pub trouble: Option<String>,
 }
 
+/// Is what this node has taken over of other nodes' stores since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MoveCounts {
+    /// Buckets with rows.
+    pub buckets: u64,
+    /// Bytes that came for that, also those that came in vain.
+    pub bytes: u64,
+}
+
 /// Takes note of what other nodes answer.
 #[derive(Debug, Default)]
 pub(crate) struct Heard(Mutex<BTreeMap<u32, PullStatus>>);

@@ -15,12 +15,23 @@ use tokio::sync::watch;
 use crate::harness::{Line, NOW_MS, message, row, small};
 
 /// The nodes of a test, and the bucket table that they share.
-struct Nodes {
-    table: watch::Sender<Option<Arc<Table>>>,
+pub(crate) struct Nodes {
+    pub(crate) table: watch::Sender<Option<Arc<Table>>>,
     lines: Mutex<BTreeMap<u32, Arc<Line>>>,
-    disks: Vec<FaultFs>,
+    disks: Mutex<Vec<FaultFs>>,
     /// Whether the table is told of rows.
-    is_told: watch::Sender<bool>,
+    pub(crate) is_told: watch::Sender<bool>,
+    /// What has come of copies so far, and what may come.
+    pub(crate) copies: watch::Sender<Copies>,
+}
+
+/// Parts of buckets that were asked for, and whole buckets that were reported.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copies {
+    pub(crate) parts: u64,
+    pub(crate) parts_max: u64,
+    pub(crate) moved: u64,
+    pub(crate) moved_max: u64,
 }
 
 /// One node's way to the others.
@@ -52,16 +63,40 @@ impl Cluster for Seat {
         })
     }
 
-    fn ask(&self, node: u32, asked: Asked, said: Bytes) -> Answering<Bytes> {
-        let line = self
-            .nodes
-            .lines
-            .lock()
-            .expect("nobody panics with it")
-            .get(&node)
-            .cloned();
-        let from = self.node;
+    fn bucket_moved(&self, claim: Claim) -> Answering<()> {
+        let (node, nodes) = (self.node, Arc::clone(&self.nodes));
         Box::pin(async move {
+            let mut copies = nodes.copies.subscribe();
+            nodes.copies.send_modify(|copies| copies.moved += 1);
+            let may = copies.wait_for(|copies| copies.moved <= copies.moved_max);
+            drop(may.await.map_err(|error| error.to_string())?);
+            nodes.change(|table| {
+                let row = &mut table.rows[usize::from(claim.bucket)];
+                if row.epoch == claim.epoch && row.moving_to == Some(node) {
+                    row.owner = node;
+                    row.moving_to = None;
+                    row.epoch += 1;
+                }
+            });
+            Ok(())
+        })
+    }
+
+    fn ask(&self, node: u32, asked: Asked, said: Bytes) -> Answering<Bytes> {
+        let (from, nodes) = (self.node, Arc::clone(&self.nodes));
+        Box::pin(async move {
+            if asked == Asked::Copy {
+                let mut copies = nodes.copies.subscribe();
+                nodes.copies.send_modify(|copies| copies.parts += 1);
+                let may = copies.wait_for(|copies| copies.parts <= copies.parts_max);
+                drop(may.await.map_err(|error| error.to_string())?);
+            }
+            let line = nodes
+                .lines
+                .lock()
+                .expect("nobody panics with it")
+                .get(&node)
+                .cloned();
             let (answer, answered) = tokio::sync::oneshot::channel();
             let line = line.ok_or("it does not run")?;
             let reply = Box::new(move |bytes| drop(answer.send(bytes)));
@@ -77,6 +112,7 @@ fn row_of(owner: u32, holds_rows: bool) -> TableRow {
         owner,
         epoch: 1,
         holds_rows,
+        moving_to: None,
     }
 }
 
@@ -91,12 +127,18 @@ impl Nodes {
         Arc::new(Self {
             table: watch::Sender::new(Some(Arc::new(table))),
             lines: Mutex::default(),
-            disks: (0..3).map(FaultFs::new).collect(),
+            disks: Mutex::new((0..3).map(FaultFs::new).collect()),
             is_told: watch::Sender::new(true),
+            copies: watch::Sender::new(Copies {
+                parts: 0,
+                parts_max: u64::MAX,
+                moved: 0,
+                moved_max: u64::MAX,
+            }),
         })
     }
 
-    async fn started() -> Arc<Self> {
+    pub(crate) async fn started() -> Arc<Self> {
         let nodes = Self::new();
         for node in 1..=3 {
             nodes.start(node).await;
@@ -104,7 +146,7 @@ impl Nodes {
         nodes
     }
 
-    async fn start(self: &Arc<Self>, node: u32) -> Arc<Line> {
+    pub(crate) async fn start(self: &Arc<Self>, node: u32) -> Arc<Line> {
         let seat = Arc::new(Seat {
             node,
             nodes: Arc::clone(self),
@@ -113,10 +155,11 @@ impl Nodes {
         let fatal: Arc<Mutex<Option<Fatal>>> = Arc::default();
         let on_fatal: OnFatal = Arc::new(move |why| panic!("{why}"));
         let config = Config { node, ..small() };
+        let disk = self.disks.lock().expect("nobody panics with it")[node as usize - 1].clone();
         let telemetry = Telemetry::open_in(
             seat,
             Path::new("/data"),
-            Arc::new(self.disks[node as usize - 1].clone()),
+            Arc::new(disk),
             Arc::new(clock.clone()),
             config,
             on_fatal,
@@ -130,13 +173,13 @@ impl Nodes {
         line
     }
 
-    fn line(&self, node: u32) -> Arc<Line> {
+    pub(crate) fn line(&self, node: u32) -> Arc<Line> {
         let lines = self.lines.lock().expect("nobody panics with it");
         Arc::clone(&lines[&node])
     }
 
     /// Stops a node; what was not sealed is in the logs only.
-    async fn stop(&self, node: u32) {
+    pub(crate) async fn stop(&self, node: u32) {
         let line = self
             .lines
             .lock()
@@ -145,7 +188,22 @@ impl Nodes {
         line.expect("it runs").telemetry.shutdown().await;
     }
 
-    fn change(&self, change: impl FnOnce(&mut Table)) {
+    /// Ends a node at once: of its disk only what was synced stays.
+    pub(crate) fn crash(&self, node: u32) {
+        {
+            let mut disks = self.disks.lock().expect("nobody panics with it");
+            let disk = &mut disks[node as usize - 1];
+            *disk = disk.crash();
+        }
+        let line = self
+            .lines
+            .lock()
+            .expect("nobody panics with it")
+            .remove(&node);
+        drop(line.expect("it runs"));
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Table)) {
         self.table.send_modify(|table| {
             let mut changed = Table::clone(table.as_ref().expect("there is one"));
             change(&mut changed);
@@ -154,21 +212,21 @@ impl Nodes {
     }
 
     /// The owner of a device's bucket.
-    fn owner(&self, device: &str) -> u32 {
+    pub(crate) fn owner(&self, device: &str) -> u32 {
         let bucket = telemetry::bucket_of(device.as_bytes(), u32::from(small().buckets));
         let table = self.table.borrow().clone().expect("there is one");
         table.rows[usize::from(bucket)].owner
     }
 
     /// A device whose bucket a node owns.
-    fn device_of(&self, node: u32) -> String {
+    pub(crate) fn device_of(&self, node: u32) -> String {
         let mut names = (0..).map(|n| format!("car{n}"));
         names
             .find(|name| self.owner(name) == node)
             .expect("some hash fits")
     }
 
-    fn points(&self) -> u64 {
+    pub(crate) fn points(&self) -> u64 {
         let lines = self.lines.lock().expect("nobody panics with it");
         let status = lines.values().map(|line| line.telemetry.status());
         status.map(|status| status.stored_points).sum()
@@ -292,6 +350,7 @@ async fn a_bucket_that_is_dealt_before_its_first_row_is_taken_goes_with_all_its_
             owner: 3,
             epoch: 2,
             holds_rows: false,
+            moving_to: None,
         };
     });
     nodes.is_told.send_replace(true);
@@ -361,7 +420,7 @@ async fn a_log_keeps_what_an_owner_that_is_away_has_not_sealed() {
     assert_eq!(nodes.line(1).rows(&device).await.len(), 2);
 }
 
-fn question(device: &str) -> tidewire_bridge::QueryRequest {
+pub(crate) fn question(device: &str) -> tidewire_bridge::QueryRequest {
     tidewire_bridge::QueryRequest {
         device: device.to_owned(),
         metrics: Vec::new(),

@@ -6,4 +6,5 @@ mod dead_letters;
 mod harness;
 mod lazy_fs;
 mod line;
+mod moves;
 mod stopped;

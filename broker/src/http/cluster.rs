@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ::cluster::member::{self, GroupRow, MemberRow};
-use admin::cluster::{ClusterStatus, DrainRequest, GroupStatus, MemberStatus, Members};
+use admin::cluster::{BucketMove, ClusterStatus, DrainRequest, GroupStatus, MemberStatus, Members};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use cluster_core::{Group, MetaAnswer, MetaCommand, NodeId};
+use cluster_core::{BucketId, Group, MetaAnswer, MetaCommand, NodeId};
 
 use super::{AdminState, failed};
 use crate::control;
@@ -97,6 +97,15 @@ fn status_of(status: &member::MemberStatus) -> ClusterStatus {
         lease_ms: (status.lease_ms != u64::MAX).then_some(status.lease_ms),
         members: rows_of(&status.members),
         groups: status.groups.iter().map(group_status).collect(),
+        bucket_moves: status.bucket_moves.iter().map(bucket_move).collect(),
+    }
+}
+
+fn bucket_move((bucket, row): (&BucketId, &member::BucketMove)) -> BucketMove {
+    BucketMove {
+        bucket: bucket.0,
+        from: row.from.0,
+        to: row.to.0,
     }
 }
 

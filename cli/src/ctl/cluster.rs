@@ -1,6 +1,6 @@
 //! `tidewire ctl cluster`.
 
-use admin::cluster::{ClusterStatus, Members};
+use admin::cluster::{BucketMove, ClusterStatus, Members};
 use clap::Subcommand;
 
 use super::drain::{self, Drain};
@@ -107,7 +107,12 @@ fn table(status: &ClusterStatus) -> String {
             .map_or_else(|| "nobody".to_owned(), |n| n.to_string());
         text += &format!("   {} led by {leader}", group.group);
     }
-    text + "\n"
+    text += "\n";
+    for moved in &status.bucket_moves {
+        let BucketMove { bucket, from, to } = moved;
+        text += &format!("bucket {bucket} is being moved from node {from} to node {to}\n");
+    }
+    text
 }
 
 fn members_table(members: &Members) -> String {

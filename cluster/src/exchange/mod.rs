@@ -51,7 +51,7 @@ pub mod kinds {
     /// [`super::Letters`].
     pub const LETTERS: u16 = 53;
     /// What telemetry lines ask each other; the bridge gives it its bytes.
-    pub const TELEMETRY: std::ops::RangeInclusive<u16> = 54..=56;
+    pub const TELEMETRY: std::ops::RangeInclusive<u16> = 54..=57;
     /// All of this exchange.
     pub const ALL: std::ops::RangeInclusive<u16> = ITEMS..=LETTERS;
 }
