@@ -1,5 +1,6 @@
 //! Three nodes as one broker, and what is left of it when nodes are killed or cut off.
 
+mod bucket_moves;
 mod client;
 mod clients;
 mod control;

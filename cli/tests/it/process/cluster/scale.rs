@@ -152,7 +152,7 @@ fn refusal(address: SocketAddr) -> u8 {
     connack.body[1]
 }
 
-fn ctl(nodes: &Nodes<'_>, words: &[&str]) -> (Option<i32>, String, String) {
+pub(super) fn ctl(nodes: &Nodes<'_>, words: &[&str]) -> (Option<i32>, String, String) {
     let admin = nodes.admin(0).to_string();
     run(tidewire()
         .args(["ctl", "--admin", &admin, "cluster"])

@@ -13,10 +13,10 @@ use crate::process::rows::ms_now;
 use crate::process::wait::until;
 
 /// Buckets of a cluster, the default.
-const BUCKETS: u32 = 64;
+pub(super) const BUCKETS: u32 = 64;
 
 /// Seals often, and keeps nothing of the log that need not be kept.
-const CONFIG: &str = "\
+pub(super) const CONFIG: &str = "\
 [telemetry]
 head_age_max = \"500ms\"
 block_rows = 8
@@ -144,7 +144,7 @@ fn empty_buckets_go_to_nodes_that_join_and_those_with_rows_stay() {
 }
 
 /// Waits until all nodes know that each has its share of buckets.
-fn dealt(nodes: &Nodes<'_>) {
+pub(super) fn dealt(nodes: &Nodes<'_>) {
     until("a share of buckets for each node", || {
         (0..NODES)
             .all(|at| {
@@ -157,7 +157,7 @@ fn dealt(nodes: &Nodes<'_>) {
 }
 
 /// Node, buckets, and those with rows, as a node knows them.
-fn owned(place: &Place) -> Vec<(u32, u32, u32)> {
+pub(super) fn owned(place: &Place) -> Vec<(u32, u32, u32)> {
     let (status, body) = http::get(place.admin, "/v1/cluster").expect("it answers");
     assert_eq!(status, 200, "{body}");
     let status: admin::cluster::ClusterStatus = serde_json::from_str(&body).expect("JSON");
@@ -184,7 +184,8 @@ fn query(place: &Place, device: &str) -> Option<Value> {
 }
 
 /// Devices, and what of them was acknowledged.
-struct Fleet {
+pub(super) struct Fleet {
+    devices: usize,
     start: i64,
     sent: i64,
     acked: BTreeMap<usize, BTreeMap<i64, i64>>,
@@ -192,7 +193,13 @@ struct Fleet {
 
 impl Fleet {
     fn new() -> Self {
+        Self::of(DEVICES)
+    }
+
+    /// So many devices.
+    pub(super) fn of(devices: usize) -> Self {
         Self {
+            devices,
             start: ms_now() - 600_000,
             sent: 0,
             acked: BTreeMap::new(),
@@ -204,9 +211,9 @@ impl Fleet {
     }
 
     /// Each device sends a point through a node and waits for its PUBACK.
-    fn publish(&mut self, cluster: &Cluster, at: usize, round: i64) {
+    pub(super) fn publish(&mut self, cluster: &Cluster, at: usize, round: i64) {
         let mut client = Client::connect(cluster.places[at].mqtt, &format!("bus{at}"), false);
-        for device in 0..DEVICES {
+        for device in 0..self.devices {
             self.sent += 1;
             let (ts, value) = (self.start + self.sent, round);
             client.publish(&topic(&self.name(device)), 1, &payload(ts, value));
@@ -216,7 +223,7 @@ impl Fleet {
     }
 
     /// Each device sends its last point once more.
-    fn publish_again(&self, cluster: &Cluster, at: usize) {
+    pub(super) fn publish_again(&self, cluster: &Cluster, at: usize) {
         let mut client = Client::connect(cluster.places[at].mqtt, &format!("bus{at}"), false);
         for (device, points) in &self.acked {
             let (ts, value) = points.last_key_value().expect("it has sent");
@@ -238,7 +245,7 @@ impl Fleet {
     }
 
     /// A node answers with what was acknowledged, and nothing else.
-    fn assert_stored(&self, nodes: &Nodes<'_>, at: usize) {
+    pub(super) fn assert_stored(&self, nodes: &Nodes<'_>, at: usize) {
         for (device, points) in &self.acked {
             let name = self.name(*device);
             let answer = until("a whole answer", || {
