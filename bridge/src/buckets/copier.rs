@@ -145,7 +145,7 @@ impl Copier {
             Counters::add(&self.counters.copied_bytes, bytes);
             let is_last = part.is_last;
             let this = Arc::clone(self);
-            let taken = tokio::task::spawn_blocking(move || this.take(due, part, copying)).await;
+            let taken = tokio::task::spawn_blocking(move || this.take(due, &part, copying)).await;
             let taken = taken.map_err(|error| {
                 CopyError::Fatal(format!("a broken invariant of the store: {error}"))
             })?;
@@ -172,7 +172,7 @@ impl Copier {
     fn take(
         &self,
         due: Move,
-        part: Part,
+        part: &Part,
         mut copying: Copying,
     ) -> Result<Option<Copying>, CopyError> {
         let again = |error: &dyn std::fmt::Display| CopyError::Again(error.to_string());
@@ -181,9 +181,9 @@ impl Copier {
             tsdb::Error::Closed { .. } => CopyError::Again(error.to_string()),
             error => CopyError::Fatal(error.to_string()),
         };
-        let rows = self.rows_of(due, &part, copying.after.as_ref());
+        let rows = self.rows_of(due, part, copying.after.as_ref());
         let rows = rows.map_err(|why| again(&why))?;
-        let offsets = self.offsets_of(due, &part).map_err(|why| again(&why))?;
+        let offsets = self.offsets_of(due, part).map_err(|why| again(&why))?;
         let adoption = match copying.adoption.take() {
             Some(adoption) => Some(adoption),
             None => {

@@ -133,8 +133,10 @@ impl<'a> Dealing<'a> {
                 {
                     continue;
                 }
-                let free = self.taker(bucket, is_choosy);
-                let Some(to) = free.filter(|node| !into.contains(node)).next() else {
+                let to = self
+                    .taker(bucket, is_choosy)
+                    .find(|node| !into.contains(node));
+                let Some(to) = to else {
                     continue;
                 };
                 self.pass(owner, to);
