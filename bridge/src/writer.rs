@@ -219,8 +219,14 @@ impl WriterContext {
             writer.feeds.insert(log, feed);
         }
         // What was found to be taken is read from there; what has come since begins a run of its own.
-        if let Some(known) = known {
-            writer.take_share(&known)?;
+        match known {
+            Some(known) => writer.take_share(&known)?,
+            // Nothing is this node's before the table says so.
+            None => {
+                let nothing = BTreeSet::new();
+                let assigned = writer.consumer.assign(&nothing, &nothing);
+                assigned.map_err(WriterError::Source)?;
+            }
         }
         self.pulls.begin(from);
         Ok(writer)

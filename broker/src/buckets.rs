@@ -3,7 +3,7 @@
 mod moves;
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bridge::{Answering, Asked, Claim, Table, TableRow};
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use cluster::raft::Group;
 use cluster_core::{
     BucketClaim, BucketId, Meta, MetaAnswer, MetaCommand, NodeId, deal, deal_moves,
 };
+use runtime::Clock;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -47,18 +48,24 @@ impl Buckets {
         links: Links,
         member: Member,
         meta: Group<MetaMachine>,
+        clock: Arc<dyn Clock>,
     ) -> tokio::task::JoinHandle<()> {
         let is_first = self.parts.set((links, member.clone())).is_ok();
         assert!(is_first, "a node is wired once");
-        tokio::spawn(Arc::clone(self).follow(member, meta))
+        tokio::spawn(Arc::clone(self).follow(member, meta, clock))
     }
 
-    async fn follow(self: Arc<Self>, member: Member, meta: Group<MetaMachine>) {
+    async fn follow(
+        self: Arc<Self>,
+        member: Member,
+        meta: Group<MetaMachine>,
+        clock: Arc<dyn Clock>,
+    ) {
         let mut applied = meta.watch_applied();
         // One at a time.
         let mut taking = JoinSet::new();
         let mut is_said = false;
-        let (begun, mut away) = (Instant::now(), moves::Away::default());
+        let mut away = moves::Away::default();
         loop {
             applied.mark_unchanged();
             let (table, share, coming, given_up) = meta.with(|machine| {
@@ -67,7 +74,7 @@ impl Buckets {
                     table_of(meta),
                     deal(meta).remove(&self.node),
                     deal_moves(meta).remove(&self.node),
-                    away.given_up(meta, self.node, begun.elapsed()),
+                    away.given_up(meta, self.node, Duration::from_millis(clock.mono_ms())),
                 )
             });
             if table.members.len() > 1 && !std::mem::replace(&mut is_said, true) {

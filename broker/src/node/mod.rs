@@ -271,7 +271,12 @@ impl Node {
         // A node without telemetry takes no buckets.
         let dealing = telemetry.as_ref().map(|_| {
             let member = entered.member.clone();
-            buckets.begin(links.clone(), member, entered.meta.clone())
+            buckets.begin(
+                links.clone(),
+                member,
+                entered.meta.clone(),
+                Arc::clone(&clock),
+            )
         });
         let line = telemetry.as_ref().map_or_else(Weak::new, Arc::downgrade);
         let running = start_membership(entered, &shared, line, on_fatal, &root, &restarts).await?;
