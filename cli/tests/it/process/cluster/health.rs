@@ -23,34 +23,34 @@ fn a_cluster_says_whether_it_is_well_and_whom_it_can_miss() {
             "{answer:?}"
         );
     }
-    // What is found of the machine is not for the test to know.
-    let (_, out, _) = ctl(&nodes, 0, &["--output", "json", "doctor"]);
-    let health: Health = serde_json::from_str(&out).expect("the answer is JSON");
-    assert!(health.checks.len() > 10, "{out}");
-    let bad = health
-        .checks
-        .iter()
-        .filter(|check| check.state != State::Good);
-    assert!(
-        bad.clone()
-            .all(|check| !check.of_cluster && !check.todo.is_empty()),
-        "{out}"
-    );
-    let (code, out, _) = ctl(&nodes, 1, &["doctor"]);
-    assert_eq!(code, Some(if bad.count() == 0 { 0 } else { 3 }), "{out}");
+    // What is found of the machine is not for the test to know, and may change from look to look.
+    until("a cluster of which the doctor finds nothing", || {
+        let (_, out, _) = ctl(&nodes, 0, &["--output", "json", "doctor"]);
+        let health: Health = serde_json::from_str(&out).expect("the answer is JSON");
+        assert!(health.checks.len() > 10, "{out}");
+        let bad = health
+            .checks
+            .iter()
+            .filter(|check| check.state != State::Good);
+        assert!(bad.clone().all(|check| !check.todo.is_empty()), "{out}");
+        let (code, ..) = ctl(&nodes, 1, &["doctor"]);
+        let expected = if bad.clone().count() == 0 { 0 } else { 3 };
+        let is_well = bad.clone().all(|check| !check.of_cluster);
+        (is_well && code == Some(expected)).then_some(())
+    });
 
     nodes.kill_9(1);
     until("the dead node to be found", || {
         let (code, out, _) = ctl(&nodes, 0, &["cluster", "health"]);
         (code == Some(3) && out.contains("node 2")).then_some(())
     });
-    let (code, out, _) = ctl(&nodes, 0, &["cluster", "safe-to-stop", "3"]);
-    assert_eq!(code, Some(3), "{out}");
-    assert!(out.contains("node 2 is away already"), "{out}");
-    assert!(
-        out.contains("1 of 3 voters are left, 2 are needed"),
-        "{out}"
-    );
+    until("nobody else to be missed", || {
+        let (code, out, _) = ctl(&nodes, 0, &["cluster", "safe-to-stop", "3"]);
+        let says = |why| out.contains(why);
+        let is_said =
+            says("node 2 is away already") && says("1 of 3 voters are left, 2 are needed");
+        (code == Some(3) && is_said).then_some(())
+    });
     let (code, _, error) = ctl(&nodes, 0, &["cluster", "safe-to-stop", "9"]);
     assert!(code == Some(1) && error.contains("no node 9"), "{error}");
 
