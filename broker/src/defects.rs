@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use cluster::exchange::{ItemsReply, LettersReply, Said, kinds};
+use defects::{Defect, Strain};
+use session::{Answer, Command, Stamp};
 
 use crate::ids::Owed;
 
@@ -25,7 +27,8 @@ pub struct Defects {
 impl Defects {
     /// Who is told that a command to a shard is committed.
     pub(crate) fn owed(&self, owed: Option<Owed>) -> Option<Owed> {
-        owed.filter(|_| !self.acknowledge_before_commit)
+        let is_early = self.acknowledge_before_commit || defects::is(Defect::AckBeforeCommit);
+        owed.filter(|_| !is_early)
     }
 
     /// What another node is answered instead of having its request taken.
@@ -33,7 +36,9 @@ impl Defects {
         let nothing = self.takes_nothing.load(Ordering::SeqCst);
         let no_letters = nothing || self.takes_no_letters.load(Ordering::SeqCst);
         match kind {
-            kinds::ITEMS if nothing => Some(ItemsReply::Unknown.encode()),
+            kinds::ITEMS if nothing || defects::happens(Strain::LoseItems) => {
+                Some(ItemsReply::Unknown.encode())
+            }
             kinds::LETTERS if no_letters => Some(LettersReply::Stranger.encode()),
             _ => None,
         }
@@ -47,5 +52,38 @@ impl Defects {
                 "a PUBLISH to {topic} panics on purpose"
             );
         }
+    }
+}
+
+/// What a step of QoS 2 is answered before the shard has it; without a defect, nothing.
+pub(crate) fn early_answer(command: &Command) -> Option<Answer> {
+    match command {
+        Command::Rec { .. } if defects::is(Defect::PubrelBeforeRec) => {
+            Some(Answer::Rec { found: true })
+        }
+        Command::Q2Out { .. } if defects::is(Defect::PubcompBeforeQ2Out) => {
+            Some(Answer::Q2Out { found: true })
+        }
+        _ => None,
+    }
+}
+
+/// What another node hears of an answer to its items.
+pub(crate) fn heard(reply: ItemsReply) -> ItemsReply {
+    if defects::happens(Strain::LoseAnswers) {
+        ItemsReply::Unknown
+    } else {
+        reply
+    }
+}
+
+/// The stamp that a retained message is written with.
+pub(crate) fn written(stamp: Stamp) -> Stamp {
+    match defects::is(Defect::RetainUnstamped) {
+        false => stamp,
+        true => Stamp {
+            publisher: None,
+            ..stamp
+        },
     }
 }

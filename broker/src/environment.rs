@@ -1,11 +1,13 @@
 //! What a node takes from outside itself, apart from its configuration.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cluster::control::ControlKind;
 use cluster_core::NodeEpoch;
+use defects::Strain;
 use runtime::{Clock, SystemClock};
-use storage::fs::{Fs, RealFs};
+use storage::fs::{FrailFs, Fs, RealFs};
 
 use crate::defects::Defects;
 
@@ -54,7 +56,7 @@ pub struct Environment {
 impl Default for Environment {
     fn default() -> Self {
         Self {
-            fs: Arc::new(RealFs),
+            fs: disk(),
             clock: Arc::new(SystemClock::default()),
             on_fatal: Arc::new(|fatal| end_process(&fatal)),
             control: ControlKind::default(),
@@ -69,6 +71,17 @@ impl std::fmt::Debug for Environment {
             .field("fs", &self.fs)
             .field("defects", &self.defects)
             .finish_non_exhaustive()
+    }
+}
+
+/// The machine's; in a build with defects perhaps under a strain.
+fn disk() -> Arc<dyn Fs> {
+    let delay = Duration::from_millis(u64::from(defects::value(Strain::SlowSync)));
+    let cuts = defects::value(Strain::PowerCut) > 0;
+    if delay.is_zero() && !cuts {
+        Arc::new(RealFs)
+    } else {
+        Arc::new(FrailFs::new(delay, cuts))
     }
 }
 

@@ -28,10 +28,10 @@ mod shard;
 mod trace;
 mod views;
 
+pub use self::defects::Defects;
 pub use cluster::control::ControlKind;
 pub use config::{Config, ConfigError};
 pub use data_folder::FolderError;
-pub use defects::Defects;
 pub use environment::{Environment, Fatal, OnFatal};
 pub use membership::MembershipError;
 pub use node::{Node, StartError};

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use broker::{Config, ConfigError, ControlKind, Environment, Fatal, Node, StartError};
+use defects::Load;
 use tokio::sync::Notify;
 
 use crate::arguments::Serve;
@@ -11,6 +12,9 @@ use crate::{exit, fail};
 
 /// Serves until SIGTERM or SIGINT; the exit code.
 pub(crate) fn run(arguments: &Serve) -> u8 {
+    if let Err(error) = carry_defects() {
+        return fail(exit::USAGE, &error);
+    }
     let config = match config(arguments) {
         Ok(config) => config,
         Err(error) => return fail(exit::USAGE, &error),
@@ -31,6 +35,16 @@ pub(crate) fn run(arguments: &Serve) -> u8 {
         Ok(runtime) => runtime.block_on(serve(config)),
         Err(error) => fail(exit::FAILED, &format!("cannot start the runtime: {error}")),
     }
+}
+
+/// Takes up what the environment says is to be broken in this process; a clean build refuses that.
+fn carry_defects() -> Result<(), defects::Error> {
+    let said = |name| std::env::var(name).unwrap_or_default();
+    let load = Load::parse(&said("TIDEWIRE_DEFECT"), &said("TIDEWIRE_STRAIN"))?;
+    if !load.is_empty() {
+        tracing::warn!(?load, "this node breaks promises on purpose");
+    }
+    defects::carry(load)
 }
 
 /// The file, and over it the flags.

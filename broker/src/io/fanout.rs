@@ -234,7 +234,7 @@ impl Io {
             self.send_to_shards(message, (connection, owed), origin.as_deref(), &to.shards);
         if message.retain {
             let shard = self.shared.homes.retained(&message.topic);
-            let retain = Retain::of(message, stamp);
+            let retain = Retain::of(message, crate::defects::written(stamp));
             let is_withheld = owed.is_some() && self.is_withheld(connection, shard);
             if !is_withheld && !self.outbound.borrow_mut().retain(shard, owed, retain) {
                 self.counters.shard_qos0_dropped_total.add(1);

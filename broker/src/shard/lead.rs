@@ -322,9 +322,8 @@ impl Requests {
         }
         if let Some(request) = self.open.remove(&remote.request) {
             let outcomes = request.outcomes.into_iter().flatten().collect();
-            request
-                .responder
-                .reply(ItemsReply::Landed(outcomes).encode());
+            let reply = crate::defects::heard(ItemsReply::Landed(outcomes));
+            request.responder.reply(reply.encode());
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use cluster_core::{Admission, Attempt, Body, EpochView, LogTime, NodeEpoch, Receiver, Standing};
+use defects::Defect;
 use mqtt::Templates;
 use session::{Answer, Command, Durable, Limits, WallMs};
 use storage::state::{Changes, Row};
@@ -116,6 +117,9 @@ impl ShardMachine {
     ) -> Outcome {
         match (self.receiver.admit(epoch, attempt, n), body) {
             (Admission::New, Body::Item(command)) => Outcome::Applied(self.command(time, command)),
+            (Admission::Repeat, Body::Item(command)) if defects::is(Defect::RepeatRecomputed) => {
+                Outcome::Applied(self.command(time, command))
+            }
             (Admission::Repeat, Body::Item(command)) => {
                 Outcome::Applied(self.durable.answer_repeat(command))
             }

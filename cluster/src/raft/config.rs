@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cluster_core::NodeId;
+use defects::Defect;
 use openraft::{Config, SnapshotPolicy};
 use storage::raft as log;
 
@@ -84,8 +85,8 @@ pub(super) fn raft_config(node: &RaftConfig) -> Config {
         enable_tick: false,
         enable_pre_vote: Some(true),
         // A restored leader would give ids that others hold to other entries.
-        enable_leader_restore: Some(node.restores_leader),
-        allow_log_reversion: Some(node.forgives_lost_logs),
+        enable_leader_restore: Some(node.restores_leader || defects::is(Defect::LeaderRestored)),
+        allow_log_reversion: Some(node.forgives_lost_logs || defects::is(Defect::VoterAfterDamage)),
         heartbeat_interval: HEARTBEAT.as_millis() as u64,
         heartbeat_min_interval: Some(SPARED_MS),
         election_timeout_min: ELECTION_MS.0,

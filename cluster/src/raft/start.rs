@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_core::RaftId;
+use defects::Defect;
 use openraft::{Raft, ServerState};
 use storage::raft::GroupId;
 
@@ -132,6 +133,7 @@ impl Inner {
             });
         }
         match flushed {
+            Some(_) if defects::is(Defect::VoterAfterDamage) => Ok(()),
             Some(flushed) if self.log.vote(group).is_none() => Err(OpenError::LogLost {
                 path,
                 group,

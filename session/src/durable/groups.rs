@@ -178,7 +178,7 @@ impl Durable {
         if !self.groups.of.contains_key(filter) {
             let plain = plain(filter);
             if !self.needs_route(&plain) {
-                self.outbox.route(&plain, true);
+                self.outbox.route(&plain, true, self.index);
             }
             self.groups.trie.insert(filter, filter.clone(), ());
             self.groups.changed.mark(filter.clone(), false);
@@ -229,7 +229,7 @@ impl Durable {
         self.account((group.queue.len(), group.queue.bytes()), (0, 0));
         let plain = plain(filter);
         if !self.needs_route(&plain) {
-            self.outbox.route(&plain, false);
+            self.outbox.route(&plain, false, self.index);
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use defects::Defect;
+
 use super::Durable;
 use super::full_nodes::FullNodes;
 use super::loads::Loads;
@@ -18,7 +20,9 @@ impl Durable {
     pub fn handle_lead(&mut self) {
         self.handle_follow();
         self.leads = true;
-        self.outbox.resume();
+        if !defects::is(Defect::OutboxNotResumed) {
+            self.outbox.resume();
+        }
         self.shares.resume();
         self.groups.lead();
         for (client, session) in &mut self.sessions {

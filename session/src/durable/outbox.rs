@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use defects::Defect;
 use mqtt::Filter;
 
 use super::changed::Changed;
@@ -46,8 +47,11 @@ impl Outbox {
     }
 
     /// Writes a filter's new row; an older one of it that still waits is replaced.
-    pub(super) fn route(&mut self, filter: &Filter, wanted: bool) {
-        self.version += 1;
+    pub(super) fn route(&mut self, filter: &Filter, wanted: bool, index: u64) {
+        self.version = match defects::is(Defect::RouteVersionIsLogIndex) {
+            false => self.version + 1,
+            true => index,
+        };
         let version = self.version;
         let row = Row { version, wanted };
         let old = self.rows.insert(filter.clone(), row);

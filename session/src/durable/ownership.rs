@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use defects::Defect;
 use mqtt::{ClientId, ReasonCode, Will};
 
 use super::session::Session;
@@ -59,10 +60,25 @@ impl Durable {
         let Some(session) = self.sessions.get(client) else {
             return Answer::Done;
         };
+        if defects::is(Defect::ExpireWithoutEpoch) {
+            return self.end_whoever_owns(client);
+        }
         let is_it = session.incarnation == incarnation && session.epoch == epoch;
         if is_it && session.expires().is_some_and(|at| at <= self.time) {
             self.end_session(client);
         }
+        Answer::Done
+    }
+
+    /// A defect: the session ends, connected or not.
+    fn end_whoever_owns(&mut self, client: &ClientId) -> Answer {
+        if let Some(session) = self.sessions.get_mut(client)
+            && session.is_connected()
+        {
+            session.disconnected = Some(self.time);
+            self.owners.remove(session.node_epoch);
+        }
+        self.end_session(client);
         Answer::Done
     }
 
@@ -96,7 +112,8 @@ impl Durable {
     fn open_refusal(&self, open: &Open) -> Option<Answer> {
         let session = self.sessions.get(&open.client);
         let current = session.map(|s| s.epoch);
-        if current != open.expected_epoch {
+        let is_expected = current == open.expected_epoch;
+        if !is_expected && !defects::is(Defect::OpenWithoutExpectedEpoch) {
             return Some(Answer::WrongEpoch { current });
         }
         // Its CONNECT was read late: the client has come back since. Taking it would end what the
@@ -220,7 +237,10 @@ impl Durable {
 pub(super) fn opened(session: &Session) -> Answer {
     Answer::Opened {
         epoch: session.epoch,
-        incarnation: session.incarnation,
+        incarnation: match defects::is(Defect::EpochsRestart) {
+            false => session.incarnation,
+            true => Epoch(1),
+        },
         session_present: session.session_present,
     }
 }

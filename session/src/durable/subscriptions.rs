@@ -142,7 +142,7 @@ impl Durable {
     pub(super) fn withdraw(&mut self, client: &ClientId, filter: &Filter, is_owned: bool) {
         let removed = self.trie.remove(filter, client);
         if removed.is_some() && !is_owned && !self.needs_route(filter) {
-            self.outbox.route(filter, false);
+            self.outbox.route(filter, false, self.index);
         }
     }
 
@@ -194,7 +194,7 @@ impl Durable {
         }
         self.trie.insert(filter, client.clone(), *subscription);
         if is_first {
-            self.outbox.route(filter, true);
+            self.outbox.route(filter, true, self.index);
         }
         Subscribed {
             reason: granted(subscription.options.qos),

@@ -1,12 +1,14 @@
-//! The door to the file system, and what is behind it: the real one, that counted, and a model of a
-//! disk that crashes.
+//! The door to the file system, and what is behind it: the real one, that counted or under
+//! strain, and a model of a disk that crashes.
 
 mod counting;
 mod fault;
+mod frail;
 mod real;
 
 pub use counting::{CountingFs, Written};
 pub use fault::{Fault, FaultFs, FaultKind, SECTOR_BYTES};
+pub use frail::FrailFs;
 pub use real::RealFs;
 
 use std::fmt;

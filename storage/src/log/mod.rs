@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use defects::Defect;
+
 use crate::fs::Fs;
 use crate::journal::{self, Batch, Journal, Refusal, Room};
 use layout::LogLayout;
@@ -169,7 +171,11 @@ impl EmbeddedLog {
         config: Config,
         on_fatal: impl FnOnce(Fatal) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        Self::open_with(fs, folder, config, None, Defects::default(), on_fatal)
+        let defects = Defects {
+            read_before_fsync: defects::is(Defect::ReaderAheadOfFsync),
+            ..Defects::default()
+        };
+        Self::open_with(fs, folder, config, None, defects, on_fatal)
     }
 
     /// For crash tests: [`open`](Self::open) with randomness from a seed, and with mistakes that a

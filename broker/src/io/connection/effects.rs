@@ -197,12 +197,16 @@ impl Connection {
 
     fn propose(&mut self, token: Token, command: Box<Command>) {
         let Some(shard) = self.shard() else { return };
+        let early = crate::defects::early_answer(&command);
         let item = ShardItem::Propose {
             connection: self.id,
             token,
             command,
         };
         self.io.outbound.borrow_mut().push_to_shard(shard, item);
+        if let Some(answer) = early {
+            self.live.handle_answer(token, answer, self.io.now());
+        }
     }
 
     /// The shard of the client's session.

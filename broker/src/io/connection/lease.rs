@@ -1,5 +1,6 @@
 //! What only a node with a lease may send: it would be a promise.
 
+use defects::Defect;
 use mqtt::Packet;
 use session::{Ack, AckKind, Opened};
 
@@ -12,6 +13,16 @@ pub(super) enum Promise {
     Packet(Box<Packet>),
 }
 
+impl Promise {
+    /// Whether it leaves whatever the lease says: a defect.
+    fn is_careless(&self) -> bool {
+        defects::is(match self {
+            Self::Ack(_) => Defect::AckWithoutLease,
+            Self::Packet(_) => Defect::SubackWithoutLease,
+        })
+    }
+}
+
 impl Io {
     /// Whether this node may promise anything now (SEMANTICS, Cluster). A lone node always may.
     pub(in crate::io) fn has_lease(&self) -> bool {
@@ -22,7 +33,7 @@ impl Io {
 impl Connection {
     /// Sends an answer now, or once the node has its lease and everything before it has left.
     pub(super) fn promise(&mut self, promise: Promise) {
-        if !self.withholds() {
+        if !self.withholds() || promise.is_careless() {
             return self.keep(promise);
         }
         let id = self.id;

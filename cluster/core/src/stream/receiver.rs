@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use defects::Defect;
+
 use super::Attempt;
 use crate::{EpochView, NodeEpoch, Standing};
 
@@ -66,11 +68,14 @@ impl Receiver {
         let admission = match n {
             n if n < known.n => Admission::Repeat,
             n if n == known.n && is_current => Admission::New,
+            _ if defects::is(Defect::NoGapRefusal) => Admission::New,
             _ => Admission::Gap { next: known.n },
         };
-        let taken = u64::from(admission == Admission::New);
         let next = Next {
-            n: known.n + taken,
+            n: match admission {
+                Admission::New => n + 1,
+                _ => known.n,
+            },
             attempt: attempt.max(known.attempt),
         };
         self.next.insert(epoch, next);
