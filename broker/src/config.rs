@@ -1,6 +1,8 @@
 //! The configuration of a node: one TOML file, one struct per component, each default beside its
 //! unit.
 
+mod admission;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use mqtt::Templates;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::{self, Allowed, Plan};
+
+pub use admission::Admission;
 
 /// Largest packet that MQTT can express, in bytes (§1.5.5 and its fixed header).
 const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
@@ -128,6 +132,8 @@ pub struct Mqtt {
     pub retained_messages_limit: usize,
     /// Bytes of the retained messages of the node.
     pub retained_bytes_limit: usize,
+    /// Bounds of clients that connect.
+    pub admission: Admission,
 }
 
 impl Default for Mqtt {
@@ -152,6 +158,7 @@ impl Default for Mqtt {
             stash_bytes_limit: 16 << 10,
             retained_messages_limit: 1_000_000,
             retained_bytes_limit: 256 << 20,
+            admission: Admission::default(),
         }
     }
 }
@@ -162,12 +169,15 @@ impl Default for Mqtt {
 pub struct Admin {
     /// Address to listen on.
     pub listen: SocketAddr,
+    /// Connections at a time; further ones wait to be accepted.
+    pub connections_limit: usize,
 }
 
 impl Default for Admin {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            connections_limit: 256,
         }
     }
 }
@@ -411,6 +421,10 @@ impl Config {
         }
         if self.mqtt.receive_maximum == 0 {
             return refuse("mqtt.receive_maximum = 0: must be at least 1".into());
+        }
+        self.mqtt.admission.validate()?;
+        if self.admin.connections_limit == 0 {
+            return refuse("admin.connections_limit = 0: must be at least 1".into());
         }
         let packet = self.mqtt.packet_bytes_limit;
         if !(1_024..=PACKET_BYTES_MAX).contains(&packet) {

@@ -29,6 +29,12 @@ counters! {
     connections_accepted_total: counter;
     /// MQTT connections open now.
     connections_open: gauge;
+    /// Connections whose CONNECT is not answered yet.
+    handshakes: gauge;
+    /// Clients that connect and of which the session's shard was asked.
+    opens_under_way: gauge;
+    /// Clients that connect and wait until their session's shard may be asked.
+    opens_waiting: gauge;
     /// Connections that broke the protocol.
     protocol_errors_total: counter;
     /// Connection actors that panicked.
@@ -101,6 +107,10 @@ impl Counter {
             self.0.load(Ordering::Relaxed).wrapping_sub(by),
             Ordering::Relaxed,
         );
+    }
+
+    pub(crate) fn set(&self, to: u64) {
+        self.0.store(to, Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {

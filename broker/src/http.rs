@@ -4,6 +4,7 @@ mod bridge;
 mod bridge_metrics;
 mod cluster;
 mod cluster_metrics;
+mod doors;
 mod health;
 mod retained;
 mod sessions;
@@ -31,6 +32,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub(crate) use cluster::{group_name, group_status};
+pub(crate) use doors::Doors;
 
 use crate::counters::{Counters, metric, metric_by};
 use crate::drain::Draining;
@@ -219,6 +221,7 @@ fn status_of(error: &QueryError) -> StatusCode {
 async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
     let mut text = String::new();
     Counters::write_sum(&state.counters, &mut text);
+    state.shared.refusals.write(&mut text);
     let routes = state.snapshot.load().len() as u64;
     let help = "Rows of the routes: filters of clean sessions and of shards.";
     metric(&mut text, "tidewire_broker_routes", help, "gauge", routes);

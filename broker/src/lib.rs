@@ -1,10 +1,11 @@
 //! Listeners, connection actors, router, session shards' hosts and the admin HTTP of one node.
 //!
-//! In the order in which a PUBLISH meets them: a [`listener`] deals an accepted socket to an
-//! [`io`] thread; there a connection actor runs it through `mqtt` and `session`; its fan-out
+//! In the order in which a PUBLISH meets them: a [`listener`] deals a socket that [`admission`]
+//! lets pass to an [`io`] thread; there a connection actor runs it through `mqtt` and `session`; its fan-out
 //! matches the [`routes`] and puts batches on their way to other connections, to session
 //! [`shard`]s and to the telemetry line of `bridge`. [`Node`] starts, wires and stops all of it.
 
+mod admission;
 mod buckets;
 pub mod config;
 mod control;

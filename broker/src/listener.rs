@@ -1,4 +1,5 @@
-//! The accepting actor: deals each socket once, to the io thread with the fewest connections.
+//! The accepting actor: asks the gate about each socket, and deals it once, to the io thread with
+//! the fewest connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,14 +7,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use runtime::ractor;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use runtime::{Clock, ractor};
+use session::MonoMs;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
 
+use crate::admission::{Decision, Gate, Rates, Refusal, Refusals};
 use crate::counters::Counters;
-use crate::io::{IoMessage, Threads};
+use crate::io::{Arrival, IoMessage, Threads};
 
-/// How long accepting pauses when the process has no descriptor left.
+/// How long accepting pauses when the process has no descriptor left, or too many are refused.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections of one address.
@@ -23,6 +26,16 @@ pub(crate) struct Listener {
     pub(crate) counters: Vec<Arc<Counters>>,
     /// Connections that the node accepted, wrapping; it outlives a listener that panics.
     pub(crate) accepted: Arc<AtomicU32>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) rates: Rates,
+    pub(crate) refusals: Arc<Refusals>,
+}
+
+/// What a listener knows of the sockets that it accepted.
+pub(crate) struct Accepted {
+    gate: Gate,
+    /// Sockets dealt to each thread since the node began.
+    dealt: Vec<u64>,
 }
 
 /// Binds an address.
@@ -50,30 +63,32 @@ impl ractor::Message for Accept {}
 
 impl Actor for Listener {
     type Msg = Accept;
-    /// Sockets dealt to each thread since the node began.
-    type State = Vec<u64>;
+    type State = Accepted;
     type Arguments = ();
 
     async fn pre_start(
         &self,
         me: ActorRef<Accept>,
         (): (),
-    ) -> Result<Vec<u64>, ActorProcessingErr> {
+    ) -> Result<Accepted, ActorProcessingErr> {
         me.cast(Accept)?;
         let accepted = self.counters.iter();
-        Ok(accepted
-            .map(|of| of.connections_accepted_total.get())
-            .collect())
+        Ok(Accepted {
+            gate: Gate::new(self.rates),
+            dealt: accepted
+                .map(|of| of.connections_accepted_total.get())
+                .collect(),
+        })
     }
 
     async fn handle(
         &self,
         me: ActorRef<Accept>,
         _: Accept,
-        dealt: &mut Vec<u64>,
+        accepted: &mut Accepted,
     ) -> Result<(), ActorProcessingErr> {
         match self.socket.accept().await {
-            Ok((socket, peer)) => self.deal(socket, peer, dealt).await,
+            Ok((socket, peer)) => self.admit(socket, peer, accepted).await,
             Err(error) => {
                 // Usually EMFILE: the connection waits in the backlog meanwhile.
                 tracing::warn!(%error, "cannot accept a connection");
@@ -86,7 +101,37 @@ impl Actor for Listener {
 }
 
 impl Listener {
-    async fn deal(&self, socket: tokio::net::TcpStream, peer: SocketAddr, dealt: &mut [u64]) {
+    async fn admit(&self, socket: TcpStream, peer: SocketAddr, accepted: &mut Accepted) {
+        let now = MonoMs(self.clock.mono_ms());
+        let decision = accepted.gate.handle_socket(peer.ip(), now);
+        if let Decision::Tell(refusal) | Decision::Close { refusal, .. } = decision {
+            self.refusals.count(refusal, now);
+        }
+        let refusal = match decision {
+            Decision::Admit => None,
+            Decision::Tell(refusal) => Some(refusal),
+            Decision::Close { pauses, .. } => {
+                // With RST: nothing of it is kept, by the kernel neither.
+                if let Err(error) = SockRef::from(&socket).set_linger(Some(Duration::ZERO)) {
+                    tracing::debug!(%peer, %error, "the connection ended before it began");
+                }
+                drop(socket);
+                if pauses {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                return;
+            }
+        };
+        self.deal(socket, peer, refusal, &mut accepted.dealt).await;
+    }
+
+    async fn deal(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        refusal: Option<Refusal>,
+        dealt: &mut [u64],
+    ) {
         // Small packets must not wait for each other's acknowledgements.
         let prepared = socket.set_nodelay(true).and_then(|()| socket.into_std());
         let socket = match prepared {
@@ -108,8 +153,14 @@ impl Listener {
             .expect("a node has an io thread");
         dealt[thread] += 1;
         let number = self.accepted.fetch_add(1, Ordering::Relaxed);
+        let arrival = Arrival {
+            socket,
+            peer,
+            number,
+            refusal,
+        };
         self.threads
-            .send(thread, IoMessage::Accepted(socket, peer, number))
+            .send(thread, IoMessage::Accepted(arrival))
             .await;
     }
 }

@@ -20,9 +20,11 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Raised beyond what a client may occupy by default, since one subscriber takes what a thousand
-/// publishers have in flight, as mosquitto's unlimited settings allow it.
+/// publishers have in flight, as mosquitto's unlimited settings allow it; and clients connect as fast
+/// as they come, however long that takes.
 const TIDEWIRE_CONFIG: &str = "io_threads = 1\nno_telemetry = true\n\n[mqtt]\n\
-    receive_maximum = 65535\nqueue_messages_limit = 1000000\nqueue_bytes_limit = 1073741824\n";
+    receive_maximum = 65535\nqueue_messages_limit = 1000000\nqueue_bytes_limit = 1073741824\n\
+    connect_timeout = \"60s\"\n\n[mqtt.admission]\nconnects_per_s = 0\nhandshakes_limit = 1000000\n";
 
 /// Without limits on what is in flight or queued, without a file.
 const MOSQUITTO_CONFIG: &str = "listener {port} 127.0.0.1\nallow_anonymous true\n\

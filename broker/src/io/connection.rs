@@ -15,9 +15,11 @@ use tokio::net::TcpStream;
 
 use super::serve::Io;
 use super::slots::ConnectionMessage;
+use crate::admission::Refusal;
 use lease::Promise;
 
 mod effects;
+mod handshake;
 mod lease;
 mod report;
 mod room;
@@ -64,6 +66,8 @@ pub(super) struct Connection {
     busy: bool,
     /// The server closed: what still comes is read to nowhere until the client has closed too.
     draining: bool,
+    /// It may not connect; its CONNECT is to be answered with that.
+    refusal: Option<Refusal>,
 }
 
 /// What a connection needs only at times.
@@ -125,6 +129,7 @@ impl Connection {
         id: ConnectionId,
         socket: TcpStream,
         mailbox: Mailbox<ConnectionMessage>,
+        refusal: Option<Refusal>,
     ) -> Self {
         let shared = &io.shared;
         let live = Live::new(&shared.session, shared.node_epoch, id, io.tick());
@@ -156,6 +161,7 @@ impl Connection {
             trim_due: false,
             busy: false,
             draining: false,
+            refusal,
             io,
         }
     }
@@ -265,6 +271,9 @@ impl Connection {
             ConnectionMessage::ReadOn => self.read_on(),
             ConnectionMessage::Leased => self.keep_promises(),
             ConnectionMessage::Timer => self.timer_fired(),
+            ConnectionMessage::GiveWay => self.give_way(),
+            ConnectionMessage::OpenNow => self.open_now(),
+            ConnectionMessage::OpenLate => self.open_late(),
         }
         self.unstash();
     }
@@ -304,11 +313,13 @@ impl Connection {
     }
 
     fn opened(&mut self, opened: Opened) {
+        self.io.open_done(self.id);
         self.extra().open = None;
         self.extra().sighting = None;
         self.trim_due = true;
         if matches!(opened, Opened::Yes { .. }) {
             self.decoder.set_limits(self.io.shared.limits);
+            self.io.handshakes.borrow_mut().handle_done(self.id);
         }
         self.live.handle_opened(opened, self.io.now());
     }

@@ -1,6 +1,7 @@
 //! The io threads: each runs its connections, and gathers what crosses to other threads into
 //! batches.
 
+mod arrivals;
 mod connection;
 mod fanout;
 mod open;
@@ -10,7 +11,6 @@ mod serve;
 mod slots;
 mod stream_subscribers;
 
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use mqtt::ReasonCode;
@@ -20,6 +20,7 @@ use session::{Answer, ConnectionId, Delivery, GroupDelivery, Match, Message, Tok
 use crate::ids::Owed;
 use crate::shard::RowsAt;
 
+pub(crate) use arrivals::Arrival;
 use open::OpenConnections;
 pub(crate) use report::Report;
 use report::{Ending, ReportAsked};
@@ -32,8 +33,8 @@ pub(crate) const INBOX_BATCHES_LIMIT: usize = 4_096;
 /// A batch for an io thread.
 #[derive(Debug)]
 pub(crate) enum IoMessage {
-    /// A socket that now belongs to this thread, and its number among the node's connections.
-    Accepted(TcpStream, SocketAddr, u32),
+    /// A socket that now belongs to this thread.
+    Accepted(Arrival),
     /// Messages for connections of this thread, from a publisher on another.
     Messages(Vec<CrossMessage>),
     /// Answers and deliveries of a shard.
@@ -113,6 +114,11 @@ impl Threads {
 
     pub(crate) fn len(&self) -> usize {
         self.inboxes.len()
+    }
+
+    /// A connection begins.
+    fn begin(&self, id: ConnectionId) {
+        self.open.begin(id);
     }
 
     /// Whether a connection has not ended, as far as is known outside its thread.

@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,16 +18,16 @@ use cluster::member::LeaseView;
 use cluster_core::Sighting;
 use mqtt::ClientId;
 use ractor::ActorRef;
-use runtime::{Clock, Exit, Guarded, Mailbox, TimerKey, Wheel, ractor};
+use runtime::{Clock, Exit, TimerKey, Wheel, ractor};
 use session::{Answer, MonoMs, NodeEpoch, Now, Opened, WallMs, WillId};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::connection::Connection;
+use super::arrivals::{self, Arrivals};
 use super::outbound::Outbound;
 use super::slots::{ConnectionMessage, Slots};
 use super::stream_subscribers::Warnings;
 use super::{IoMessage, ShardEvent, Threads};
+use crate::admission::{Handshakes, Opens, Refusals, Shares};
 use crate::counters::Counters;
 use crate::defects::Defects;
 use crate::drain::Draining;
@@ -45,7 +47,7 @@ const WHEEL_TICKS: usize = 1_024;
 pub(super) const BUFFER_BYTES: usize = 64 << 10;
 /// Control messages that may wait in a connection's mailbox: more than a receive window, the
 /// messages sent ahead, the windows of the groups and the requests of a connection together.
-const CONTROL_LIMIT: usize = 1 << 17;
+pub(super) const CONTROL_LIMIT: usize = 1 << 17;
 
 /// What all io threads of a node share.
 pub(crate) struct Shared {
@@ -86,6 +88,10 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     /// While it is, clients are to go to other nodes.
     pub(crate) draining: Draining,
+    /// How many may be connecting on each io thread.
+    pub(crate) admission: Shares,
+    /// Who was refused.
+    pub(crate) refusals: Arc<Refusals>,
     /// Number of client ids that this node has assigned, and a part that differs by process.
     pub(crate) assigned_ids: std::sync::atomic::AtomicU64,
     pub(crate) assigned_salt: u64,
@@ -112,11 +118,17 @@ pub(crate) struct Io {
     /// Connections whose answers wait for the lease, and since when.
     waiting_for_lease: RefCell<Vec<(MonoMs, session::ConnectionId)>>,
     /// Connections that ended since the supervisor was told last.
-    exits: RefCell<Vec<(SocketAddr, Exit)>>,
+    pub(super) exits: RefCell<Vec<(SocketAddr, Exit)>>,
     wheel: RefCell<Wheel>,
     now: Cell<Now>,
     flush: Notify,
     pub(super) stream_warnings: Warnings,
+    /// Who is not connected yet.
+    pub(super) handshakes: RefCell<Handshakes>,
+    /// Who of them asks a shard, or waits to.
+    pub(super) opens: RefCell<Opens>,
+    /// Counts the rounds of the thread: its loop is polled, then connections that are ready.
+    round: Cell<u64>,
 }
 
 /// One thread's view of the routes.
@@ -393,7 +405,7 @@ pub(crate) async fn serve(
     thread: usize,
     shared: oneshot::Receiver<Arc<Shared>>,
     counters: Arc<Counters>,
-    mut inbox: mpsc::Receiver<IoMessage>,
+    inbox: mpsc::Receiver<IoMessage>,
 ) {
     let Ok(shared) = shared.await else {
         // The node did not start.
@@ -430,8 +442,21 @@ pub(crate) async fn serve(
         now: Cell::default(),
         flush: Notify::new(),
         stream_warnings: Warnings::default(),
+        handshakes: RefCell::new(Handshakes::new(shared.admission.handshakes)),
+        opens: RefCell::new(shared.admission.opens(shared.shards.len())),
+        round: Cell::new(0),
         shared,
     });
+    let mut serving = pin!(serve_inbox(&io, inbox));
+    poll_fn(|context| {
+        io.round.set(io.round.get() + 1);
+        serving.as_mut().poll(context)
+    })
+    .await;
+}
+
+async fn serve_inbox(io: &Rc<Io>, mut inbox: mpsc::Receiver<IoMessage>) {
+    let mut arrivals = Arrivals::default();
     let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -440,9 +465,7 @@ pub(crate) async fn serve(
             message = inbox.recv() => {
                 io.tick();
                 match message {
-                    Some(IoMessage::Accepted(socket, peer, number)) => {
-                        accepted(&io, socket, peer, number);
-                    }
+                    Some(IoMessage::Accepted(arrival)) => arrivals.push(io, arrival),
                     Some(message) => if !io.handle(message) { break },
                     None => break,
                 }
@@ -452,48 +475,18 @@ pub(crate) async fn serve(
                 io.fire_timers();
                 io.look_for_lease();
                 io.report_exits();
+                io.look_for_late_opens();
+                io.count_handshakes();
                 if io.outbound.borrow().is_waiting() {
                     io.outbound.borrow_mut().flush();
                 }
             }
+            // Comes back once everybody else has had a turn.
+            () = tokio::task::yield_now(), if arrivals.is_waiting() => {}
+        }
+        while let Some(arrival) = arrivals.poll(io.round.get()) {
+            arrivals::begin(io, arrival);
         }
         io.release_readers();
     }
-}
-
-/// Starts the actor of an accepted socket.
-fn accepted(io: &Rc<Io>, socket: std::net::TcpStream, peer: SocketAddr, number: u32) {
-    io.counters.connections_accepted_total.add(1);
-    if io.shared.stopping.load(Ordering::Relaxed) {
-        return;
-    }
-    let socket = match TcpStream::from_std(socket) {
-        Ok(socket) => socket,
-        Err(error) => {
-            tracing::warn!(%peer, %error, "an accepted socket cannot be polled");
-            return;
-        }
-    };
-    let mailbox = Mailbox::new(io.shared.mailbox_bytes_limit, CONTROL_LIMIT);
-    let Some(id) = io.slots.borrow_mut().insert(mailbox.clone(), number) else {
-        tracing::warn!(%peer, "all connection slots are taken");
-        return;
-    };
-    io.shared.threads.open.begin(id);
-    io.counters.connections_open.add(1);
-    let io = Rc::clone(io);
-    let mut actor = Guarded::new(Connection::new(Rc::clone(&io), id, socket, mailbox.clone()));
-    tokio::task::spawn_local(async move {
-        // By reference: awaited by value, the task would have room for two of them.
-        let exit = (&mut actor).await;
-        mailbox.close();
-        // One that panicked has not said so itself.
-        io.outbound.borrow_mut().end(id);
-        io.slots.borrow_mut().remove(id);
-        io.withheld.borrow_mut().remove(&id);
-        io.withheld_from_shards.borrow_mut().remove(&id);
-        io.counters.connections_open.sub(1);
-        io.exits.borrow_mut().push((peer, exit));
-        io.wake_flush();
-    });
 }

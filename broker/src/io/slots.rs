@@ -34,6 +34,12 @@ pub(crate) enum ConnectionMessage {
     /// The node has its lease again.
     Leased,
     Timer,
+    /// Somebody else needs its place before it is connected: be gone.
+    GiveWay,
+    /// It is its turn to open its session.
+    OpenNow,
+    /// It has waited too long for that.
+    OpenLate,
 }
 
 /// The mailboxes of an io thread's connections.

@@ -27,7 +27,7 @@ use crate::data_folder::{DataFolder, FolderError};
 use crate::drain::{self, Draining};
 use crate::environment::Environment;
 use crate::homes::Homes;
-use crate::http::{AdminState, LOOKS_MAX, router};
+use crate::http::{AdminState, Doors, LOOKS_MAX, router};
 use crate::io::{IoMessage, Shared, Threads};
 use crate::membership::{self, Entered, MembershipError, Running};
 use crate::peers::Peers;
@@ -252,6 +252,12 @@ impl Node {
             defects,
             stopping: AtomicBool::new(false),
             draining: draining.clone(),
+            admission: config.mqtt.admission.shares(
+                count,
+                config.cluster.shards,
+                config.mqtt.connect_timeout,
+            ),
+            refusals: Arc::default(),
             traces: Arc::default(),
             assigned_ids: AtomicU64::new(0),
             assigned_salt: Random::from_os().next_u64(),
@@ -312,6 +318,7 @@ impl Node {
             data: config.data.clone(),
         });
         reporter.begin(&state);
+        let admin = Doors::new(admin, config.admin.connections_limit);
         let http = tokio::spawn(serve_http(admin, Arc::clone(&state)));
         let ticks = tokio::spawn(tick(shards, shared.routes.clone()));
         let draining = tokio::spawn(drain::follow(
@@ -323,7 +330,7 @@ impl Node {
         ));
         let mqtt = Arc::new(mqtt);
         let listening = Arc::downgrade(&mqtt);
-        let listener = listener(mqtt, &handles, &counters);
+        let listener = listener(mqtt, &shared, config.mqtt.admission.rates(), &counters);
         let listeners =
             supervisor("listeners", Vec::new(), Some(root.get_cell()), &restarts).await?;
         let mut node = Self {
@@ -483,7 +490,7 @@ async fn end_http(http: tokio::task::JoinHandle<()>) {
     }
 }
 
-async fn serve_http(listener: TcpListener, state: Arc<AdminState>) {
+async fn serve_http(listener: Doors, state: Arc<AdminState>) {
     if let Err(error) = axum::serve(listener, router(state)).await {
         tracing::error!(%error, "the admin API has ended");
     }

@@ -9,6 +9,7 @@ use runtime::{ChildSpec, Clock, Restart, Restarts, Supervisor, SupervisorMessage
 use tokio::net::TcpListener;
 
 use super::StartError;
+use crate::admission::Rates;
 use crate::control::Reporter;
 use crate::counters::Counters;
 use crate::environment::OnFatal;
@@ -162,17 +163,21 @@ pub(super) fn connection_supervisors(counters: &[Arc<Counters>]) -> (Box<[Seat]>
 
 pub(super) fn listener(
     socket: Arc<TcpListener>,
-    threads: &Threads,
+    shared: &Arc<Shared>,
+    rates: Rates,
     counters: &[Arc<Counters>],
 ) -> ChildSpec {
-    let (threads, counters) = (threads.clone(), counters.to_vec());
+    let (shared, counters) = (Arc::clone(shared), counters.to_vec());
     let accepted = Arc::default();
     let spawn = move |parent| {
         let listener = Listener {
             socket: Arc::clone(&socket),
-            threads: threads.clone(),
+            threads: shared.threads.clone(),
             counters: counters.clone(),
             accepted: Arc::clone(&accepted),
+            clock: Arc::clone(&shared.clock),
+            rates,
+            refusals: Arc::clone(&shared.refusals),
         };
         spawn_linked(listener, parent)
     };

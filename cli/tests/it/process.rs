@@ -1,5 +1,6 @@
 //! The program as its users meet it: real processes, real sockets, real folders, stock clients.
 
+mod admission;
 mod bad_input;
 mod bench;
 mod bridge;

@@ -1,12 +1,8 @@
 //! Carries the effects of a connection's `Live` out.
 
 use mqtt::{AckKind, Packet, PublishRef, ReasonCode, encode_ack, encode_publish, encode_within};
-use session::{
-    Ack, Admitted, Closed, ClosedBy, Command, Credentials, Effect, Epoch, Identity, Opened,
-    Outgoing, Stamp, Token,
-};
+use session::{Ack, Closed, ClosedBy, Command, Effect, Outgoing, Stamp, Token};
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 
 use super::super::fanout::FannedOut;
 use super::lease::{Promise, is_promise, is_promised};
@@ -30,7 +26,7 @@ impl Connection {
                 Effect::Authenticate(credentials) => self.authenticate(&credentials),
                 Effect::Open(open) => {
                     self.extra().open = Some(open);
-                    self.propose_open();
+                    self.queue_open();
                 }
                 Effect::Publish(inbound) => self.publish(*inbound),
                 Effect::Propose { token, command } => self.propose(token, command),
@@ -110,58 +106,6 @@ impl Connection {
         };
         let version = self.live.version();
         encode_publish(&publish, version, &mut self.io.write_buffer.borrow_mut());
-    }
-
-    /// Anonymous access: the identity is the client id (SEMANTICS, Identity).
-    fn authenticate(&mut self, credentials: &Credentials) {
-        if self.io.shared.draining.is_begun() {
-            let now = self.io.now();
-            return self.live.handle_refused(ReasonCode::UseAnotherServer, now);
-        }
-        let client = match &credentials.client {
-            Some(client) => client.detach(),
-            None => self.assign_client_id(),
-        };
-        let identity = Identity(client.text().clone());
-        self.live
-            .handle_admitted(Admitted { identity, client }, self.io.now());
-    }
-
-    fn assign_client_id(&self) -> mqtt::ClientId {
-        let shared = &self.io.shared;
-        let number = shared.assigned_ids.fetch_add(1, Ordering::Relaxed);
-        let id = format!("auto-{:016x}-{number}", shared.assigned_salt);
-        mqtt::ClientId::try_from(id.as_str()).expect("hex digits are a client id")
-    }
-
-    fn propose_open(&mut self) {
-        let Some(open) = self.extra().open.clone() else {
-            return;
-        };
-        let shard = shard_of(&open.client, self.io.shared.shard_count);
-        if self.io.shared.shards.is_stuck(shard) {
-            // It would be answered too late, and wait there long after its connection.
-            return self.opened(Opened::No(ReasonCode::ServerUnavailable));
-        }
-        let item = ShardItem::Open {
-            connection: self.id,
-            command: open,
-            sighting: self.extra().sighting.clone(),
-        };
-        self.io.outbound.borrow_mut().push_to_shard(shard, item);
-    }
-
-    /// Proposes the `Open` again, expecting the ownership that the shard named.
-    pub(super) fn open_again(&mut self, current: Option<Epoch>) {
-        if !self.live.is_connecting() {
-            // The connection ended meanwhile: a late `Open` would unseat a later connection.
-            let refused = Opened::No(ReasonCode::ServerUnavailable);
-            return self.live.handle_opened(refused, self.io.now());
-        }
-        if let Some(open) = &mut self.extra().open {
-            open.expected_epoch = current;
-            self.propose_open();
-        }
     }
 
     fn publish(&mut self, inbound: session::Inbound) {

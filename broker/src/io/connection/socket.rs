@@ -97,7 +97,7 @@ impl Connection {
         };
     }
 
-    fn socket_ended(&mut self) {
+    pub(super) fn socket_ended(&mut self) {
         self.unsent.clear();
         self.ended = true;
         self.live.handle_closed(self.io.now());
