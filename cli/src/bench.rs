@@ -6,6 +6,7 @@ mod density;
 mod load;
 mod pipeline;
 mod sessions;
+mod storm;
 mod surge;
 
 use clap::Subcommand;
@@ -25,8 +26,8 @@ pub(crate) enum Bench {
     P2p(load::P2p),
     /// Messages for sessions that are away, then the sessions come for them.
     Offline(load::Offline),
-    /// All sessions reconnect at once.
-    Storm(load::Storm),
+    /// All clients of three nodes are cut off and reconnect, with jitter and without it.
+    Storm(storm::Storm),
     /// Tidewire beside mosquitto and others, in turn, on pinned cores; a report and charts.
     Compare(compare::Compare),
     /// Serve as a bare server that answers and passes on: the floor.
@@ -56,7 +57,7 @@ pub(crate) fn run(bench: &Bench) -> u8 {
         Bench::Fanout(fanout) => load::fanout(fanout),
         Bench::P2p(p2p) => load::p2p(p2p),
         Bench::Offline(offline) => load::offline(offline),
-        Bench::Storm(storm) => load::storm(storm),
+        Bench::Storm(storm) => storm::run(storm),
         Bench::Compare(compare) => compare::run(compare),
         Bench::Sink(sink) => load::sink(sink),
         Bench::Worker => load::worker(),

@@ -17,7 +17,8 @@ mod flow;
 
 use away::{fill, offline, storm};
 use conn::conn;
-use flow::{Flow, PUBLISHERS, SUBSCRIBERS};
+use flow::Flow;
+pub(super) use flow::{PUBLISHERS, SUBSCRIBERS};
 
 /// Connections of one worker at most: below the 20 000 descriptors that many systems allow.
 const CONNECTIONS_PER_WORKER: u32 = 18_000;
@@ -298,7 +299,7 @@ fn check(load: &Load, case: &Case) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn workers_for(load: &Load, connections: u32) -> u32 {
+pub(super) fn workers_for(load: &Load, connections: u32) -> u32 {
     match load.workers {
         0 => connections
             .div_ceil(CONNECTIONS_PER_WORKER)
@@ -308,17 +309,17 @@ fn workers_for(load: &Load, connections: u32) -> u32 {
 }
 
 /// First number and count of a worker's part of `total`.
-fn share(total: u32, workers: u32, worker: u32) -> (u32, u32) {
+pub(super) fn share(total: u32, workers: u32, worker: u32) -> (u32, u32) {
     let start = |worker| (u64::from(total) * u64::from(worker) / u64::from(workers)) as u32;
     (start(worker), start(worker + 1) - start(worker))
 }
 
 /// A prefix of ids and topics that no other run has.
-fn run_prefix() -> String {
+pub(super) fn run_prefix() -> String {
     format!("b{:x}", super::clock::now_ns() & 0xFF_FFFF_FFFF)
 }
 
-fn plan(load: &Load, groups: Vec<Group>) -> Plan {
+pub(super) fn plan(load: &Load, groups: Vec<Group>) -> Plan {
     Plan {
         addresses: [load.address]
             .into_iter()
@@ -350,18 +351,24 @@ fn measured(load: &Load) -> Result<Option<Usage>, LoadError> {
 }
 
 /// Connects a group at a pace every broker stands.
-fn connect(crew: &mut Crew, load: &Load, workers: u32, group: usize) -> Result<Tally, LoadError> {
+pub(super) fn connect(
+    crew: &mut Crew,
+    load: &Load,
+    workers: u32,
+    group: usize,
+) -> Result<Tally, LoadError> {
     let tally = crew.all(Command::Connect {
         group,
         in_flight: (IN_FLIGHT / workers).max(1),
         jitter_ms: 0,
         subscribe: true,
+        rule: None,
     })?;
     reached(load, &tally)?;
     Ok(tally)
 }
 
-fn reached(load: &Load, tally: &Tally) -> Result<(), LoadError> {
+pub(super) fn reached(load: &Load, tally: &Tally) -> Result<(), LoadError> {
     if tally.connected == 0 && tally.failed > 0 {
         return Err(LoadError::Unreachable(load.address));
     }
@@ -424,7 +431,7 @@ fn publisher_group(
     }
 }
 
-fn pair_groups(load: &Load, prefix: &str, part: (u32, u32), window: u32) -> Vec<Group> {
+pub(super) fn pair_groups(load: &Load, prefix: &str, part: (u32, u32), window: u32) -> Vec<Group> {
     vec![
         subscriber_group(load, prefix, "{}", part, Publishers::Own),
         publisher_group(load, prefix, "{}", part, window),

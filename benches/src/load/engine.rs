@@ -14,7 +14,7 @@ use super::clock::now_ns;
 use super::connection::{Connection, Duty, Written};
 use super::order::Verdict;
 use super::packet::{self, Malformed, Version, kind};
-use super::plan::{Command, Plan, Tally};
+use super::plan::{Command, Plan, Rule, Tally};
 use super::socket::{self, Poller, Ready};
 
 /// Bytes read at a time.
@@ -48,6 +48,8 @@ pub(super) struct Engine {
     connecting: u32,
     connect_limit: u32,
     subscribe: bool,
+    /// By which what connects now comes back.
+    rule: Option<Rule>,
     publishing: Option<Publishing>,
     /// Publishers with another turn to come.
     turns: VecDeque<usize>,
@@ -86,6 +88,7 @@ impl Engine {
             connecting: 0,
             connect_limit: 1,
             subscribe: true,
+            rule: None,
             publishing: None,
             turns: VecDeque::new(),
             deliveries_due: 0,
@@ -109,7 +112,8 @@ impl Engine {
                 in_flight,
                 jitter_ms,
                 subscribe,
-            } => self.connect(group, in_flight, jitter_ms, subscribe)?,
+                rule,
+            } => self.connect(group, in_flight, jitter_ms, subscribe, rule)?,
             Command::Close { group, abrupt } => self.close(group, abrupt),
             Command::Publish {
                 group,

@@ -21,6 +21,7 @@ mod plan;
 mod process;
 mod sink;
 mod socket;
+mod storm;
 mod worker;
 
 pub use cases::{Case, Load, Other, run};
@@ -30,9 +31,11 @@ pub use order::{OrderCheck, Verdict};
 pub use outcome::Outcome;
 pub(crate) use outcome::grouped;
 pub use packet::Version;
+pub(crate) use plan::Rule;
 pub use plan::WINDOW_MAX;
 pub use process::{Spent, Usage, usage};
 pub use sink::Sink;
+pub(crate) use storm::{Back, Beside, Storm};
 pub use worker::work;
 
 /// Why a run gave no outcome.

@@ -1,5 +1,6 @@
 //! What a worker is told and what it answers: one JSON line each.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,9 @@ use super::packet::Version;
 
 /// Largest window: packet ids of one connection repeat after this many messages.
 pub const WINDOW_MAX: u32 = 32_768;
+
+/// Tenths of a second of which connections are counted apart: ten minutes.
+pub(super) const TENTHS_MAX: usize = 6_000;
 
 /// A worker's connections, in groups. Sent once, before every command.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -95,6 +99,10 @@ pub(super) enum Command {
         jitter_ms: u64,
         /// Send SUBSCRIBE; off when sessions come back.
         subscribe: bool,
+        /// How devices come back: each waits first, and again after each failure. `None`: as a load
+        /// generator, at once and with short waits after failures, of which a refusal is none that
+        /// may happen.
+        rule: Option<Rule>,
     },
     /// Close a group's connections: with DISCONNECT, or abruptly.
     Close {
@@ -132,6 +140,19 @@ pub(super) enum Command {
     },
 }
 
+/// How devices whose connection was lost come back.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Rule {
+    /// `Backoff::base`.
+    pub base_ms: u64,
+    /// `Backoff::delay_max`; equal to `base_ms`, waits do not grow.
+    pub delay_ms_max: u64,
+    /// `Backoff::jitter`.
+    pub jitter_ms: u64,
+    /// They turn to another node at each attempt: theirs is dead.
+    pub turns: bool,
+}
+
 /// What happened at a worker since its last answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tally {
@@ -155,6 +176,13 @@ pub(super) struct Tally {
     pub connected: u64,
     /// Attempts to connect made again after a failure.
     pub retries: u64,
+    /// CONNACKs with a failure, by their code, where devices come back.
+    pub refusals: BTreeMap<u8, u64>,
+    /// CONNACKs without the session that was there.
+    pub sessions_missing: u64,
+    /// Connections made in each tenth of a second since `first_ns`, for up to
+    /// [`TENTHS_MAX`] of them.
+    pub by_tenth: Vec<u64>,
     /// Connections given up.
     pub failed: u64,
     /// Established connections that the broker closed.
@@ -188,6 +216,15 @@ impl Tally {
         self.refused += other.refused;
         self.connected += other.connected;
         self.retries += other.retries;
+        for (code, count) in &other.refusals {
+            *self.refusals.entry(*code).or_default() += count;
+        }
+        self.sessions_missing += other.sessions_missing;
+        let tenths = self.by_tenth.len().max(other.by_tenth.len());
+        self.by_tenth.resize(tenths, 0);
+        for (to, from) in self.by_tenth.iter_mut().zip(&other.by_tenth) {
+            *to += from;
+        }
         self.failed += other.failed;
         self.closed += other.closed;
         self.malformed += other.malformed;

@@ -11,11 +11,11 @@ const BODY_BYTES_MAX: u64 = 4 << 20;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The metrics of a node at one moment, without those that have labels.
-pub(super) struct Metrics(BTreeMap<String, f64>);
+/// The metrics of a node at one moment.
+pub(crate) struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    pub(super) fn read(admin: SocketAddr) -> Result<Self, SessionsError> {
+    pub(crate) fn read(admin: SocketAddr) -> Result<Self, SessionsError> {
         let text = get(admin, "/metrics").map_err(|error| {
             let place = format!("http://{admin}/metrics");
             SessionsError::Probe(place, error)
@@ -34,6 +34,15 @@ impl Metrics {
         };
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         Self(samples.filter_map(sample).collect())
+    }
+
+    /// The samples of a metric with one label, by the label's value.
+    pub(crate) fn by_label(&self, name: &str) -> Vec<(String, f64)> {
+        let value = |(sample, value): (&String, &f64)| {
+            let labels = sample.strip_prefix(name)?.strip_prefix('{')?;
+            Some((labels.split('"').nth(1)?.to_owned(), *value))
+        };
+        self.0.iter().filter_map(value).collect()
     }
 
     /// 0 where there is no such metric.
@@ -94,5 +103,6 @@ mod tests {
         let metrics = Metrics::parse(text);
         assert_eq!(metrics.get("a"), 12.0);
         assert_eq!(metrics.get("c"), 0.0);
+        assert_eq!(metrics.by_label("b"), [("y".to_owned(), 3.0)]);
     }
 }

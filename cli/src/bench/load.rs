@@ -1,4 +1,4 @@
-//! `tidewire bench conn`, `ingest`, `fanout`, `p2p`, `offline`, `storm`, `sink`, and the workers.
+//! `tidewire bench conn`, `ingest`, `fanout`, `p2p`, `offline`, `sink`, and the workers.
 
 use std::io::{BufReader, stdin, stdout};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -47,13 +47,22 @@ pub(crate) struct Target {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mqtt {
+pub(super) enum Mqtt {
     /// 3.1.1.
     #[value(name = "3.1.1", alias = "3")]
     V311,
     /// 5.
     #[value(name = "5")]
     V5,
+}
+
+impl Mqtt {
+    pub(super) fn version(self) -> Version {
+        match self {
+            Self::V311 => Version::V311,
+            Self::V5 => Version::V5,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -136,34 +145,13 @@ pub(crate) struct Offline {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Storm {
-    #[command(flatten)]
-    target: Target,
-    /// Sessions that reconnect.
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    sessions: u32,
-    /// Each waits for a random part of this first.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
-    jitter: Duration,
-    /// All at once.
-    #[arg(long, conflicts_with = "jitter")]
-    no_jitter: bool,
-    /// Pairs that carry on beside.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pairs: u32,
-    /// Their messages a second together.
-    #[arg(long, value_name = "N", default_value_t = 1_000.0)]
-    rate: f64,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct SinkArguments {
     /// Address to listen on.
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     addr: SocketAddr,
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
     addresses.next().ok_or_else(|| "no such host".to_owned())
 }
@@ -214,30 +202,13 @@ pub(super) fn offline(arguments: &Offline) -> u8 {
     run(&arguments.target, &case)
 }
 
-pub(super) fn storm(arguments: &Storm) -> u8 {
-    let case = Case::Storm {
-        sessions: arguments.sessions,
-        jitter: if arguments.no_jitter {
-            Duration::ZERO
-        } else {
-            arguments.jitter
-        },
-        pairs: arguments.pairs,
-        rate_per_s: arguments.rate,
-    };
-    run(&arguments.target, &case)
-}
-
 fn run(target: &Target, case: &Case) -> u8 {
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => return fail(exit::FAILED, &error),
     };
     let load = Load {
-        version: match target.mqtt {
-            Mqtt::V311 => Version::V311,
-            Mqtt::V5 => Version::V5,
-        },
+        version: target.mqtt.version(),
         qos: target.qos,
         payload_bytes: target.payload,
         duration: target.duration,
@@ -247,9 +218,14 @@ fn run(target: &Target, case: &Case) -> u8 {
         pid: target.pid,
         ..Load::new(target.addr, program)
     };
-    match load::run(&load, case) {
+    run_case(&load, case, target.json)
+}
+
+/// Runs a case; the exit code.
+pub(super) fn run_case(load: &Load, case: &Case, json: bool) -> u8 {
+    match load::run(load, case) {
         Ok(outcome) => {
-            if target.json {
+            if json {
                 println!("{}", outcome.to_json());
             } else {
                 print!("{outcome}");

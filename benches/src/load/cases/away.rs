@@ -141,6 +141,7 @@ pub(super) fn offline(
         in_flight: (IN_FLIGHT / workers).max(1),
         jitter_ms: 0,
         subscribe: false,
+        rule: None,
     })?;
     drain.merge(&crew.each(|worker| {
         let count = u64::from(plans[worker].groups[SUBSCRIBERS].count);
@@ -250,6 +251,7 @@ pub(super) fn storm(
             in_flight: u32::MAX,
             jitter_ms: jitter.as_millis() as u64,
             subscribe: false,
+            rule: None,
         })
     })?;
     reached(load, &storm)?;

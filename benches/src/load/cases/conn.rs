@@ -41,6 +41,7 @@ pub(super) fn conn(
         in_flight: (in_flight / workers).max(1),
         jitter_ms: 0,
         subscribe: true,
+        rule: None,
     })?;
     reached(load, &tally)?;
     let connected = measured(load)?;

@@ -14,8 +14,8 @@ pub(super) struct Flow {
 }
 
 /// Places of the groups of a [`Flow`].
-pub(super) const SUBSCRIBERS: usize = 0;
-pub(super) const PUBLISHERS: usize = 1;
+pub(in crate::load) const SUBSCRIBERS: usize = 0;
+pub(in crate::load) const PUBLISHERS: usize = 1;
 
 impl Flow {
     pub(super) fn ingest(

@@ -2,15 +2,18 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use rand::Rng;
+use rand::rngs::SmallRng;
 
 use super::super::clock::now_ns;
 use super::super::connection::{State, numbered};
 use super::super::packet::{self, Malformed};
-use super::super::plan::Role;
+use super::super::plan::{Role, Rule, TENTHS_MAX};
 use super::super::socket;
 use super::{Engine, TURN_NS};
+use crate::fleet::Backoff;
 
 /// Most attempts to connect.
 const ATTEMPTS_MAX: u32 = 12;
@@ -26,8 +29,10 @@ impl Engine {
         in_flight: u32,
         jitter_ms: u64,
         subscribe: bool,
+        rule: Option<Rule>,
     ) -> io::Result<()> {
         let now = now_ns();
+        self.rule = rule;
         self.connect_limit = in_flight.max(1);
         self.subscribe = subscribe;
         let mut queue: Vec<_> = self.groups[group]
@@ -35,10 +40,10 @@ impl Engine {
             .filter(|place| self.connections[*place].state == State::Closed)
             .map(|place| {
                 let jitter_ns = jitter_ms * 1_000_000;
-                let wait = if jitter_ns == 0 {
-                    0
-                } else {
-                    self.random.random_range(0..jitter_ns)
+                let wait = match rule {
+                    Some(rule) => firmware_wait(rule, 0, &mut self.random),
+                    None if jitter_ns == 0 => 0,
+                    None => self.random.random_range(0..jitter_ns),
                 };
                 (now + wait, place)
             })
@@ -50,13 +55,15 @@ impl Engine {
             self.connect_queue.push_back((due, place));
         }
         self.tally.first_ns = now;
-        let jitter_end = now + jitter_ms * 1_000_000;
+        let first_wait_ms = rule.map_or(jitter_ms, |rule| rule.base_ms + rule.jitter_ms);
+        let jitter_end = now + first_wait_ms * 1_000_000;
         while !self.connect_queue.is_empty() || self.connecting > 0 {
             self.turn(TURN_NS)?;
             if now_ns() > self.tally.last_connect_ns.max(jitter_end) + CONNECT_QUIET_NS {
                 self.give_up_connects();
             }
         }
+        self.rule = None;
         Ok(())
     }
 
@@ -106,9 +113,15 @@ impl Engine {
     fn address(&self, place: usize) -> SocketAddr {
         let connection = &self.connections[place];
         let home = self.plan.groups[connection.group].home;
-        let node = u64::from(connection.number) + u64::from(home);
+        let mut node = u64::from(connection.number) + u64::from(home);
         let addresses = &self.plan.addresses;
-        addresses[(node % addresses.len() as u64) as usize]
+        let nodes = addresses.len() as u64;
+        if self.rule.is_some_and(|rule| rule.turns) && nodes > 1 {
+            // Those of one node spread over all others.
+            let others = u64::from(connection.number) / nodes + u64::from(connection.attempts);
+            node += 1 + others % (nodes - 1);
+        }
+        addresses[(node % nodes) as usize]
     }
 
     pub(super) fn source(&self, place: usize) -> Option<Ipv4Addr> {
@@ -137,13 +150,17 @@ impl Engine {
             State::Connecting | State::Subscribing => {
                 self.connecting -= 1;
                 connection.attempts += 1;
-                if connection.attempts >= ATTEMPTS_MAX {
+                let attempts = connection.attempts;
+                if attempts >= ATTEMPTS_MAX && self.rule.is_none() {
                     self.tally.failed += 1;
                 } else {
                     self.tally.retries += 1;
-                    // Full jitter, or all come again at once.
-                    let wait = RETRY_NS << connection.attempts;
-                    let due = now_ns() + self.random.random_range(RETRY_NS..=wait);
+                    let wait = match self.rule {
+                        Some(rule) => firmware_wait(rule, attempts, &mut self.random),
+                        // Full jitter, or all come again at once.
+                        None => self.random.random_range(RETRY_NS..=RETRY_NS << attempts),
+                    };
+                    let due = now_ns() + wait;
                     let at = self
                         .connect_queue
                         .partition_point(|(other, _)| *other <= due);
@@ -176,10 +193,18 @@ impl Engine {
     ) -> Result<(), Malformed> {
         let code = *body.get(1).ok_or(Malformed)?;
         let connection = &mut self.connections[place];
+        if connection.state == State::Connecting && code != 0 && self.rule.is_some() {
+            *self.tally.refusals.entry(code).or_default() += 1;
+            self.lost(place);
+            return Ok(());
+        }
         if connection.state != State::Connecting || code != 0 {
             return Err(Malformed);
         }
         let group = &self.plan.groups[connection.group];
+        if self.rule.is_some() && group.persistent && body[0] & 1 == 0 {
+            self.tally.sessions_missing += 1;
+        }
         if let (Role::Subscriber { filter, qos, .. }, true) = (&group.role, self.subscribe) {
             connection.state = State::Subscribing;
             let mut bytes = Vec::with_capacity(64);
@@ -211,10 +236,26 @@ impl Engine {
         connection.state = State::Open;
         self.connecting -= 1;
         self.tally.connected += 1;
+        let tenth = (now.saturating_sub(self.tally.first_ns) / 100_000_000) as usize;
+        let by_tenth = &mut self.tally.by_tenth;
+        if tenth < TENTHS_MAX {
+            by_tenth.resize(by_tenth.len().max(tenth + 1), 0);
+            by_tenth[tenth] += 1;
+        }
         self.tally
             .connect
             .record(now.saturating_sub(connection.since_ns));
         self.tally.last_connect_ns = now;
         self.tally.last_ns = now;
     }
+}
+
+/// How long a device waits after so many failures and one more, in ns.
+fn firmware_wait(rule: Rule, failures: u32, random: &mut SmallRng) -> u64 {
+    let backoff = Backoff {
+        base: Duration::from_millis(rule.base_ms),
+        delay_max: Duration::from_millis(rule.delay_ms_max),
+        jitter: Duration::from_millis(rule.jitter_ms),
+    };
+    backoff.delay(failures, random.random()).as_nanos() as u64
 }

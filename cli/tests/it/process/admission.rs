@@ -5,11 +5,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 use xtask::skip::outside;
 
 use super::http;
-use super::node::{Node, Place, run};
+use super::node::{Node, Place, run, tidewire};
 use super::wait::until;
 use super::wire::{V5, V311, Wire, connect};
 
@@ -163,4 +164,77 @@ fn admin_connections_beyond_their_limit_wait_for_one_that_ends() {
     assert_eq!(answer.expect("an answer").0, 200);
     asking.join().expect("no panic");
     assert!(node.get("/metrics").contains(REFUSED));
+}
+
+#[test]
+fn a_storm_says_how_all_came_back_and_what_the_pairs_met() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("storm.md");
+    let (ended, stdout, stderr) = run(tidewire().args([
+        "bench",
+        "storm",
+        "--clients",
+        "60",
+        "--pairs",
+        "4",
+        "--rate",
+        "40",
+        "--for",
+        "500ms",
+        "--jitter",
+        "300ms",
+        "--folder",
+        folder.path().to_str().expect("UTF-8"),
+        "--markdown",
+        page.to_str().expect("UTF-8"),
+        "--json",
+    ]));
+
+    assert_eq!(ended, Some(0), "stdout: {stdout}\nstderr: {stderr}");
+    let report: Value = serde_json::from_str(&stdout).expect("one object");
+    let variants = report["variants"].as_array().expect("a list");
+    let words: Vec<_> = variants.iter().map(|one| &one["variant"]).collect();
+    assert_eq!(words, ["jitter", "no-jitter"]);
+    for variant in variants {
+        assert_eq!(variant["back"]["connected"], 60, "{variant}");
+        assert_eq!(variant["back"]["sessions_missing"], 0, "{variant}");
+        assert_eq!(variant["lost"], 0, "{variant}");
+        assert_eq!(variant["sent"], variant["acked"], "{variant}");
+        assert_eq!(variant["nodes"].as_array().map(Vec::len), Some(3));
+        for time in ["before", "after"] {
+            assert!(
+                variant[time]["ack_p99_ms"].as_f64() > Some(0.0),
+                "{variant}"
+            );
+        }
+    }
+    let text = std::fs::read_to_string(&page).expect("the page is written");
+    assert!(text.contains("| clients back | 60 | 60 |"), "{text}");
+    assert!(page.with_extension("png").is_file());
+}
+
+#[test]
+fn clients_of_a_killed_node_come_back_to_the_others() {
+    let (ended, stdout, stderr) = run(tidewire().args([
+        "bench",
+        "storm",
+        "--kill",
+        "--no-jitter",
+        "--clients",
+        "60",
+        "--pairs",
+        "4",
+        "--rate",
+        "40",
+        "--for",
+        "500ms",
+        "--json",
+    ]));
+
+    assert_eq!(ended, Some(0), "stdout: {stdout}\nstderr: {stderr}");
+    let report: Value = serde_json::from_str(&stdout).expect("one object");
+    let variants = report["variants"].as_array().expect("a list");
+    assert_eq!(variants.len(), 1);
+    assert_eq!(variants[0]["back"]["connected"], 20, "{report}");
+    assert_eq!(variants[0]["lost"], 0, "{report}");
 }
