@@ -1,5 +1,6 @@
 //! The points as running nodes answer them, whichever of them is asked.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use admin::client::{Client, ClientError};
@@ -29,6 +30,14 @@ impl Answers {
     pub(super) fn of(nodes: &Nodes, devices: u32) -> Self {
         Self {
             clients: nodes.running().map(Node::client).collect(),
+            devices,
+        }
+    }
+
+    pub(super) fn at(admins: &[SocketAddr], devices: u32) -> Self {
+        let clients = admins.iter().map(|admin| Client::new(&admin.to_string()));
+        Self {
+            clients: clients.collect(),
             devices,
         }
     }

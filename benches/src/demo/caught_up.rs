@@ -22,6 +22,11 @@ fn is_read(status: &Status) -> bool {
     status.pipeline.lag.is_empty() && status.pipeline.inflight_bytes == 0
 }
 
+/// Whether a store has read all there is for it, and has no row that is in no segment.
+pub(super) fn is_sealed(status: &Status) -> bool {
+    is_read(status) && status.store.head_rows == 0
+}
+
 /// Waits until the store has read the log to its end.
 pub(super) async fn read(node: &Node) -> Result<Status, Error> {
     let deadline = Instant::now() + CATCH_UP_DEADLINE;
@@ -43,7 +48,6 @@ pub(super) async fn read(node: &Node) -> Result<Status, Error> {
 /// Waits until the store has read the topic to its end and sealed every row: the check reads the
 /// folder of the stopped node, and what is not sealed is in Kafka only.
 pub(super) async fn sealed(node: &Node, kafka: &Kafka, devices: u32) -> Result<Status, Error> {
-    let is_sealed = |status: &Status| is_read(status) && status.store.head_rows == 0;
     let deadline = Instant::now() + CATCH_UP_DEADLINE;
     loop {
         let status = node.ask(|client| client.tsdb()).await?;
@@ -109,7 +113,6 @@ pub(super) async fn sealed_by_all(
             statuses.push(node.ask(|client| client.tsdb()).await?);
             is_some_away |= kafka.is_some() && is_some_spooled(node, devices).await?;
         }
-        let is_sealed = |status: &Status| is_read(status) && status.store.head_rows == 0;
         let is_sealed = !is_some_away && statuses.iter().all(is_sealed);
         let stored: u64 = statuses.iter().map(stored_points).sum();
         // A row on its way from one node to another shows at neither. So the second look.

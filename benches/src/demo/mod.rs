@@ -5,6 +5,7 @@ mod answers;
 mod caught_up;
 pub mod check;
 mod folder;
+mod kept;
 pub(crate) mod node;
 pub(crate) mod nodes;
 mod options;
@@ -20,6 +21,7 @@ use std::io::Write;
 use std::path::Path;
 
 pub use folder::{ClusterRecord, Folder, Kafka, Record};
+pub use kept::{Kept, compare, wait_until_sealed};
 pub use options::{DEVICES_MAX, INTERVAL_MIN, NODES_MAX, Options};
 pub use report::{Report, VIOLATIONS_SHOWN_MAX, Violation, ViolationKind};
 

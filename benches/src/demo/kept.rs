@@ -1,0 +1,87 @@
+//! The check of a fleet's ledger for whoever ran the fleet elsewhere than in a demo.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use admin::client::Client;
+use admin::tsdb::Status;
+
+use super::answers::Answers;
+use super::check;
+use super::folder::Record;
+use super::report::Report;
+use super::store::{Scanned, Sealed};
+use super::{Error, caught_up};
+use crate::ledger::Reader;
+
+/// Time between two looks at what is not sealed.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Says where the points are that a ledger is compared with.
+#[derive(Clone, Copy, Debug)]
+pub enum Kept<'a> {
+    /// Running nodes, at these admin addresses; they answer a point once, wherever it is stored.
+    Answers(&'a [SocketAddr]),
+    /// Data folders of all nodes, of which none runs. Of several everything must be sealed.
+    Folders(&'a [PathBuf]),
+}
+
+/// Compares the ledger of a fleet that has ended with what is kept. Blocks.
+///
+/// # Errors
+/// [`Error::Failed`] when one of both cannot be read, or no node answers.
+pub fn compare(ledger: &Path, kept: &Kept<'_>) -> Result<Report, Error> {
+    let reader = Reader::open(ledger).map_err(|error| Error::Failed(error.to_string()))?;
+    let (devices, seed) = (reader.header().devices, reader.header().seed);
+    let record = |nodes: usize| Record {
+        complete: true,
+        ..Record::new(u32::try_from(nodes).unwrap_or(u32::MAX), devices, seed)
+    };
+    match kept {
+        Kept::Answers(admins) => {
+            let answers = Answers::at(admins, devices);
+            check::compare(ledger, &record(admins.len()), &answers)
+        }
+        Kept::Folders([data]) => check::compare(ledger, &record(1), &Scanned::open(data)?),
+        Kept::Folders(data) => {
+            let stores = Sealed::open(data.iter().cloned())?;
+            check::compare(ledger, &record(data.len()), &stores)
+        }
+    }
+}
+
+/// Waits until the nodes at these admin addresses have read everything and sealed every row. Blocks.
+///
+/// # Errors
+/// [`Error::Failed`] when one does not answer, or at the deadline.
+pub fn wait_until_sealed(admins: &[SocketAddr], deadline: Duration) -> Result<(), Error> {
+    let end = Instant::now() + deadline;
+    let mut stored_before = None;
+    loop {
+        let asked = admins
+            .iter()
+            .map(|admin| Client::new(&admin.to_string()).tsdb());
+        let statuses = asked.collect::<Result<Vec<Status>, _>>();
+        let standing = match statuses {
+            Ok(statuses) => {
+                let is_sealed = statuses.iter().all(caught_up::is_sealed);
+                let stored: u64 = statuses.iter().map(|one| one.pipeline.stored_points).sum();
+                // A row on its way from one node to another shows at neither. So the second look.
+                if is_sealed && stored_before == Some(stored) {
+                    return Ok(());
+                }
+                stored_before = is_sealed.then_some(stored);
+                let rows: u64 = statuses.iter().map(|one| one.store.head_rows).sum();
+                format!("{rows} rows are unsealed")
+            }
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= end {
+            return Err(Error::Failed(format!(
+                "the stores of the nodes have not everything after {deadline:?}: {standing}"
+            )));
+        }
+        std::thread::park_timeout(PAUSE);
+    }
+}
