@@ -1,0 +1,127 @@
+//! Messages of one publisher, topic and QoS come in the order in which they were sent, where they come for the
+//! first time.
+
+use std::collections::HashMap;
+
+use super::Verdict;
+use super::view::{Client, Seen, View, seconds};
+use crate::history::What;
+
+pub(super) fn check(view: &View<'_>) -> Verdict {
+    let mut verdict = Verdict::new("order");
+    for client in &view.clients {
+        check_client(view, client, &mut verdict);
+    }
+    verdict
+}
+
+fn check_client(view: &View<'_>, client: &Client<'_>, verdict: &mut Verdict) {
+    let mut seen = Seen::default();
+    // The last of each receiving actor, publisher, topic and QoS. Two users of a session read their sockets in
+    // no order, so each is looked at by itself.
+    let mut last: HashMap<(u32, u32, u32, u8), u32> = HashMap::new();
+    for (actor, event) in &client.events {
+        let What::Delivered {
+            publisher,
+            number,
+            topic,
+            flags,
+            ..
+        } = event.what
+        else {
+            continue;
+        };
+        // A retained message is no delivery of what was published.
+        if flags.retain || !seen.insert((publisher, number)) {
+            continue;
+        }
+        let Some(published) = view.published((publisher, number)) else {
+            continue;
+        };
+        // What was sent before SUBACK may have missed the subscription at first, and met it when it was sent again.
+        let is_promised = client.spans.iter().any(|span| {
+            span.from_us < published.first_us
+                && event.at_us >= span.from_us
+                && !view.is_shared[span.filter as usize]
+                && view.matches(span.filter, topic)
+        });
+        if !is_promised {
+            continue;
+        }
+        let key = (*actor, publisher, topic, published.qos);
+        let before = last.insert(key, number);
+        verdict.check(before.is_none_or(|before| before < number), || {
+            format!(
+                "{} came to {} at {} for the first time, after number {}",
+                view.name((publisher, number)),
+                client.id,
+                seconds(event.at_us),
+                before.unwrap_or_default()
+            )
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkers::sketch::Sketch;
+    use crate::history::Role;
+
+    fn sent(qos: [u8; 3]) -> Sketch {
+        let mut sketch = Sketch::default();
+        let from = sketch.actor("from", Role::Publisher, 3_600);
+        let to = sketch.actor("to", Role::Subscriber, 3_600);
+        sketch.connected(to, false).subscribed(to, "t", 2);
+        sketch.connected(from, false);
+        for (number, qos) in (0..).zip(qos) {
+            sketch.publishing(from, number, "t", qos);
+        }
+        sketch
+    }
+
+    fn verdict(sketch: &Sketch) -> Verdict {
+        check(&View::of(&sketch.history()))
+    }
+
+    #[test]
+    fn repeats_and_gaps_are_in_order_and_each_qos_counts_by_itself() {
+        let mut sketch = sent([1, 1, 1]);
+        sketch
+            .delivered(1, 0, 0)
+            .delivered(1, 0, 2)
+            .delivered(1, 0, 0);
+        assert_eq!((verdict(&sketch).checked, verdict(&sketch).count), (2, 0));
+
+        let mut sketch = sent([1, 2, 1]);
+        sketch
+            .delivered(1, 0, 1)
+            .delivered(1, 0, 0)
+            .delivered(1, 0, 2);
+        assert_eq!((verdict(&sketch).checked, verdict(&sketch).count), (3, 0));
+    }
+
+    #[test]
+    fn a_message_that_comes_first_after_a_later_one_is_out_of_order() {
+        let mut sketch = sent([1, 1, 1]);
+        sketch
+            .delivered(1, 0, 0)
+            .delivered(1, 0, 2)
+            .delivered(1, 0, 1);
+        let verdict = verdict(&sketch);
+        assert_eq!(verdict.count, 1);
+        assert!(verdict.violations[0].contains("message 1"), "{verdict:?}");
+    }
+
+    #[test]
+    fn what_was_sent_before_suback_is_in_no_order() {
+        let mut sketch = Sketch::default();
+        let from = sketch.actor("from", Role::Publisher, 3_600);
+        let to = sketch.actor("to", Role::Clean, 0);
+        sketch.connected(from, false).publishing(from, 0, "t", 1);
+        sketch.connected(to, false).subscribed(to, "t", 1);
+        sketch.publishing(from, 1, "t", 1);
+        sketch.delivered(to, 0, 1).delivered(to, 0, 0);
+        assert_eq!((verdict(&sketch).checked, verdict(&sketch).count), (1, 0));
+    }
+}

@@ -1,0 +1,107 @@
+//! Nothing came that MQTT or the workload does not explain: no negative acknowledgement (trouble that may pass gets
+//! none), no acknowledgement of nothing, no packet id in use, no payload that nobody has sent.
+
+use super::Verdict;
+use super::view::{View, seconds};
+use crate::history::{End, What};
+
+/// Reasons with which a node may refuse a CONNECT for a while: unavailable, busy, shutting down, use another server,
+/// server moved, connection rate exceeded, quota exceeded.
+const REFUSALS: [u8; 7] = [0x88, 0x89, 0x8B, 0x9C, 0x9D, 0x9F, 0x97];
+
+/// Reasons with which it may end a connection: the same, keep alive timeout, session taken over, administrative action.
+const ENDS: [u8; 8] = [0x88, 0x89, 0x8B, 0x8D, 0x8E, 0x98, 0x9C, 0x9D];
+
+pub(super) fn check(view: &View<'_>) -> Verdict {
+    let mut verdict = Verdict::new("protocol");
+    for client in &view.clients {
+        for (actor, event) in &client.events {
+            let is_good = match event.what {
+                What::PubAcked { reason, .. }
+                | What::PubReced { reason, .. }
+                | What::Subscribed { reason, .. }
+                | What::Unsubscribed { reason, .. } => reason < 0x80,
+                // The answer to PUBREL once PUBCOMP was lost.
+                What::PubComped { reason, .. } => reason < 0x80 || reason == 0x92,
+                What::Refused { reason } => REFUSALS.contains(&reason),
+                What::Ended {
+                    why: End::Told,
+                    reason,
+                } => ENDS.contains(&reason),
+                What::Ended { why, .. } => why != End::Malformed,
+                What::Delivered {
+                    publisher, number, ..
+                } => is_sent(view, publisher, number),
+                What::Stray { .. } => false,
+                _ => continue,
+            };
+            verdict.check(is_good, || {
+                format!(
+                    "{} (actor {actor}) at {}: {:?}",
+                    client.id,
+                    seconds(event.at_us),
+                    event.what
+                )
+            });
+        }
+    }
+    verdict
+}
+
+/// Whether the message was sent, or is the will of a connection that was tried.
+fn is_sent(view: &View<'_>, publisher: u32, number: u32) -> bool {
+    let is_published = view.published((publisher, number)).is_some();
+    is_published
+        || view.history.actors.get(publisher as usize).is_some_and(|actor| {
+            actor.events.iter().any(|event| {
+                matches!(event.what, What::Connecting { connection, will: true, .. } if connection == number)
+            })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkers::sketch::Sketch;
+    use crate::history::{Role, Stray};
+
+    fn verdict(sketch: &Sketch) -> Verdict {
+        check(&View::of(&sketch.history()))
+    }
+
+    #[test]
+    fn passing_trouble_is_told_and_everything_else_is_found() {
+        let mut sketch = Sketch::default();
+        let one = sketch.actor("one", Role::Publisher, 3_600);
+        sketch.connected(one, false).told(one, 0x8B);
+        assert_eq!(verdict(&sketch).count, 0);
+        sketch.connected(one, true).told(one, 0x82);
+        assert_eq!(verdict(&sketch).count, 1);
+        sketch.event(
+            one,
+            What::Stray {
+                stray: Stray::Payload,
+                detail: 0,
+            },
+        );
+        assert_eq!(verdict(&sketch).count, 2);
+    }
+
+    #[test]
+    fn a_negative_acknowledgement_and_a_message_that_nobody_sent_are_found() {
+        let mut sketch = Sketch::default();
+        let one = sketch.actor("one", Role::Publisher, 3_600);
+        sketch.connected(one, false).publishing(one, 0, "t", 1);
+        sketch.event(
+            one,
+            What::PubAcked {
+                number: 0,
+                packet_id: 1,
+                reason: 0x97,
+            },
+        );
+        assert_eq!(verdict(&sketch).count, 1);
+        sketch.will(one, one, 7);
+        assert_eq!(verdict(&sketch).count, 2);
+    }
+}
