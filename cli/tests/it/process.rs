@@ -20,3 +20,4 @@ mod stop;
 mod store;
 mod wait;
 mod wire;
+mod workload;
