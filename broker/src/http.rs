@@ -6,6 +6,7 @@ mod cluster;
 mod cluster_metrics;
 mod doors;
 mod health;
+mod move_metrics;
 mod retained;
 mod sessions;
 mod shards;
@@ -229,6 +230,7 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
     session_metrics(&state.shards, &mut text);
     raft_metrics(&state.raft, &mut text);
     cluster_metrics::write(&state.member, &state.links, &state.peers, &mut text);
+    move_metrics::write(&state.member, &state.raft, &mut text);
     if let Some(telemetry) = &state.telemetry {
         telemetry_metrics(telemetry, &mut text);
     }

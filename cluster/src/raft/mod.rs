@@ -24,6 +24,7 @@ mod sending;
 mod serving;
 mod start;
 mod state_machine;
+mod traffic;
 mod transfer;
 mod types;
 mod wire;
@@ -70,5 +71,6 @@ pub use group::{Group, GroupStatus, Unproposed};
 pub use hold::HoldLimits;
 pub use members::{CHANNELS, RemoveError};
 pub use node::{RaftNode, StateCounters};
+pub use traffic::{Traffic, Way};
 #[doc(hidden)]
 pub use wire::reread;

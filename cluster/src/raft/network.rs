@@ -19,6 +19,7 @@ use storage::raft::GroupId;
 
 use super::replica::{Context, View};
 use super::sending;
+use super::traffic::Carries;
 use super::types::{LeaderId, Types, Vote};
 use super::wire::{self, Campaign, Reply, Request};
 use crate::link::{Ask, Channel, Lane, Peer, RequestError};
@@ -107,16 +108,22 @@ impl<M: Machine> Member<M> {
         request: &Request,
         deadline: Duration,
     ) -> Result<Reply, Unanswered> {
+        let payload = wire::write_request(self.target, request);
+        let bytes = payload.len();
         let ask = Ask {
             channel: Channel {
                 kind: wire::kind(request),
                 group: self.group.0,
             },
-            payload: wire::write_request(self.target, request),
+            payload,
             reply_bytes_max: wire::REPLY_BYTES_MAX,
             deadline,
         };
         let reply = self.peer()?.request(lane, ask).await;
+        if reply.is_ok() {
+            let sent = &self.context.traffic.sent;
+            sent.count(Carries::of(request), bytes);
+        }
         match reply {
             Ok(reply) => wire::read_reply(&reply)
                 .map_err(|error| Unanswered::Network(format!("node {}: {error}", self.node))),

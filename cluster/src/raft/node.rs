@@ -18,6 +18,7 @@ use super::driver::Drive;
 use super::failure::{CloseError, Fatal, Latch, OpenError};
 use super::replica::Context;
 use super::serving::SERVED_MAX;
+use super::traffic::Traffic;
 
 /// What can be seen of the state files of all groups from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -195,6 +196,12 @@ impl RaftNode {
             flushes_refused: context.flushes_refused.load(Ordering::Relaxed),
             groups_without_space: context.groups_without_space.load(Ordering::Relaxed),
         }
+    }
+
+    /// What went between this node's replicas and those of other nodes.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.inner.context.traffic
     }
 
     /// The groups that keep old segments of the log, those that keep most first.

@@ -145,6 +145,8 @@ impl<M: Machine> Driven<M> {
         };
         let installed = self.raft.install_full_snapshot(there.vote, snapshot);
         let installed = installed.await?;
+        let received = &self.replica.traffic().received;
+        received.snapshots_total.add(1);
         Ok(Reply::Installed(installed.vote))
     }
 }

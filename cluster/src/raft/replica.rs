@@ -19,6 +19,7 @@ use super::blocking::Blocking;
 use super::codec::{self, raft_id, stored_id};
 use super::copies::Copies;
 use super::failure::{Fatal, Latch, OpenError, stop};
+use super::traffic::Traffic;
 use super::types::{Entry, LogId, Payload, SnapshotMeta, StoredMembership};
 use crate::link::Links;
 use crate::machine::Machine;
@@ -47,6 +48,8 @@ pub(super) struct Context {
     /// How fast one of them may go.
     pub(super) copy_bytes_per_s: u64,
     pub(super) blocking: Blocking,
+    /// What went to other nodes and came from them.
+    pub(super) traffic: Traffic,
 }
 
 impl Context {
@@ -61,6 +64,7 @@ impl Context {
             copies: Arc::default(),
             copy_bytes_per_s: COPY_BYTES_PER_S,
             blocking: Blocking::default(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -189,6 +193,11 @@ impl<M: Machine> Replica<M> {
     /// Where what blocks on its file runs.
     pub(super) fn blocking(&self) -> Blocking {
         self.context.blocking
+    }
+
+    /// What goes to other nodes and comes from them.
+    pub(super) fn traffic(&self) -> &Traffic {
+        &self.context.traffic
     }
 
     pub(super) fn path(&self) -> &Path {

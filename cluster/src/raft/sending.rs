@@ -139,6 +139,7 @@ impl<M: Machine> Parts<'_, M> {
         content: Content,
         patience: Duration,
     ) -> Result<Option<SnapshotResponse<Types<M>>>, StreamingError<Types<M>>> {
+        let is_end = matches!(content, Content::End { .. });
         let request = Request::Snapshot(Part {
             vote: self.vote,
             copy: self.copy,
@@ -149,7 +150,13 @@ impl<M: Machine> Parts<'_, M> {
         let reply = self.member.ask(Lane::Bulk, &request, patience).await;
         let why = match reply {
             Ok(Reply::Done) => return Ok(None),
-            Ok(Reply::Installed(vote) | Reply::Higher(vote)) => {
+            Ok(Reply::Installed(vote)) => {
+                if is_end {
+                    self.member.context().traffic.sent.snapshots_total.add(1);
+                }
+                return Ok(Some(SnapshotResponse::new(vote)));
+            }
+            Ok(Reply::Higher(vote)) => {
                 return Ok(Some(SnapshotResponse::new(vote)));
             }
             Ok(Reply::Anew) => {

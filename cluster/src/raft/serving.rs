@@ -10,6 +10,7 @@ use openraft::raft::{
 };
 
 use super::driver::Driven;
+use super::traffic::Carries;
 use super::types::Types;
 use super::wire::{self, Campaign, Reply, Request};
 use crate::link::Incoming;
@@ -39,6 +40,8 @@ impl<M: Machine> Driven<M> {
                 return;
             }
         };
+        let received = &self.replica.traffic().received;
+        received.count(Carries::of(&request), payload.len());
         drop(payload);
         match self.reply(request).await {
             Ok(reply) => responder.reply(wire::write_reply(&reply)),

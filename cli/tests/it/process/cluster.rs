@@ -18,6 +18,7 @@ mod refusal;
 mod rolling;
 mod scale;
 mod scenes;
+mod scrape;
 mod shards;
 mod telemetry;
 mod trace;
