@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster_core::{BucketId, Layout, Meta, MetaAnswer, MetaState, NodeId};
+use cluster_core::{BucketId, Layout, Meta, MetaAnswer, MetaState, NodeId, Offer, ShardId};
 use mqtt::Templates;
 use storage::state::{Changes, Row};
 
 use crate::stored::MetaEntry;
 use crate::stored::meta_rows::{
-    HOLDING_KIND, LAYOUT_KIND, MOVING_KIND, STATE_KIND, TEMPLATES_KIND,
+    HOLDING_KIND, LAYOUT_KIND, MOVING_KIND, OFFERS_KIND, PINS_KIND, STATE_KIND, TEMPLATES_KIND,
 };
 use crate::stored::row::{damaged, decode_value, encode_value, readable};
 use crate::stored::wire::Why;
@@ -26,6 +26,9 @@ pub struct MetaMachine {
     has_layout: bool,
     /// Whether a bucket with rows was ever being moved: from then on there is a row for that.
     has_moved: bool,
+    /// Whether there ever was a pin, and an offer: likewise.
+    has_pins: bool,
+    has_offers: bool,
 }
 
 impl MetaMachine {
@@ -54,6 +57,8 @@ impl Machine for MetaMachine {
         let mut holding = None;
         let mut templates = None;
         let mut moving = None;
+        let mut pins = None;
+        let mut offers = None;
         for row in rows {
             let row = readable(NAME, row)?;
             let read = match row.kind {
@@ -70,6 +75,12 @@ impl Machine for MetaMachine {
                 MOVING_KIND => decode_value(&row.value)
                     .and_then(|value| of_rows(value, state.as_ref(), holding.as_ref()))
                     .map(|value| moving = Some(value)),
+                PINS_KIND => decode_value(&row.value)
+                    .and_then(|value| of_shards(value, state.as_ref()))
+                    .map(|value| pins = Some(value)),
+                OFFERS_KIND => decode_value(&row.value)
+                    .and_then(|value| of_members(value, state.as_ref()))
+                    .map(|value| offers = Some(value)),
                 tag => Err(Why::Tag {
                     what: "kind of row",
                     tag,
@@ -80,12 +91,19 @@ impl Machine for MetaMachine {
         let (has_layout, has_moved) = (layout.is_some(), moving.is_some());
         let moving = moving.unwrap_or_default();
         let templates = templates.unwrap_or_default();
-        let meta = state.map(|state| Meta::restore(state, layout, holding, moving, templates));
+        let (has_pins, has_offers) = (pins.is_some(), offers.is_some());
+        let (pins, offers) = (pins.unwrap_or_default(), offers.unwrap_or_default());
+        let meta = state.map(|state| {
+            let meta = Meta::restore(state, layout, holding, moving, templates);
+            meta.steered(pins, offers)
+        });
         Ok(Self {
             meta: meta.unwrap_or_default(),
             is_changed: false,
             has_layout,
             has_moved,
+            has_pins,
+            has_offers,
         })
     }
 
@@ -96,6 +114,8 @@ impl Machine for MetaMachine {
         // By entries alone: one that is undone before the next flush counts too.
         self.has_layout |= !self.meta.is_layout_plain();
         self.has_moved |= !self.meta.moving().is_empty();
+        self.has_pins |= !self.meta.pins().is_empty();
+        self.has_offers |= !self.meta.offers().is_empty();
         Ok(answer)
     }
 
@@ -112,6 +132,12 @@ impl Machine for MetaMachine {
             }
             if self.has_moved {
                 changes.put(MOVING_KIND, &[], &encode_value(self.meta.moving()));
+            }
+            if self.has_pins {
+                changes.put(PINS_KIND, &[], &encode_value(self.meta.pins()));
+            }
+            if self.has_offers {
+                changes.put(OFFERS_KIND, &[], &encode_value(self.meta.offers()));
             }
         }
         changes
@@ -167,4 +193,28 @@ fn of_rows(
         _ => Some("moves of buckets stand without the buckets"),
     };
     fault.map_or(Ok(moving), |fault| Err(Why::State(fault.to_owned())))
+}
+
+/// Pins of shards, at members of the state that was read before them.
+fn of_shards(
+    pins: BTreeMap<ShardId, BTreeSet<NodeId>>,
+    state: Option<&MetaState>,
+) -> Result<BTreeMap<ShardId, BTreeSet<NodeId>>, Why> {
+    let fault = match state {
+        Some(state) => state.fault_of_pins(&pins),
+        None => Some("pins stand without the shards"),
+    };
+    fault.map_or(Ok(pins), |fault| Err(Why::State(fault.to_owned())))
+}
+
+/// Offers of members of the state that was read before them.
+fn of_members(
+    offers: BTreeMap<NodeId, Offer>,
+    state: Option<&MetaState>,
+) -> Result<BTreeMap<NodeId, Offer>, Why> {
+    let fault = match state {
+        Some(state) => state.fault_of_offers(&offers),
+        None => Some("offers stand without the members"),
+    };
+    fault.map_or(Ok(offers), |fault| Err(Why::State(fault.to_owned())))
 }

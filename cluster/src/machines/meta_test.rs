@@ -1,7 +1,7 @@
 use cluster_core::{
     Begin, BucketClaim, BucketId, EndReason, FeatureLevel, FolderId, Found, Group, Incarnation,
-    Join, Leftover, MetaCommand, NodeEpoch, NodeId, Placement, RaftId, ShardId, StartCount,
-    StartMove, WallMs,
+    Join, Leftover, MetaCommand, NodeEpoch, NodeId, Offer, Pin, Placement, RaftId, ShardId,
+    StartCount, StartMove, WallMs,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -26,7 +26,7 @@ fn command(rng: &mut StdRng, count: usize) -> MetaCommand {
         bucket: BucketId(rng.random_range(0..2)),
         epoch: if rng.random() { 1 } else { expected },
     };
-    match rng.random_range(0..25) {
+    match rng.random_range(0..28) {
         _ if count == 0 && rng.random() => MetaCommand::Found(found()),
         _ if count == 0 => found_with(),
         0 => MetaCommand::Found(found()),
@@ -84,6 +84,20 @@ fn command(rng: &mut StdRng, count: usize) -> MetaCommand {
         20 => MetaCommand::HoldRows { node, claims },
         21 | 22 => MetaCommand::MoveBucket { claim, to: node },
         23 => MetaCommand::BucketMoved { claim, to: node },
+        24 => MetaCommand::Offer {
+            node,
+            offer: Offer {
+                stores: rng.random(),
+                server: format!("n{}", node.0),
+            },
+        },
+        25 => MetaCommand::Pin(Pin {
+            shard,
+            expected,
+            from: node,
+            to: NodeId(rng.random_range(1..4)),
+        }),
+        26 => MetaCommand::Unpin { shard },
         _ => MetaCommand::Drain {
             node,
             is_leaving: rng.random(),
@@ -128,7 +142,7 @@ fn entry(time: u64, command: MetaCommand) -> Vec<u8> {
 
 #[test]
 fn a_crash_changes_nothing_of_meta() {
-    let (mut moved, mut held, mut owned, mut moving) = (0, 0, 0, 0);
+    let (mut moved, mut held, mut owned, mut moving, mut offered) = (0, 0, 0, 0, 0);
     for seed in 0..60 {
         let (crashed, spared) = crashes_change_nothing::<MetaMachine>(
             &(),
@@ -147,6 +161,9 @@ fn a_crash_changes_nothing_of_meta() {
         assert_eq!(crashed.meta().templates(), spared.meta().templates());
         owned += usize::from(!crashed.meta().templates().is_empty());
         assert_eq!(crashed.meta().moving(), spared.meta().moving());
+        assert_eq!(crashed.meta().pins(), spared.meta().pins());
+        assert_eq!(crashed.meta().offers(), spared.meta().offers());
+        offered += crashed.meta().offers().len();
         held += crashed.meta().holding().len();
         moving += crashed.meta().moving().len();
         moved += usize::from(!crashed.meta().is_layout_plain());
@@ -154,6 +171,7 @@ fn a_crash_changes_nothing_of_meta() {
     }
     assert!(moved > 30, "only {moved} seeds moved anything");
     assert!(held > 30, "only {held} buckets hold rows");
+    assert!(offered > 30, "only {offered} members offer anything");
     assert!(moving > 5, "only {moving} buckets are being moved");
     assert!((10..50).contains(&owned), "{owned} seeds have templates");
 }
@@ -287,11 +305,11 @@ fn a_damaged_row_of_meta_is_named() {
     let error = restored::<MetaMachine>(&(), rows.clone()).unwrap_err();
     assert_eq!(error.what, "row 1 \"\" of meta");
 
-    rows[0].kind = 6;
+    rows[0].kind = 8;
     let error = restored::<MetaMachine>(&(), rows.clone()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "row 6 \"\" of meta: tag 6 is no kind of row"
+        "row 8 \"\" of meta: tag 8 is no kind of row"
     );
     rows[0].kind = 2;
     let error = restored::<MetaMachine>(&(), rows).unwrap_err();
@@ -363,6 +381,82 @@ fn the_buckets_that_are_being_moved_are_a_row_of_these_bytes_once_there_was_one(
     kept.flush();
 
     assert_eq!(kept.value(5, b"").unwrap(), b"\x01\0\0\0\0"[..]);
+}
+
+#[test]
+fn pins_and_offers_are_rows_of_these_bytes_once_there_was_one() {
+    let mut kept = Kept::<MetaMachine>::new(());
+    let shard = ShardId(1);
+    kept.apply(&entry(9, MetaCommand::Found(found())));
+    for node in 2..=4 {
+        let node = NodeId(node);
+        let (folder, level) = (FolderId(node.0.into()), FeatureLevel(1));
+        let join = MetaCommand::Join(Join {
+            node: Some(node),
+            folder,
+            level,
+        });
+        kept.apply(&entry(9, join));
+        let (start, address) = (StartCount(1), String::new());
+        let begin = MetaCommand::Begin(Begin {
+            node,
+            folder,
+            start,
+            address,
+            level,
+        });
+        kept.apply(&entry(9, begin));
+    }
+    let to = Placement {
+        voters: [1, 2, 3].map(NodeId).into(),
+        learners: Vec::new(),
+    };
+    let group = Group::Shard(shard);
+    let start = StartMove {
+        group,
+        expected: 1,
+        to,
+        renewed: None,
+    };
+    kept.apply(&entry(9, MetaCommand::StartMove(start)));
+    let expected = 8;
+    kept.apply(&entry(9, MetaCommand::EndMove { group, expected }));
+    kept.flush();
+    assert_eq!((kept.value(6, b""), kept.value(7, b"")), (None, None));
+
+    let pin = Pin {
+        shard,
+        expected: 9,
+        from: NodeId(2),
+        to: NodeId(4),
+    };
+    kept.apply(&entry(9, MetaCommand::Pin(pin)));
+    let offer = Offer {
+        stores: false,
+        server: "n4".to_owned(),
+    };
+    let node = NodeId(4);
+    kept.apply(&entry(9, MetaCommand::Offer { node, offer }));
+    kept.flush();
+
+    let pins = &b"\x01\x01\0\0\0\x01\0\x03\0\0\0\x01\0\0\0\x03\0\0\0\x04\0\0\0"[..];
+    assert_eq!(kept.value(6, b"").unwrap(), pins);
+    let offers = &b"\x01\x01\0\0\0\x04\0\0\0\0\x02\0\0\0n4"[..];
+    assert_eq!(kept.value(7, b"").unwrap(), offers);
+    // A shard that there is not, a node that is no member.
+    for (kind, at, harm) in [(6, 5, 9), (6, 11, 9), (7, 5, 9)] {
+        let mut rows = kept.rows();
+        let row = rows.iter_mut().find(|row| row.kind == kind).unwrap();
+        let mut value = row.value.to_vec();
+        value[at] = harm;
+        row.value = value.into();
+        let error = restored::<MetaMachine>(&(), rows).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("row {kind} ")), "{error}");
+    }
+
+    kept.apply(&entry(9, MetaCommand::Unpin { shard }));
+    kept.flush();
+    assert_eq!(kept.value(6, b"").unwrap(), b"\x01\0\0\0\0"[..]);
 }
 
 #[test]

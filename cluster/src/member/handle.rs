@@ -132,6 +132,15 @@ impl Member {
         self.0.propose(command).await
     }
 
+    /// What meta would answer to a command, as far as this node has applied it; nothing changes. None
+    /// while no replica of meta runs here.
+    pub fn rehearse(&self, command: &MetaCommand) -> Option<MetaAnswer> {
+        let meta = self.0.meta()?;
+        // Not under the lock of the machine: it is a copy of all of the state.
+        let copy = meta.with(|machine| machine.meta().clone());
+        Some(copy.rehearse(command))
+    }
+
     /// The replica of meta runs here now.
     pub fn set_meta(&self, group: Group<MetaMachine>) {
         self.0.set_meta(group);

@@ -257,6 +257,9 @@ choice!(Refusal, "refusal of meta" {
     14 => Invalid(what),
     15 => StillNeeded(node),
     16 => Full { what, limit },
+    17 => HoldsNone(node),
+    18 => HoldsOne(node),
+    19 => Away(node),
 });
 record!(Hello {
     cluster,
@@ -307,7 +310,7 @@ impl Stored for usize {
 }
 
 /// What refusals of meta say in words; a node of another version may say more.
-const WORDS: [&str; 15] = [
+const WORDS: [&str; 17] = [
     "no such shard",
     "nodes come and go by a move",
     "no such bucket",
@@ -323,6 +326,8 @@ const WORDS: [&str; 15] = [
     "the number of new replicas",
     "the bucket holds rows",
     "nobody else would stay",
+    "the bucket holds no rows",
+    "the shard has no three voters: it is still being placed",
 ];
 /// What stands for words that this version does not have.
 const OTHER_WORDS: &str = "what another version says of it";

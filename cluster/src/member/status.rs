@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cluster_core::{BucketId, Group, NodeEpoch, NodeId, StartCount};
+use cluster_core::{BucketId, Group, NodeEpoch, NodeId, Offer, StartCount};
 
 /// The cluster at one moment, at most 500 ms ago.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,11 +60,17 @@ pub struct MemberRow {
     pub buckets: usize,
     /// Those of them that hold rows.
     pub buckets_with_rows: usize,
+    /// What it offers.
+    pub offer: Offer,
 }
 
 /// One group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupRow {
+    /// Version of the row in meta's map.
+    pub version: u64,
+    /// The nodes at which an operator wants its replicas, and keeps them.
+    pub pinned: Option<Vec<NodeId>>,
     /// The nodes of its voters as meta has them, the preferred leader first.
     pub voters: Vec<NodeId>,
     /// The nodes of its learners.

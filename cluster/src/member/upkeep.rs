@@ -207,6 +207,7 @@ impl Runtime {
                 leads: leads(node),
                 buckets,
                 buckets_with_rows,
+                offer: meta.offer(node),
             };
             status.members.insert(node, row);
         }
@@ -222,7 +223,13 @@ impl Runtime {
                 learners: row.to.learners.clone(),
                 is_aborted: row.is_aborted,
             });
+            let pinned = match group {
+                GroupName::Shard(shard) => meta.pins().get(&shard),
+                GroupName::Meta | GroupName::Routes => None,
+            };
             let row = GroupRow {
+                version: row.version,
+                pinned: pinned.map(|nodes| nodes.iter().copied().collect()),
                 voters: row.placement.voters.clone(),
                 learners: row.placement.learners.clone(),
                 leader: leading.map(|leading| leading.node),

@@ -2,8 +2,9 @@
 
 use cluster_core::{
     Attempt, Begin, BucketClaim, BucketId, Deltas, EndReason, EpochView, FeatureLevel, FolderId,
-    Found, Group, Incarnation, Join, Leftover, MetaCommand, NodeEpoch, NodeId, Placement, RaftId,
-    RouteDelta, RouteVersion, RoutesCommand, ShardId, Source, StartCount, StartMove, WallMs,
+    Found, Group, Incarnation, Join, Leftover, MetaCommand, NodeEpoch, NodeId, Offer, Pin,
+    Placement, RaftId, RouteDelta, RouteVersion, RoutesCommand, ShardId, Source, StartCount,
+    StartMove, WallMs,
 };
 
 use super::wire::{choice, record, wrapped};
@@ -39,7 +40,17 @@ choice!(MetaCommand, "command of meta" {
     17 => FoundWith { found, templates },
     18 => MoveBucket { claim, to },
     19 => BucketMoved { claim, to },
+    20 => Pin(pin),
+    21 => Unpin { shard },
+    22 => Offer { node, offer },
 });
+record!(Pin {
+    shard,
+    expected,
+    from,
+    to,
+});
+record!(Offer { stores, server });
 record!(BucketClaim { bucket, epoch });
 record!(StartMove {
     group,

@@ -1,5 +1,5 @@
-//! The state file of meta: two rows, another once there was more than a lone node, and one more once a
-//! bucket with rows was moved.
+//! The state file of meta: two rows, another once there was more than a lone node, and one more each once a
+//! bucket with rows was moved, an operator moved a shard, and a member said what it offers.
 
 use cluster_core::{BucketRow, Founded, Layout, Member, MetaState, MoveRow, ShardRow};
 
@@ -16,6 +16,10 @@ pub(crate) const HOLDING_KIND: u8 = 3;
 pub(crate) const TEMPLATES_KIND: u8 = 4;
 /// Where buckets with rows are being moved to, once one ever was; its key is empty.
 pub(crate) const MOVING_KIND: u8 = 5;
+/// Where operators want shards to be, once one ever was; its key is empty.
+pub(crate) const PINS_KIND: u8 = 6;
+/// What members offer, once one ever said so; its key is empty.
+pub(crate) const OFFERS_KIND: u8 = 7;
 
 record!(MetaState {
     index,

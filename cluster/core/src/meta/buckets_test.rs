@@ -180,3 +180,47 @@ fn buckets_with_rows_stay_and_count_where_they_are() {
     assert!((0..6).all(|bucket| log.owner(bucket) == 1));
     assert!((6..8).all(|bucket| log.owner(bucket) != 1));
 }
+
+/// Says that a member stores no telemetry.
+fn says_that_it_stores_nothing(log: &mut Log, node: u32) {
+    let offer = Offer {
+        stores: false,
+        ..Offer::default()
+    };
+    let node = NodeId(node);
+    let said = log.apply(&MetaCommand::Offer { node, offer });
+    assert_eq!(said, MetaAnswer::Done);
+}
+
+#[test]
+fn a_member_that_stores_nothing_gets_no_bucket_and_gives_those_that_it_has() {
+    let mut log = Log::founded();
+    (2..=3).for_each(|node| log.join(node));
+    (2..=3).for_each(|node| log.begin(node));
+    log.deal();
+    says_that_it_stores_nothing(&mut log, 1);
+    assert_eq!(log.deal(), [0, 4, 4]);
+    says_that_it_stores_nothing(&mut log, 3);
+    assert_eq!(log.deal(), [0, 8, 0]);
+    // Who drains beside them still gives all: somebody has to have them.
+    let (node, is_leaving) = (NodeId(2), true);
+    log.apply(&MetaCommand::Drain { node, is_leaving });
+    assert_eq!(log.deal(), [4, 0, 4]);
+}
+
+#[test]
+fn rows_go_neither_to_nor_from_a_member_that_stores_nothing() {
+    let mut log = Log::founded();
+    let claims = (0..8).map(|bucket| log.claim(bucket)).collect();
+    log.hold(1, claims);
+    (2..=3).for_each(|node| log.join(node));
+    (2..=3).for_each(|node| log.begin(node));
+    says_that_it_stores_nothing(&mut log, 3);
+    let moves = crate::deal_moves(&log.meta);
+    assert_eq!(moves.keys().map(|node| node.0).collect::<Vec<_>>(), [2]);
+    says_that_it_stores_nothing(&mut log, 1);
+    assert!(
+        crate::deal_moves(&log.meta).is_empty(),
+        "no store gives them"
+    );
+}

@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use mqtt::Templates;
 
-use super::BucketClaim;
+use super::{BucketClaim, Offer, Pin};
 use crate::{
     BucketId, FeatureLevel, FolderId, Incarnation, NodeEpoch, NodeId, RaftId, ShardId, StartCount,
 };
@@ -133,6 +133,21 @@ pub enum MetaCommand {
         claim: BucketClaim,
         /// Its next owner.
         to: NodeId,
+    },
+    /// Has a replica of a shard moved, and the shard stay where it is then, until [`Self::Unpin`], or a
+    /// drain of one of its nodes. The planner begins the move. Answers [`MetaAnswer::Done`].
+    Pin(Pin),
+    /// Has a shard placed by the ring again. Answers [`MetaAnswer::Done`].
+    Unpin {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Says what a member offers. Answers [`MetaAnswer::Done`].
+    Offer {
+        /// The member.
+        node: NodeId,
+        /// What.
+        offer: Offer,
     },
 }
 
@@ -371,4 +386,13 @@ pub enum Refusal {
         /// The bound.
         limit: usize,
     },
+    /// The node has no replica of the shard.
+    #[error("node {0} has no replica of the shard")]
+    HoldsNone(NodeId),
+    /// The node has a replica of the shard already.
+    #[error("node {0} has a replica of the shard already")]
+    HoldsOne(NodeId),
+    /// The node does not run.
+    #[error("node {0} does not run")]
+    Away(NodeId),
 }

@@ -339,6 +339,7 @@ impl Meta {
             return Err(Refusal::Invalid("nobody else would stay"));
         }
         let changed = if is_leaving {
+            self.release(node);
             self.layout.leaving.insert(node)
         } else {
             self.layout.leaving.remove(&node)

@@ -15,6 +15,9 @@ mod layout_test;
 #[cfg(test)]
 mod meta_test;
 mod state;
+mod steering;
+#[cfg(test)]
+mod steering_test;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -30,6 +33,7 @@ pub use effect::MetaEffect;
 pub use hello::Hello;
 pub use layout::{Layout, MOVES_PER_NODE_MAX, MoveRow};
 pub use state::{Founded, MetaState};
+pub use steering::{Offer, Pin};
 
 use crate::{
     BucketId, EpochView, FeatureLevel, FolderId, Incarnation, NodeEpoch, NodeId, Rising, ShardId,
@@ -68,6 +72,10 @@ pub struct Meta {
     holding: BTreeSet<BucketId>,
     /// Those of them that are being moved, and where to.
     moving: BTreeMap<BucketId, NodeId>,
+    /// Where operators want shards to be.
+    pins: BTreeMap<ShardId, BTreeSet<NodeId>>,
+    /// What members offer that have said so.
+    offers: BTreeMap<NodeId, Offer>,
     incarnations: BTreeMap<Group, Incarnation>,
     layout: Layout,
     /// Not replicated.
@@ -144,8 +152,18 @@ impl Meta {
             MetaCommand::HoldRows { node, claims } => Ok(self.hold_rows(*node, claims)),
             MetaCommand::MoveBucket { claim, to } => self.move_bucket(*claim, *to),
             MetaCommand::BucketMoved { claim, to } => self.bucket_moved(*claim, *to),
+            MetaCommand::Pin(pin) => self.pin(pin),
+            MetaCommand::Unpin { shard } => Ok(self.unpin(*shard)),
+            MetaCommand::Offer { node, offer } => self.set_offer(*node, offer),
         };
         result.unwrap_or_else(MetaAnswer::Refused)
+    }
+
+    /// What a command would be answered now. Nothing changes; costs a copy of the state.
+    pub fn rehearse(&self, command: &MetaCommand) -> MetaAnswer {
+        let mut copy = self.clone();
+        copy.effects.clear();
+        copy.apply(self.index + 1, self.time, command)
     }
 
     /// What the entries applied since the last call changed. To be drained after each entry.
@@ -361,6 +379,8 @@ impl Meta {
             return Err(Refusal::StillNeeded(node));
         }
         self.members.remove(&node);
+        self.offers.remove(&node);
+        self.release(node);
         self.layout.forget(node);
         self.effects.push_back(MetaEffect::Members);
         Ok(MetaAnswer::Done)

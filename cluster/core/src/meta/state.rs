@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mqtt::Templates;
 
-use super::{BucketRow, Group, Layout, Member, Meta, ShardRow};
+use super::{BucketRow, Group, Layout, Member, Meta, Offer, ShardRow};
 use crate::{BucketId, FeatureLevel, FolderId, Incarnation, NodeEpoch, NodeId, ShardId, WallMs};
 
 /// The replicated state of the meta group as a value, without its [`Layout`] and its templates. Small: bounded by members, shards, buckets
@@ -45,8 +45,8 @@ pub struct Founded {
 }
 
 impl Meta {
-    /// All that is replicated beside [`Self::layout`], [`Self::holding`], [`Self::moving`] and
-    /// [`Self::templates`].
+    /// All that is replicated beside [`Self::layout`], [`Self::holding`], [`Self::moving`],
+    /// [`Self::pins`], [`Self::offers`] and [`Self::templates`].
     pub fn state(&self) -> MetaState {
         MetaState {
             index: self.index,
@@ -90,9 +90,25 @@ impl Meta {
             buckets: state.buckets,
             holding,
             moving,
+            pins: BTreeMap::new(),
+            offers: BTreeMap::new(),
             incarnations: state.incarnations,
             layout,
             effects: std::collections::VecDeque::new(),
+        }
+    }
+
+    /// The same with these pins and offers, which a state that was written before there were any has not.
+    #[must_use]
+    pub fn steered(
+        self,
+        pins: BTreeMap<ShardId, BTreeSet<NodeId>>,
+        offers: BTreeMap<NodeId, Offer>,
+    ) -> Self {
+        Self {
+            pins,
+            offers,
+            ..self
         }
     }
 }

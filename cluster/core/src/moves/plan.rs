@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Group, MOVES_PER_NODE_MAX, Meta, MetaCommand, NodeId, NodeState, Placement, StartMove, wanted,
+    Group, MOVES_PER_NODE_MAX, Meta, MetaCommand, NodeId, NodeState, Placement, StartMove,
+    wanted_pinned,
 };
 
 /// What meta's leader proposes to bring the groups closer to where they should be: moves as far
@@ -24,7 +25,7 @@ pub fn plan(meta: &Meta) -> Vec<MetaCommand> {
             (group, placement.clone())
         })
         .collect();
-    let wanted = wanted(&nodes, &today);
+    let wanted = wanted_pinned(&nodes, &today, meta.pins());
     let mut rows: Vec<_> = meta.placements().collect();
     rows.sort_by_key(|(group, row)| (row.placement.voters.len(), *group));
     let mut busy = layout.busy();

@@ -54,12 +54,11 @@ impl Bounded {
     /// Takes from items what they have too much and from nodes what exceeds their limit, where
     /// `is_dear` last of all, then gives each item what it lacks.
     ///
-    /// # Panics
-    /// If no assignment keeps to the limit: the caller's bounds leave room for one.
+    /// None if no assignment keeps to the limit.
     pub(super) fn settle(
         mut self,
         is_dear: impl Fn(usize, NodeId) -> bool,
-    ) -> Vec<BTreeSet<NodeId>> {
+    ) -> Option<Vec<BTreeSet<NodeId>>> {
         for item in 0..self.held.len() {
             let mut nodes: Vec<NodeId> = self.held[item].iter().copied().collect();
             nodes.sort_by_key(|node| {
@@ -73,23 +72,23 @@ impl Bounded {
         }
         let nodes: Vec<NodeId> = self.load.keys().copied().collect();
         for node in nodes {
-            self.relieve(node, &is_dear);
+            self.relieve(node, &is_dear)?;
         }
         for item in 0..self.held.len() {
             while self.held[item].len() < self.need {
-                self.add(item);
+                self.add(item)?;
             }
         }
-        self.held
+        Some(self.held)
     }
 
     /// Has a node pass on what it has too much: what it comes last for, to who comes first.
-    fn relieve(&mut self, node: NodeId, is_dear: impl Fn(usize, NodeId) -> bool) {
+    fn relieve(&mut self, node: NodeId, is_dear: impl Fn(usize, NodeId) -> bool) -> Option<()> {
         let mut items = self.items_of(node);
         items.sort_by_key(|item| (is_dear(*item, node), Reverse(self.rank(*item, node))));
         for item in items {
             if !self.is_over(node) {
-                return;
+                return Some(());
             }
             if let Some(to) = self.first_free(item) {
                 self.take(item, node);
@@ -98,19 +97,22 @@ impl Bounded {
         }
         while self.is_over(node) {
             let reached = [(node, None)].into();
-            self.pass(&self.path(reached));
+            self.pass(&self.path(reached)?);
         }
+        Some(())
     }
 
     /// Gives an item one node more.
-    fn add(&mut self, item: usize) {
+    fn add(&mut self, item: usize) -> Option<()> {
         if let Some(node) = self.first_free(item) {
-            return self.give(item, node);
+            self.give(item, node);
+            return Some(());
         }
         let others = self.walks[item].iter();
         let others = others.filter(|node| !self.held[item].contains(node));
         let reached = others.map(|node| (*node, Some((item, None)))).collect();
-        self.pass(&self.path(reached));
+        self.pass(&self.path(reached)?);
+        Some(())
     }
 
     fn first_free(&self, item: usize) -> Option<NodeId> {
@@ -120,11 +122,11 @@ impl Bounded {
 
     /// The shortest way from the nodes that are `reached` to one that has room, from its end: each
     /// node passes one item on.
-    fn path(&self, mut reached: BTreeMap<NodeId, Option<Came>>) -> Vec<(Came, NodeId)> {
+    fn path(&self, mut reached: BTreeMap<NodeId, Option<Came>>) -> Option<Vec<(Came, NodeId)>> {
         let mut queue: VecDeque<NodeId> = reached.keys().copied().collect();
         while let Some(node) = queue.pop_front() {
             if self.has_room(node) {
-                return trace(&reached, node);
+                return Some(trace(&reached, node));
             }
             for item in self.items_of(node) {
                 for to in &self.walks[item] {
@@ -135,11 +137,7 @@ impl Bounded {
                 }
             }
         }
-        panic!(
-            "no assignment of {} items keeps to the limit {}",
-            self.held.len(),
-            self.limit
-        );
+        None
     }
 
     fn pass(&mut self, path: &[(Came, NodeId)]) {

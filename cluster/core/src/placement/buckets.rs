@@ -10,7 +10,8 @@ use crate::{BucketClaim, BucketId, BucketRow, Meta, NodeId};
 ///
 /// With `n` members that stay, whoever owns more than ⌈buckets/n⌉ passes on what it can, first to
 /// the node that the ring names first for the bucket. Nobody takes beyond that bound, and only who
-/// has an epoch. A bucket that holds rows counts where it is, or where it is being moved to. Equal
+/// has an epoch. Members that say that they store nothing count as if they were to leave, unless no
+/// other stays. A bucket that holds rows counts where it is, or where it is being moved to. Equal
 /// states give equal results, so that members who take at once take different ones.
 pub fn deal(meta: &Meta) -> BTreeMap<NodeId, Vec<BucketClaim>> {
     let Some(mut dealing) = Dealing::new(meta) else {
@@ -33,6 +34,8 @@ pub fn deal_moves(meta: &Meta) -> BTreeMap<NodeId, BucketClaim> {
 struct Dealing<'a> {
     meta: &'a Meta,
     states: BTreeMap<NodeId, NodeState>,
+    /// Who is to have buckets.
+    takers: BTreeSet<NodeId>,
     ring: Ring,
     /// Buckets that a member that stays has at most.
     bound: usize,
@@ -45,19 +48,26 @@ impl<'a> Dealing<'a> {
     fn new(meta: &'a Meta) -> Option<Self> {
         let states = meta.node_states();
         let staying = states.iter().filter(|(_, state)| state.stays());
-        let staying: Vec<NodeId> = staying.map(|(node, _)| *node).collect();
+        let staying: BTreeSet<NodeId> = staying.map(|(node, _)| *node).collect();
+        let stores = staying.iter().filter(|node| meta.offer(**node).stores);
+        let mut takers: BTreeSet<NodeId> = stores.copied().collect();
+        if takers.is_empty() {
+            // Somebody has to have them, or nobody could leave.
+            takers = staying;
+        }
         let bound = usize::from(meta.buckets())
-            .checked_add(staying.len().saturating_sub(1))
-            .and_then(|sum| sum.checked_div(staying.len()))?;
+            .checked_add(takers.len().saturating_sub(1))
+            .and_then(|sum| sum.checked_div(takers.len()))?;
         let mut owned = BTreeMap::<NodeId, usize>::new();
         for (bucket, row) in meta.bucket_rows() {
             let node = meta.moving_to(bucket).unwrap_or(row.owner);
             *owned.entry(node).or_default() += 1;
         }
-        let ring = Ring::new(staying.iter().copied());
+        let ring = Ring::new(takers.iter().copied());
         Some(Self {
             meta,
             states,
+            takers,
             ring,
             bound,
             owned,
@@ -70,8 +80,7 @@ impl<'a> Dealing<'a> {
 
     /// Whether a member is to pass on buckets.
     fn gives(&self, node: NodeId) -> bool {
-        let state = self.states.get(&node);
-        !state.is_some_and(|state| state.stays()) || self.owned(node) > self.bound
+        !self.takers.contains(&node) || self.owned(node) > self.bound
     }
 
     /// Who takes a bucket; of all, or, if choosy, only whom the ring names first.
@@ -83,6 +92,11 @@ impl<'a> Dealing<'a> {
         walk.into_iter().filter(|node| {
             self.states.get(node) == Some(&NodeState::Serving) && self.owned(*node) < self.bound
         })
+    }
+
+    /// Whether a store runs there.
+    fn stores(&self, node: NodeId) -> bool {
+        self.meta.offer(node).stores
     }
 
     fn pass(&mut self, from: NodeId, to: NodeId) {
@@ -128,6 +142,7 @@ impl<'a> Dealing<'a> {
                 );
                 if !self.meta.holds_rows(bucket)
                     || !runs
+                    || !self.stores(owner)
                     || from.contains(&owner)
                     || !self.gives(owner)
                 {
@@ -135,7 +150,7 @@ impl<'a> Dealing<'a> {
                 }
                 let to = self
                     .taker(bucket, is_choosy)
-                    .find(|node| !into.contains(node));
+                    .find(|node| !into.contains(node) && self.stores(*node));
                 let Some(to) = to else {
                     continue;
                 };

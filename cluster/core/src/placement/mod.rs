@@ -15,7 +15,7 @@ use bounded::Bounded;
 pub use buckets::{deal, deal_moves};
 pub use ring::Ring;
 
-use crate::{Group, NodeId, Placement};
+use crate::{Group, NodeId, Placement, ShardId};
 
 /// Voters of a group where there are nodes enough.
 pub const VOTERS: usize = 3;
@@ -58,6 +58,19 @@ pub fn wanted(
     nodes: &BTreeMap<NodeId, NodeState>,
     today: &BTreeMap<Group, Placement>,
 ) -> BTreeMap<Group, Placement> {
+    wanted_pinned(nodes, today, &BTreeMap::new())
+}
+
+/// [`wanted`], with shards whose replicas are to be on these nodes and no others, as an operator has
+/// said. The others make room for them, so that the bounds hold; where no table keeps to a bound, it is
+/// raised by as little as there is one.
+///
+/// A pin counts as long as it names as many nodes as a shard has replicas, and all of them stay.
+pub fn wanted_pinned(
+    nodes: &BTreeMap<NodeId, NodeState>,
+    today: &BTreeMap<Group, Placement>,
+    pins: &BTreeMap<ShardId, BTreeSet<NodeId>>,
+) -> BTreeMap<Group, Placement> {
     let staying = nodes.iter().filter(|(_, state)| state.stays());
     let staying: BTreeSet<NodeId> = staying.map(|(node, _)| *node).collect();
     if staying.is_empty() {
@@ -67,7 +80,7 @@ pub fn wanted(
     let is_shard = |group: &Group| matches!(group, Group::Shard(_));
     let (shards, others): (Vec<_>, Vec<_>) = today.iter().partition(|(group, _)| is_shard(group));
     let bounds = Bounds::of(staying.len(), shards.len());
-    let mut wanted = place(&ring, &shards, bounds);
+    let mut wanted = place(&ring, &shards, bounds, pins);
     let mut system = everywhere(&ring, staying.len(), &others);
     for (group, placement) in &mut system {
         let held = today[group].nodes();
@@ -93,7 +106,8 @@ fn everywhere(
         })
         .collect();
     let voters: Vec<(&Group, &Placement)> = voters.iter().map(|(g, today)| (*g, today)).collect();
-    let mut placed = place(ring, &voters, Bounds::of(nodes, groups.len()).open());
+    let bounds = Bounds::of(nodes, groups.len()).open();
+    let mut placed = place(ring, &voters, bounds, &BTreeMap::new());
     for (group, placement) in &mut placed {
         let mut learners = ring.walk(*group);
         learners.retain(|node| !placement.voters.contains(node));
@@ -138,19 +152,33 @@ fn place(
     ring: &Ring,
     groups: &[(&Group, &Placement)],
     bounds: Bounds,
+    pins: &BTreeMap<ShardId, BTreeSet<NodeId>>,
 ) -> BTreeMap<Group, Placement> {
     let walks: Vec<Vec<NodeId>> = groups.iter().map(|(group, _)| ring.walk(**group)).collect();
     let today = |at: usize| groups[at].1;
-    let held = (0..groups.len())
+    let held: Vec<BTreeSet<NodeId>> = (0..groups.len())
         .map(|at| today(at).nodes().collect())
         .collect();
-    let held = Bounded::new(
-        walks.clone(),
-        held,
-        bounds.replicas_per_group,
-        bounds.replicas,
-    )
-    .settle(|at, node| today(at).leader() == Some(node));
+    let needed = bounds.replicas_per_group;
+    let pinned = |group: &Group| match group {
+        Group::Shard(shard) => pins.get(shard).filter(|pin| pin.len() == needed),
+        Group::Meta | Group::Routes => None,
+    };
+    let may_have = groups.iter().zip(&walks).map(|((group, _), walk)| {
+        let is_there = |pin: &&BTreeSet<NodeId>| pin.iter().all(|node| walk.contains(node));
+        match pinned(group).filter(is_there) {
+            Some(pin) => {
+                let nodes = walk.iter().filter(|node| pin.contains(node));
+                nodes.copied().collect()
+            }
+            None => walk.clone(),
+        }
+    });
+    let may_have: Vec<Vec<NodeId>> = may_have.collect();
+    let held = least_bound(bounds.replicas, |limit| {
+        Bounded::new(may_have.clone(), held.clone(), needed, limit)
+            .settle(|at, node| today(at).leader() == Some(node))
+    });
     let leaders = leaders(&walks, &held, groups, bounds);
     let placed = groups.iter().zip(walks).zip(held.iter().zip(leaders));
     placed
@@ -182,11 +210,23 @@ fn leaders(
             voters.extend(others);
             voters
         });
+    let eligible: Vec<Vec<NodeId>> = eligible.collect();
     let led = (0..groups.len()).map(|at| today(at).leader().into_iter().collect());
-    let led = Bounded::new(eligible.collect(), led.collect(), 1, bounds.leaders);
-    let led = led.settle(|_, _| false).into_iter();
+    let led: Vec<BTreeSet<NodeId>> = led.collect();
+    let led = least_bound(bounds.leaders, |limit| {
+        Bounded::new(eligible.clone(), led.clone(), 1, limit).settle(|_, _| false)
+    });
+    let led = led.into_iter();
     led.map(|mut one| one.pop_first().expect("each group has a leader"))
         .collect()
+}
+
+/// What comes of the lowest bound from this one on that leaves room for something. Without pins that is
+/// the first.
+fn least_bound<T>(bound: usize, mut settled: impl FnMut(usize) -> Option<T>) -> T {
+    let mut bounds = bound..=usize::MAX;
+    let found = bounds.find_map(&mut settled);
+    found.expect("a bound of as many as there are leaves room")
 }
 
 fn with_roles(leader: NodeId, others: Vec<NodeId>) -> Placement {

@@ -2,8 +2,8 @@
 
 use cluster_core::{
     Begin, BucketClaim, BucketId, Deltas, EndReason, FeatureLevel, FolderId, Found, Group,
-    Incarnation, Join, Leftover, MetaCommand, NodeId, Placement, RaftId, RouteDelta, RouteVersion,
-    RoutesCommand, ShardId, Source, StartCount, StartMove,
+    Incarnation, Join, Leftover, MetaCommand, NodeId, Offer, Pin, Placement, RaftId, RouteDelta,
+    RouteVersion, RoutesCommand, ShardId, Source, StartCount, StartMove,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -121,7 +121,28 @@ fn buckets() -> impl Strategy<Value = MetaCommand> {
             false => MetaCommand::BucketMoved { claim, to },
         }
     });
-    prop_oneof![of_many, of_one]
+    prop_oneof![of_many, of_one, steering()]
+}
+
+fn steering() -> impl Strategy<Value = MetaCommand> {
+    let pin = any::<(u16, u64, u32, u32)>().prop_map(|(shard, expected, from, to)| {
+        let (shard, from, to) = (ShardId(shard), NodeId(from), NodeId(to));
+        MetaCommand::Pin(Pin {
+            shard,
+            expected,
+            from,
+            to,
+        })
+    });
+    let unpin = any::<u16>().prop_map(|shard| {
+        let shard = ShardId(shard);
+        MetaCommand::Unpin { shard }
+    });
+    let offer = (any::<u32>(), any::<bool>(), "[a-z:]{0,8}").prop_map(|(node, stores, server)| {
+        let (node, offer) = (NodeId(node), Offer { stores, server });
+        MetaCommand::Offer { node, offer }
+    });
+    prop_oneof![pin, unpin, offer]
 }
 
 fn group() -> impl Strategy<Value = Group> {
