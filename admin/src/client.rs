@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Failure;
 use crate::bridge::{self, DeadLetters, Lag, LetterQuestion, Pause, Replay, Replayed};
-use crate::cluster::{ClusterStatus, DrainRequest, Holdings, Members};
+use crate::cluster::{ClusterStatus, DrainRequest, Holdings, Members, ReplaceRequest};
 use crate::health::{Health, SafeToStop, SafeToStopQuestion};
 use crate::memory::Memory;
 use crate::node::NodeInfo;
@@ -16,7 +16,7 @@ use crate::query::QueryAnswer;
 use crate::question::{Question, encode};
 use crate::retained::{RetainedMessages, RetainedQuestion};
 use crate::session::{Kick, Kicked, SessionDetails, SessionQuestion, Sessions};
-use crate::shard::{ShardDetails, Transfer, Transferred};
+use crate::shard::{MoveRequest, Pinned, ShardDetails, Transfer, Transferred, UnpinRequest};
 use crate::sub::{Routes, RoutesQuestion};
 use crate::trace::{Line, SECONDS_DEFAULT, TraceQuestion};
 use crate::tsdb::Status;
@@ -193,6 +193,30 @@ impl Client {
         transfer: Transfer,
     ) -> Result<Transferred, ClientError> {
         self.post(&format!("/v1/shard/{shard}/transfer"), &transfer)
+    }
+
+    /// Has a replica of a shard moved, and the shard stay there.
+    ///
+    /// # Errors
+    /// [`ClientError`]; asking again does no harm.
+    pub fn move_shard(&self, shard: u16, request: MoveRequest) -> Result<Pinned, ClientError> {
+        self.post(&format!("/v1/shard/{shard}/move"), &request)
+    }
+
+    /// Has a shard placed by the ring again.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn unpin_shard(&self, shard: u16, request: UnpinRequest) -> Result<Pinned, ClientError> {
+        self.post(&format!("/v1/shard/{shard}/unpin"), &request)
+    }
+
+    /// Has a member leave whose place another one takes.
+    ///
+    /// # Errors
+    /// [`ClientError`]; asking again does no harm.
+    pub fn replace(&self, request: ReplaceRequest) -> Result<Holdings, ClientError> {
+        self.post("/v1/cluster/replace", &request)
     }
 
     /// Where the memory of the node goes.

@@ -130,6 +130,22 @@ pub struct DrainRequest {
     /// Whether it is to keep what it holds after all; of no meaning where it is to be forgotten.
     #[serde(default)]
     pub undo: bool,
+    /// Only says what would be answered.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A member that takes the place of another: `POST /v1/cluster/replace`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplaceRequest {
+    /// Who is to leave.
+    pub old: u32,
+    /// Who is to stay in its place.
+    pub new: u32,
+    /// Only says what would be answered.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// What a member still holds: `GET /v1/cluster/drain/{node}`.
@@ -175,6 +191,9 @@ pub struct GroupStatus {
     pub learners: Vec<u32>,
     /// Where it is being moved to: the voters then.
     pub moving_to: Option<Vec<u32>>,
+    /// The nodes at which an operator wants its replicas: the ring does not move them.
+    #[serde(default)]
+    pub pinned_to: Option<Vec<u32>>,
     /// How many entries other replicas are behind, node and entries, if the answering node leads.
     pub lags: Vec<(u32, u64)>,
 }

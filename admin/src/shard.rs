@@ -1,4 +1,5 @@
-//! One shard, and who leads it: `GET /v1/shard/N`, `POST /v1/shard/N/transfer`.
+//! One shard, who leads it and where it is: `GET /v1/shard/N`, `POST /v1/shard/N/transfer`,
+//! `POST /v1/shard/N/move`, `POST /v1/shard/N/unpin`.
 
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +81,42 @@ pub struct Transferred {
     pub preferred: Option<u32>,
     /// After how many seconds at the earliest; 0 if nothing holds it.
     pub hold_s: u64,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+}
+
+/// Which replica of a shard is to be where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveRequest {
+    /// The node that is to give its replica up.
+    pub from: u32,
+    /// The node that is to have one.
+    pub to: u32,
+    /// Only says what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Whether a shard is to be placed by the ring again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnpinRequest {
+    /// Only says what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Where a shard is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// The shard.
+    pub shard: u16,
+    /// The nodes of its replicas: where they are to be, or, if that was released, where they were to be;
+    /// none if nothing was.
+    pub nodes: Vec<u32>,
+    /// Whether it stays there.
+    pub is_pinned: bool,
     /// Whether nothing was done.
     pub dry_run: bool,
 }

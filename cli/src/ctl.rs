@@ -125,10 +125,13 @@ fn looks_only(noun: &Noun) -> bool {
     match noun {
         Noun::Bridge { verb } => verb.looks_only(),
         Noun::Client { verb } => !matches!(verb, session::ClientVerb::Kick { .. }),
-        Noun::Shard { verb } => !matches!(verb, shard::Verb::TransferLeader { .. }),
+        Noun::Shard { verb } => {
+            use shard::Verb;
+            !matches!(verb, Verb::TransferLeader { .. } | Verb::Move { .. })
+        }
+        Noun::Cluster { verb } => verb.looks_only(),
         Noun::Tsdb { .. }
         | Noun::Node { .. }
-        | Noun::Cluster { .. }
         | Noun::Session { .. }
         | Noun::Sub { .. }
         | Noun::Retained { .. }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ::cluster::member::{self, GroupRow, MemberRow};
-use admin::cluster::{BucketMove, ClusterStatus, DrainRequest, GroupStatus, MemberStatus, Members};
+use admin::cluster::{
+    BucketMove, ClusterStatus, DrainRequest, GroupStatus, Holdings, MemberStatus, Members,
+    ReplaceRequest,
+};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -13,9 +16,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use cluster_core::{BucketId, Group, MetaAnswer, MetaCommand, NodeId};
 
-use super::{AdminState, failed};
+use super::{AdminState, body, failed};
 use crate::control;
 use crate::views::holdings::holdings as holdings_of;
+use crate::views::steering;
 
 pub(super) fn routes() -> Router<Arc<AdminState>> {
     Router::new()
@@ -24,6 +28,7 @@ pub(super) fn routes() -> Router<Arc<AdminState>> {
         .route("/v1/cluster/drain", post(drain))
         .route("/v1/cluster/drain/{node}", get(holdings))
         .route("/v1/cluster/forget", post(forget))
+        .route("/v1/cluster/replace", post(replace))
 }
 
 async fn status(State(state): State<Arc<AdminState>>) -> Json<ClusterStatus> {
@@ -36,23 +41,72 @@ async fn members(State(state): State<Arc<AdminState>>) -> Json<Members> {
 
 async fn drain(
     State(state): State<Arc<AdminState>>,
-    body: Result<Json<DrainRequest>, JsonRejection>,
+    asked: Result<Json<DrainRequest>, JsonRejection>,
 ) -> Response {
-    let asked = match body {
-        Ok(Json(asked)) => asked,
-        Err(rejection) => return failed(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    let asked = match body(asked) {
+        Ok(asked) => asked,
+        Err(refusal) => return *refusal,
     };
-    let node = NodeId(asked.node);
-    let is_leaving = !asked.undo;
+    let told = leaving(&state, NodeId(asked.node), !asked.undo, asked.dry_run).await;
+    told.map_or_else(|refusal| *refusal, |told| Json(told).into_response())
+}
+
+/// Tells meta whether a member is to leave; what it holds then.
+async fn leaving(
+    state: &Arc<AdminState>,
+    node: NodeId,
+    is_leaving: bool,
+    dry_run: bool,
+) -> Result<Holdings, Box<Response>> {
     let command = MetaCommand::Drain { node, is_leaving };
-    if let Err(refusal) = propose(&state, &command).await {
-        return *refusal;
+    propose(state, &command, dry_run).await?;
+    let mut holdings = holdings_of(state, node).await.unwrap_or_default();
+    if !dry_run {
+        // The status may be older than the answer.
+        (holdings.node, holdings.is_leaving) = (node.0, is_leaving);
+        holdings.is_empty &= is_leaving;
     }
-    let mut holdings = holdings_of(&state, node).await.unwrap_or_default();
-    // The status may be older than the answer.
-    (holdings.node, holdings.is_leaving) = (asked.node, is_leaving);
-    holdings.is_empty &= is_leaving;
-    Json(holdings).into_response()
+    Ok(holdings)
+}
+
+/// The old member is drained: the others are as full as they may be, so what it has goes to the new one.
+async fn replace(
+    State(state): State<Arc<AdminState>>,
+    asked: Result<Json<ReplaceRequest>, JsonRejection>,
+) -> Response {
+    let asked = match body(asked) {
+        Ok(asked) => asked,
+        Err(refusal) => return *refusal,
+    };
+    if let Err(why) = may_replace(&state.member.status(), NodeId(asked.old), NodeId(asked.new)) {
+        return failed(StatusCode::CONFLICT, &why);
+    }
+    let told = leaving(&state, NodeId(asked.old), true, asked.dry_run).await;
+    told.map_or_else(|refusal| *refusal, |told| Json(told).into_response())
+}
+
+/// Why a member cannot take another's place.
+fn may_replace(status: &member::MemberStatus, old: NodeId, new: NodeId) -> Result<(), String> {
+    if old == new {
+        return Err(format!("node {old} cannot take its own place"));
+    }
+    for node in [old, new] {
+        if !status.members.contains_key(&node) {
+            return Err(format!(
+                "node {node} is no member; a new one joins with `tidewire serve --join`"
+            ));
+        }
+    }
+    let row = &status.members[&new];
+    if row.is_leaving {
+        return Err(format!(
+            "node {new} is to leave itself; `tidewire ctl cluster undrain {new}`"
+        ));
+    }
+    if row.epoch.is_none() {
+        return Err(format!("node {new} does not run; start it first"));
+    }
+    Ok(())
 }
 
 async fn holdings(State(state): State<Arc<AdminState>>, Path(node): Path<u32>) -> Response {
@@ -67,22 +121,26 @@ async fn holdings(State(state): State<Arc<AdminState>>, Path(node): Path<u32>) -
 
 async fn forget(
     State(state): State<Arc<AdminState>>,
-    body: Result<Json<DrainRequest>, JsonRejection>,
+    asked: Result<Json<DrainRequest>, JsonRejection>,
 ) -> Response {
-    let asked = match body {
-        Ok(Json(asked)) => asked,
-        Err(rejection) => return failed(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    let asked = match body(asked) {
+        Ok(asked) => asked,
+        Err(refusal) => return *refusal,
     };
     let node = NodeId(asked.node);
-    match propose(&state, &MetaCommand::Leave { node }).await {
+    match propose(&state, &MetaCommand::Leave { node }, asked.dry_run).await {
         Ok(()) => Json(status_of(&state.member.status())).into_response(),
         Err(refusal) => *refusal,
     }
 }
 
-/// Has meta apply a command; else the answer to who asked for it.
-async fn propose(state: &AdminState, command: &MetaCommand) -> Result<(), Box<Response>> {
-    match state.member.propose(command).await {
+/// Has meta apply a command, or only says whether it would; else the answer to who asked for it.
+async fn propose(
+    state: &AdminState,
+    command: &MetaCommand,
+    dry_run: bool,
+) -> Result<(), Box<Response>> {
+    match steering::propose(state, command, dry_run).await {
         Ok(MetaAnswer::Refused(refusal)) => Err(Box::new(failed(StatusCode::CONFLICT, &refusal))),
         Ok(_) => Ok(()),
         Err(error) => Err(Box::new(failed(StatusCode::SERVICE_UNAVAILABLE, &error))),
@@ -143,6 +201,42 @@ pub(crate) fn group_status((group, row): (&Group, &GroupRow)) -> GroupStatus {
         voters: numbers(&row.voters),
         learners: numbers(&row.learners),
         moving_to: row.moving.as_ref().map(|moving| numbers(&moving.voters)),
+        pinned_to: row.pinned.as_deref().map(numbers),
         lags: row.lags.iter().map(|(node, lag)| (node.0, *lag)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_member_that_serves_takes_anothers_place() {
+        let mut status = member::MemberStatus::default();
+        let serving = MemberRow {
+            epoch: Some(cluster_core::NodeEpoch(7)),
+            ..MemberRow::default()
+        };
+        let (old, new) = (NodeId(1), NodeId(2));
+        status.members.insert(old, MemberRow::default());
+        let said = |status: &member::MemberStatus| may_replace(status, old, new);
+        assert!(said(&status).unwrap_err().contains("no member"));
+        status.members.insert(new, serving.clone());
+        assert_eq!(said(&status), Ok(()));
+        assert!(may_replace(&status, old, old).is_err());
+        assert!(
+            may_replace(&status, new, old)
+                .unwrap_err()
+                .contains("does not run")
+        );
+        let is_leaving = true;
+        status.members.insert(
+            new,
+            MemberRow {
+                is_leaving,
+                ..serving
+            },
+        );
+        assert!(said(&status).unwrap_err().contains("undrain 2"));
     }
 }

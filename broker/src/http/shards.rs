@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use admin::shard::Transfer;
+use admin::shard::{MoveRequest, Transfer, UnpinRequest};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -10,13 +10,15 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::{AdminState, answer, body, may_look};
-use crate::views::shards;
+use crate::views::{shards, steering};
 
 /// The routes of shards.
 pub(super) fn routes() -> Router<Arc<AdminState>> {
     Router::new()
         .route("/v1/shard/{shard}", get(show))
         .route("/v1/shard/{shard}/transfer", post(transfer))
+        .route("/v1/shard/{shard}/move", post(move_replica))
+        .route("/v1/shard/{shard}/unpin", post(unpin))
 }
 
 async fn show(State(state): State<Arc<AdminState>>, Path(shard): Path<u16>) -> Response {
@@ -37,4 +39,26 @@ async fn transfer(
         Err(refusal) => return *refusal,
     };
     answer(shards::transfer(&state, shard, asked).await)
+}
+
+async fn move_replica(
+    State(state): State<Arc<AdminState>>,
+    Path(shard): Path<u16>,
+    asked: Result<Json<MoveRequest>, JsonRejection>,
+) -> Response {
+    match body(asked) {
+        Ok(asked) => answer(steering::move_replica(&state, shard, asked).await),
+        Err(refusal) => *refusal,
+    }
+}
+
+async fn unpin(
+    State(state): State<Arc<AdminState>>,
+    Path(shard): Path<u16>,
+    asked: Result<Json<UnpinRequest>, JsonRejection>,
+) -> Response {
+    match body(asked) {
+        Ok(asked) => answer(steering::unpin(&state, shard, asked).await),
+        Err(refusal) => *refusal,
+    }
 }

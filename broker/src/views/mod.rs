@@ -6,6 +6,7 @@ pub(crate) mod memory;
 pub(crate) mod retained;
 pub(crate) mod sessions;
 pub(crate) mod shards;
+pub(crate) mod steering;
 pub(crate) mod subscribers;
 pub(crate) mod vitals;
 

@@ -94,7 +94,8 @@ pub(crate) async fn transfer(
     Ok(transferred)
 }
 
-fn row(state: &AdminState, shard: u16) -> Result<GroupRow, ViewError> {
+/// What this node knows of a shard's group.
+pub(super) fn row(state: &AdminState, shard: u16) -> Result<GroupRow, ViewError> {
     let status = state.member.status();
     let row = status.groups.get(&Group::Shard(ShardId(shard))).cloned();
     row.ok_or_else(|| {

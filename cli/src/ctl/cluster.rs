@@ -3,7 +3,7 @@
 use admin::cluster::{BucketMove, ClusterStatus, Members};
 use clap::Subcommand;
 
-use super::drain::{self, Drain};
+use super::drain::{self, Drain, Replace, Told};
 use super::table::{Side, Table};
 use super::{Done, End, Node, degraded};
 
@@ -17,15 +17,12 @@ pub(crate) enum Verb {
     /// replicas and buckets move to the others.
     Drain(Drain),
     /// Have a member that is being drained keep what it still holds, and take clients again.
-    Undrain {
-        /// Number of the member.
-        node: u32,
-    },
+    Undrain(Told),
     /// Have the cluster forget a member that was drained and stopped.
-    Forget {
-        /// Number of the member.
-        node: u32,
-    },
+    Forget(Told),
+    /// Have a member that has joined take the place of another, which is retired or lost for good: what
+    /// that one holds goes to the members with room, and it is forgotten.
+    Replace(Replace),
     /// What is wrong, one line a finding; 3 if anything is.
     Health,
     /// Whether a node may be stopped without anybody but its own clients noticing; 3 if not.
@@ -33,6 +30,16 @@ pub(crate) enum Verb {
         /// Its number [default: the node that is asked].
         node: Option<u32>,
     },
+}
+
+impl Verb {
+    /// Whether it changes nothing.
+    pub(super) fn looks_only(&self) -> bool {
+        !matches!(
+            self,
+            Self::Drain(_) | Self::Undrain(_) | Self::Forget(_) | Self::Replace(_)
+        )
+    }
 }
 
 pub(super) fn run(node: &Node, verb: &Verb) -> Done {
@@ -45,8 +52,9 @@ pub(super) fn run(node: &Node, verb: &Verb) -> Done {
             }
         }
         Verb::Drain(asked) => drain::drain(node, asked),
-        Verb::Undrain { node: member } => drain::undrain(node, *member),
-        Verb::Forget { node: member } => drain::forget(node, *member),
+        Verb::Undrain(told) => drain::undrain(node, told),
+        Verb::Forget(told) => drain::forget(node, told),
+        Verb::Replace(asked) => drain::replace(node, asked),
         Verb::Health => super::health::health(node),
         Verb::SafeToStop { node: which } => super::health::safe_to_stop(node, *which),
         Verb::Members => {
@@ -108,6 +116,13 @@ fn table(status: &ClusterStatus) -> String {
         text += &format!("   {} led by {leader}", group.group);
     }
     text += "\n";
+    for group in status.groups.iter().filter(|one| one.pinned_to.is_some()) {
+        text += &format!(
+            "{} stays at nodes {}: an operator moved it there\n",
+            super::shard::named(&group.group),
+            super::shard::numbers(group.pinned_to.as_deref().unwrap_or_default())
+        );
+    }
     for moved in &status.bucket_moves {
         let BucketMove { bucket, from, to } = moved;
         text += &format!("bucket {bucket} is being moved from node {from} to node {to}\n");

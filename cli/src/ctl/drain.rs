@@ -1,8 +1,8 @@
-//! `tidewire ctl cluster drain`, `undrain` and `forget`: taking a member out.
+//! `tidewire ctl cluster drain`, `undrain`, `forget` and `replace`: taking a member out.
 
 use std::time::{Duration, Instant};
 
-use admin::cluster::{DrainRequest, Holdings};
+use admin::cluster::{DrainRequest, Holdings, ReplaceRequest};
 use clap::Args;
 
 use super::{Done, End, Node, degraded};
@@ -23,31 +23,98 @@ pub(crate) struct Drain {
     pub(crate) dry_run: bool,
 }
 
+/// A member of which one is told, and whether it is only asked what would be done.
+#[derive(Debug, Args)]
+pub(crate) struct Told {
+    /// Number of the member.
+    pub(crate) node: u32,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replace {
+    /// Number of the member that is to leave, or is lost.
+    pub(crate) old: u32,
+    /// Number of the member that takes its place; it has joined, and serves.
+    pub(crate) new: u32,
+    /// Wait until the old one has left, at most so long; 3 if it has not then.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1h", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+    /// Say what would be done, and do nothing.
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+}
+
 pub(super) fn drain(node: &Node, asked: &Drain) -> Done {
-    if asked.dry_run {
-        let holdings = node.client.holdings(asked.node)?;
-        return node.print(&holdings, sentence);
-    }
-    let begun = Instant::now();
     let mut holdings = node.client.drain(&DrainRequest {
         node: asked.node,
         undo: false,
+        dry_run: asked.dry_run,
     })?;
+    if asked.dry_run {
+        return node.print(&holdings, sentence);
+    }
     if let Some(patience) = asked.wait {
-        let mut shown = String::new();
-        while !holdings.is_empty && begun.elapsed() < patience {
-            let text = sentence(&holdings);
-            if text != shown {
-                eprint!("{:>5} s  {text}", begun.elapsed().as_secs());
-                shown = text;
-            }
-            pause();
-            holdings = node.client.holdings(asked.node)?;
-        }
+        holdings = watched(node, holdings, patience, |holdings| holdings.is_empty)?;
     }
     let late = asked.wait.is_some() && !holdings.is_empty;
     match node.print(&holdings, sentence)? {
         End::Good if late => degraded([format!("node {} still holds something", asked.node)]),
+        end => Ok(end),
+    }
+}
+
+/// Says what a member still holds, whenever that changes, until it is enough or too late.
+fn watched(
+    node: &Node,
+    mut holdings: Holdings,
+    patience: Duration,
+    is_enough: impl Fn(&Holdings) -> bool,
+) -> Result<Holdings, super::Failed> {
+    let begun = Instant::now();
+    let mut shown = String::new();
+    while !is_enough(&holdings) && begun.elapsed() < patience {
+        let text = sentence(&holdings);
+        if text != shown {
+            eprint!("{:>5} s  {text}", begun.elapsed().as_secs());
+            shown = text;
+        }
+        pause();
+        holdings = node.client.holdings(holdings.node)?;
+    }
+    Ok(holdings)
+}
+
+/// Drains the old member and, once it holds nothing and does not run, has it forgotten.
+pub(super) fn replace(node: &Node, asked: &Replace) -> Done {
+    let (old, new) = (asked.old, asked.new);
+    let dry_run = asked.dry_run;
+    let mut holdings = node.client.replace(ReplaceRequest { old, new, dry_run })?;
+    if dry_run {
+        return node.print(&holdings, |holdings| {
+            format!("node {new} would take the place of node {old}\n") + &sentence(holdings)
+        });
+    }
+    if let Some(patience) = asked.wait {
+        let is_over = |holdings: &Holdings| holdings.is_empty && !holdings.is_running;
+        holdings = watched(node, holdings, patience, is_over)?;
+        if is_over(&holdings) {
+            node.client.forget(&DrainRequest {
+                node: old,
+                ..DrainRequest::default()
+            })?;
+            return node.print(&holdings, |_| {
+                format!("node {new} is in the place of node {old}, which is no member any more\n")
+            });
+        }
+    }
+    let is_late = asked.wait.is_some();
+    match node.print(&holdings, |holdings| {
+        format!("node {new} takes the place of node {old}\n") + &sentence(holdings)
+    })? {
+        End::Good if is_late => degraded([format!("node {old} has not left")]),
         end => Ok(end),
     }
 }
@@ -60,21 +127,30 @@ fn pause() {
     std::thread::sleep(LOOK);
 }
 
-pub(super) fn undrain(node: &Node, member: u32) -> Done {
+pub(super) fn undrain(node: &Node, told: &Told) -> Done {
     let holdings = node.client.drain(&DrainRequest {
-        node: member,
+        node: told.node,
         undo: true,
+        dry_run: told.dry_run,
     })?;
-    node.print(&holdings, sentence)
+    node.print(&holdings, |holdings| match told.dry_run {
+        true => format!("node {} would keep what it holds\n", told.node) + &sentence(holdings),
+        false => sentence(holdings),
+    })
 }
 
-pub(super) fn forget(node: &Node, member: u32) -> Done {
+pub(super) fn forget(node: &Node, told: &Told) -> Done {
+    let member = told.node;
     let status = node.client.forget(&DrainRequest {
         node: member,
-        undo: false,
+        dry_run: told.dry_run,
+        ..DrainRequest::default()
     })?;
-    node.print(&status, |_| {
-        format!("node {member} is no member any more; its data folder can be deleted\n")
+    node.print(&status, |_| match told.dry_run {
+        true => format!("node {member} would be no member any more\n"),
+        false => {
+            format!("node {member} is no member any more; its data folder can be deleted\n")
+        }
     })
 }
 

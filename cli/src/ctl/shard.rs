@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use admin::cluster::GroupStatus;
-use admin::shard::{ShardDetails, Transfer, Transferred};
+use admin::shard::{MoveRequest, Pinned, ShardDetails, Transfer, Transferred, UnpinRequest};
 use clap::Subcommand;
 
 use super::cluster::is_shard;
@@ -19,6 +19,24 @@ pub(crate) enum Verb {
     Show {
         /// Its number.
         shard: u16,
+    },
+    /// Move a replica of a shard to another node. It stays there: the ring makes room for it, until
+    /// --unpin, or a drain of one of the shard's nodes, lets it go.
+    Move {
+        /// Its number.
+        shard: u16,
+        /// The node that is to give its replica up.
+        #[arg(long, value_name = "NODE", required_unless_present = "unpin")]
+        from: Option<u32>,
+        /// The node that is to have one.
+        #[arg(long, value_name = "NODE", required_unless_present = "unpin")]
+        to: Option<u32>,
+        /// Let the ring place the shard again.
+        #[arg(long, conflicts_with_all = ["from", "to"])]
+        unpin: bool,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Have another node lead a shard. Leaderships return to their preferred node by themselves.
     TransferLeader {
@@ -53,6 +71,24 @@ pub(super) fn run(node: &Node, verb: &Verb) -> Done {
             let details = node.client.shard(*shard)?;
             node.print(&details, details_table)?;
             degraded(trouble(*shard, &details))
+        }
+        Verb::Move {
+            shard,
+            from,
+            to,
+            unpin,
+            dry_run,
+        } => {
+            let dry_run = *dry_run;
+            let answer = match (from, to) {
+                (Some(from), Some(to)) if !unpin => {
+                    let (from, to) = (*from, *to);
+                    let request = MoveRequest { from, to, dry_run };
+                    node.client.move_shard(*shard, request)?
+                }
+                _ => node.client.unpin_shard(*shard, UnpinRequest { dry_run })?,
+            };
+            node.print(&answer, pinned)
         }
         Verb::TransferLeader {
             shard,
@@ -105,6 +141,9 @@ fn details_table(details: &ShardDetails) -> String {
     facts.add("learners", &numbers(&group.learners));
     if let Some(moving_to) = &group.moving_to {
         facts.add("moving to", &numbers(moving_to));
+    }
+    if let Some(pinned_to) = &group.pinned_to {
+        facts.add("pinned to", &numbers(pinned_to));
     }
     let behind = group
         .lags
@@ -176,6 +215,23 @@ fn transferred(answer: &Transferred) -> String {
     text
 }
 
+fn pinned(answer: &Pinned) -> String {
+    let Pinned { shard, nodes, .. } = answer;
+    let nodes = numbers(nodes);
+    match (answer.is_pinned, answer.dry_run) {
+        (true, true) => format!("shard {shard} would go to nodes {nodes}, and stay there\n"),
+        (true, false) => format!(
+            "shard {shard} goes to nodes {nodes}, and stays there; `tidewire ctl shard show {shard}` says how \
+             far it is, `tidewire ctl shard move {shard} --unpin` lets it go\n"
+        ),
+        (false, _) if nodes.is_empty() => format!("nothing holds shard {shard}\n"),
+        (false, true) => format!("the ring would place shard {shard}, now held at nodes {nodes}\n"),
+        (false, false) => {
+            format!("the ring places shard {shard}, which was held at nodes {nodes}\n")
+        }
+    }
+}
+
 /// A group's name in a sentence.
 pub(super) fn named(group: &str) -> String {
     match is_shard(group) {
@@ -192,6 +248,7 @@ fn table(groups: &[GroupStatus]) -> String {
         ("voters", Side::Left),
         ("learners", Side::Left),
         ("moving to", Side::Left),
+        ("pinned to", Side::Left),
         ("behind", Side::Left),
     ]);
     for group in groups {
@@ -206,13 +263,14 @@ fn table(groups: &[GroupStatus]) -> String {
             numbers(&group.voters),
             numbers(&group.learners),
             group.moving_to.as_deref().map(numbers).unwrap_or_default(),
+            group.pinned_to.as_deref().map(numbers).unwrap_or_default(),
             behind.join(", "),
         ]);
     }
     table.text()
 }
 
-fn numbers(nodes: &[u32]) -> String {
+pub(super) fn numbers(nodes: &[u32]) -> String {
     let all: Vec<String> = nodes.iter().map(u32::to_string).collect();
     all.join(" ")
 }

@@ -9,6 +9,7 @@ mod haproxy;
 mod health;
 mod history;
 mod kill;
+mod moving;
 mod network;
 mod nodes;
 mod owned;
