@@ -8,7 +8,9 @@ use serde::de::DeserializeOwned;
 
 use crate::Failure;
 use crate::bridge::{self, DeadLetters, Lag, LetterQuestion, Pause, Replay, Replayed};
-use crate::cluster::{ClusterStatus, DrainRequest, Holdings, Members, ReplaceRequest};
+use crate::cluster::{
+    ClusterStatus, DrainRequest, Holdings, Members, RebalanceRequest, Rebalances, ReplaceRequest,
+};
 use crate::health::{Health, SafeToStop, SafeToStopQuestion};
 use crate::memory::Memory;
 use crate::node::NodeInfo;
@@ -217,6 +219,22 @@ impl Client {
     /// [`ClientError`]; asking again does no harm.
     pub fn replace(&self, request: ReplaceRequest) -> Result<Holdings, ClientError> {
         self.post("/v1/cluster/replace", &request)
+    }
+
+    /// Has clients go to the nodes of their shards.
+    ///
+    /// # Errors
+    /// [`ClientError`]; asking again does no harm.
+    pub fn rebalance(&self, request: RebalanceRequest) -> Result<Rebalances, ClientError> {
+        self.post("/v1/cluster/rebalance", &request)
+    }
+
+    /// How far that is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn rebalancing(&self) -> Result<Rebalances, ClientError> {
+        self.get("/v1/cluster/rebalance")
     }
 
     /// Where the memory of the node goes.

@@ -197,3 +197,48 @@ pub struct GroupStatus {
     /// How many entries other replicas are behind, node and entries, if the answering node leads.
     pub lags: Vec<(u32, u64)>,
 }
+
+/// Most clients that are sent to other nodes in a second.
+pub const REBALANCE_PER_S_MAX: u32 = 1_000;
+
+/// Which clients are to go to the nodes of their shards: `POST /v1/cluster/rebalance`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RebalanceRequest {
+    /// How many a second, over all nodes, up to [`REBALANCE_PER_S_MAX`].
+    pub per_s: u32,
+    /// Whether clients go too whose sessions end with their connection.
+    #[serde(default)]
+    pub clean: bool,
+    /// Only counts them.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// How far that is on each node: the answer, and `GET /v1/cluster/rebalance`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebalances {
+    /// Whether they were only counted.
+    pub dry_run: bool,
+    /// By number.
+    pub nodes: Vec<Rebalancing>,
+}
+
+/// How far it is on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebalancing {
+    /// Its number.
+    pub node: u32,
+    /// Whether it goes on.
+    pub is_running: bool,
+    /// Clients that go in a second at most.
+    pub per_s: u32,
+    /// Clients that were looked at, in the present pass.
+    pub looked_at: u64,
+    /// Those of them that should be at another node and are here yet.
+    pub left: u64,
+    /// Clients that were sent away since it began.
+    pub sent: u64,
+    /// Why the node says nothing.
+    pub silent: Option<String>,
+}

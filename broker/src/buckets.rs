@@ -49,10 +49,11 @@ impl Buckets {
         member: Member,
         meta: Group<MetaMachine>,
         clock: Arc<dyn Clock>,
+        stores: bool,
     ) -> tokio::task::JoinHandle<()> {
         let is_first = self.parts.set((links, member.clone())).is_ok();
         assert!(is_first, "a node is wired once");
-        tokio::spawn(Arc::clone(self).follow(member, meta, clock))
+        tokio::spawn(Arc::clone(self).follow(member, meta, clock, stores))
     }
 
     async fn follow(
@@ -60,11 +61,12 @@ impl Buckets {
         member: Member,
         meta: Group<MetaMachine>,
         clock: Arc<dyn Clock>,
+        stores: bool,
     ) {
         let mut applied = meta.watch_applied();
         // One at a time.
         let mut taking = JoinSet::new();
-        let mut is_said = false;
+        let mut is_said = !stores;
         let mut away = moves::Away::default();
         loop {
             applied.mark_unchanged();
@@ -149,9 +151,12 @@ fn table_of(meta: &Meta) -> Table {
         holds_rows: meta.holds_rows(bucket),
         moving_to: meta.moving_to(bucket).map(|node| node.0),
     });
+    // Who stores nothing has no records either, and answers nobody.
+    let members = meta.members().map(|(node, _)| node);
+    let members = members.filter(|node| meta.offer(*node).stores);
     Table {
         rows: rows.collect(),
-        members: meta.members().map(|(node, _)| node.0).collect(),
+        members: members.map(|node| node.0).collect(),
     }
 }
 

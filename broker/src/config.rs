@@ -2,6 +2,7 @@
 //! unit.
 
 mod admission;
+mod redirect;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::memory::{self, Allowed, Plan};
 
 pub use admission::Admission;
+pub use redirect::ServerReference;
 
 /// Largest packet that MQTT can express, in bytes (§1.5.5 and its fixed header).
 const PACKET_BYTES_MAX: u32 = 268_435_455 + 5;
@@ -94,6 +96,11 @@ impl Default for Config {
 pub struct Mqtt {
     /// Address to listen on.
     pub listen: SocketAddr,
+    /// Where clients reach this node, `host` or `host:port`, as MQTT 5 clients are told that are to be here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// Whether MQTT 5 clients that connect are sent to the node that leads their shard.
+    pub server_reference: ServerReference,
     /// Connections that may wait to be accepted.
     pub backlog: u32,
     /// Time from accept to a complete CONNECT and its answer.
@@ -141,6 +148,8 @@ impl Default for Mqtt {
         let session = session::Config::default();
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 1883)),
+            advertise: None,
+            server_reference: ServerReference::Off,
             backlog: 4_096,
             connect_timeout: Duration::from_millis(session.connect_timeout_ms),
             packet_bytes_limit: session.packet_bytes,
@@ -419,6 +428,7 @@ impl Config {
                 self.io_threads
             ));
         }
+        redirect::check(self.mqtt.advertise.as_deref())?;
         if self.mqtt.receive_maximum == 0 {
             return refuse("mqtt.receive_maximum = 0: must be at least 1".into());
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use admin::cluster::{MemberReport, Members, NodeReport, RestartReport};
+use admin::cluster::{MemberReport, Members, NodeReport, RebalanceRequest, RestartReport};
 use cluster::control::{ANSWER_BYTES_MAX, Answering, ControlService};
 use cluster::member::MemberRow;
 use cluster_core::NodeId;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::drain;
 use crate::http::AdminState;
 use crate::memory;
-use crate::views::{retained, sessions, shards, subscribers, vitals};
+use crate::views::{rebalancing, retained, sessions, shards, subscribers, vitals};
 
 /// How long another node may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -63,6 +63,10 @@ pub(crate) enum Question {
     HandOver { shard: u16, to: u32 },
     /// [`admin::health::Vitals`].
     Vitals,
+    /// An [`admin::cluster::Rebalancing`]: it sends clients to the nodes of their shards.
+    Rebalance(RebalanceRequest),
+    /// The same of what is under way.
+    Rebalancing,
 }
 
 /// What one node tells all others.
@@ -71,6 +75,8 @@ pub(crate) enum Question {
 enum News {
     /// A supervisor of it started an actor again.
     Restarted(RestartReport),
+    /// It has sent clients to other nodes: by the hash of their ids.
+    SentAway { clients: Vec<u64> },
 }
 
 /// Answers other nodes.
@@ -120,9 +126,22 @@ impl ControlService for Reporter {
                 let RestartReport { child, reason, .. } = restarted;
                 tracing::warn!(%from, child, reason, "another node started an actor again");
             }
+            Ok(News::SentAway { clients }) => {
+                let state = self.state.get().and_then(Weak::upgrade);
+                if let Some(state) = state {
+                    let now_ms = state.clock.mono_ms();
+                    state.shared.references.handle_told(&clients, now_ms);
+                }
+            }
             Err(error) => tracing::warn!(%from, %error, "news that this node does not understand"),
         }
     }
+}
+
+/// Tells all other nodes whom this one has sent away.
+pub(crate) fn tell_sent_away(state: &AdminState, clients: Vec<u64>) {
+    let news = bytes(&News::SentAway { clients });
+    state.control.tell(&news);
 }
 
 /// Answers a question of another node, or of this one.
@@ -160,6 +179,8 @@ async fn answer(state: &AdminState, question: &[u8]) -> Result<Vec<u8>, String> 
         }
         Question::HandOver { shard, to } => bytes(&shards::hand_over(state, shard, to).await?),
         Question::Vitals => bytes(&vitals::vitals(state)),
+        Question::Rebalance(asked) => bytes(&rebalancing::begin(state, asked).await),
+        Question::Rebalancing => bytes(&rebalancing::progress(state)),
     };
     match answer.len() > ANSWER_BYTES_MAX {
         true => Err(format!(

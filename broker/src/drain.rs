@@ -68,6 +68,9 @@ pub(crate) async fn follow(
                 false => "this node keeps what it holds, and takes clients again",
             };
             tracing::info!("{says}");
+            for thread in 0..threads.len() {
+                threads.send(thread, IoMessage::KickFromFirst).await;
+            }
         }
         let leads = row.map_or(0, |row| row.leads);
         if is_leaving && leads == 0 && open(&counters) > 0 {

@@ -40,6 +40,7 @@ use crate::drain::Draining;
 use crate::io::Shared;
 use crate::memory::Allowed;
 use crate::peers::Peers;
+use crate::rebalance::Rebalance;
 use crate::routes::Snapshot;
 use crate::shard::Shards;
 use crate::views::ViewError;
@@ -70,6 +71,8 @@ pub(crate) struct AdminState {
     pub(crate) shared: Arc<Shared>,
     /// Questions that are being answered by looking into shards and connections.
     pub(crate) looks: Semaphore,
+    /// Sends established clients to the nodes of their shards.
+    pub(crate) rebalance: Rebalance,
     pub(crate) telemetry: Option<Arc<Telemetry>>,
     pub(crate) node: admin::node::NodeInfo,
     pub(crate) memory: Allowed,
@@ -226,6 +229,14 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
     let routes = state.snapshot.load().len() as u64;
     let help = "Rows of the routes: filters of clean sessions and of shards.";
     metric(&mut text, "tidewire_broker_routes", help, "gauge", routes);
+    let (connected, rebalanced) = state.shared.references.sent();
+    let sent = [
+        ("why=\"connect\"".to_owned(), connected),
+        ("why=\"rebalance\"".to_owned(), rebalanced),
+    ];
+    let help = "MQTT 5 clients that were told the node which leads their shard.";
+    let name = "tidewire_broker_clients_sent_home_total";
+    metric_by(&mut text, name, help, "counter", &sent);
     control_metrics(&state, &mut text);
     session_metrics(&state.shards, &mut text);
     raft_metrics(&state.raft, &mut text);

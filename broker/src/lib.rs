@@ -24,6 +24,8 @@ mod membership;
 mod memory;
 mod node;
 mod peers;
+mod rebalance;
+mod references;
 mod routes;
 mod shard;
 mod trace;

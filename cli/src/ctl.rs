@@ -14,6 +14,7 @@ pub(crate) mod tsdb;
 
 mod health;
 mod pages;
+mod rebalance;
 mod table;
 
 use std::io::{IsTerminal as _, Write as _};

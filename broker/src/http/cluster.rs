@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ::cluster::member::{self, GroupRow, MemberRow};
 use admin::cluster::{
     BucketMove, ClusterStatus, DrainRequest, GroupStatus, Holdings, MemberStatus, Members,
-    ReplaceRequest,
+    RebalanceRequest, ReplaceRequest,
 };
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
@@ -16,10 +16,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use cluster_core::{BucketId, Group, MetaAnswer, MetaCommand, NodeId};
 
-use super::{AdminState, body, failed};
+use super::{AdminState, answer, body, failed};
 use crate::control;
 use crate::views::holdings::holdings as holdings_of;
-use crate::views::steering;
+use crate::views::{rebalancing, steering};
 
 pub(super) fn routes() -> Router<Arc<AdminState>> {
     Router::new()
@@ -29,6 +29,10 @@ pub(super) fn routes() -> Router<Arc<AdminState>> {
         .route("/v1/cluster/drain/{node}", get(holdings))
         .route("/v1/cluster/forget", post(forget))
         .route("/v1/cluster/replace", post(replace))
+        .route(
+            "/v1/cluster/rebalance",
+            get(rebalance_progress).post(rebalance),
+        )
 }
 
 async fn status(State(state): State<Arc<AdminState>>) -> Json<ClusterStatus> {
@@ -132,6 +136,20 @@ async fn forget(
         Ok(()) => Json(status_of(&state.member.status())).into_response(),
         Err(refusal) => *refusal,
     }
+}
+
+async fn rebalance(
+    State(state): State<Arc<AdminState>>,
+    asked: Result<Json<RebalanceRequest>, JsonRejection>,
+) -> Response {
+    match body(asked) {
+        Ok(asked) => answer(rebalancing::of_all(&state, Some(asked)).await),
+        Err(refusal) => *refusal,
+    }
+}
+
+async fn rebalance_progress(State(state): State<Arc<AdminState>>) -> Response {
+    answer(rebalancing::of_all(&state, None).await)
 }
 
 /// Has meta apply a command, or only says whether it would; else the answer to who asked for it.

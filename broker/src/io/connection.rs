@@ -20,6 +20,7 @@ use lease::Promise;
 
 mod effects;
 mod handshake;
+mod home;
 mod lease;
 mod report;
 mod room;
@@ -259,6 +260,13 @@ impl Connection {
                 self.live.handle_message(message, matched, now);
             }
             ConnectionMessage::Retained(token, rows) => self.retained(token, rows),
+            ConnectionMessage::Kick(ReasonCode::UseAnotherServer) => {
+                self.exit.get_or_insert(Exit::Kicked);
+                let shard = self.shard();
+                let reference = shard.and_then(|shard| self.io.shared.references.of(shard));
+                self.live.handle_sent_away(reference, now);
+            }
+            ConnectionMessage::GoHome(asked) => self.go_home(&asked),
             ConnectionMessage::Kick(reason) => {
                 self.exit.get_or_insert(Exit::Kicked);
                 self.live.handle_kick(reason, now);

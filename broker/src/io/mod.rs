@@ -16,8 +16,10 @@ use std::sync::Arc;
 use mqtt::ReasonCode;
 use runtime::{IoHandle, SendRefused};
 use session::{Answer, ConnectionId, Delivery, GroupDelivery, Match, Message, Token, WillRow};
+use tokio::sync::oneshot;
 
 use crate::ids::Owed;
+use crate::rebalance::HomeAsked;
 use crate::shard::RowsAt;
 
 pub(crate) use arrivals::Arrival;
@@ -47,6 +49,16 @@ pub(crate) enum IoMessage {
     TelemetryReady,
     /// End up to so many connections with this reason.
     Kick { reason: ReasonCode, count: usize },
+    /// The next [`IoMessage::Kick`] begins with the first connection.
+    KickFromFirst,
+    /// Have up to so many connections, from a slot on, go to the node of their shard; says where the others
+    /// begin.
+    GoHome {
+        from: usize,
+        count: usize,
+        asked: HomeAsked,
+        next: oneshot::Sender<Option<usize>>,
+    },
     /// Have these connections say something about themselves.
     Report(Vec<ConnectionId>, ReportAsked),
     /// End one connection.

@@ -12,6 +12,7 @@ use super::serve::Io;
 use super::slots::ConnectionMessage;
 use super::{IoMessage, Threads};
 use crate::ids::Place;
+use crate::rebalance::HomeAsked;
 
 /// Connections that one report is asked of at most.
 const REPORTS_MAX: usize = 1_000;
@@ -119,6 +120,30 @@ impl Io {
     pub(super) fn ask_reports(&self, connections: Vec<ConnectionId>, asked: &ReportAsked) {
         for id in connections {
             self.tell(id, ConnectionMessage::Report(asked.clone()));
+        }
+    }
+
+    /// Asks connections to go to the node of their shard, if that is another one.
+    pub(super) fn ask_home(
+        &self,
+        from: usize,
+        count: usize,
+        asked: &HomeAsked,
+        tell: oneshot::Sender<Option<usize>>,
+    ) {
+        let slots = self.slots.borrow();
+        let (mailboxes, next) = slots.from(from, count);
+        for mailbox in mailboxes {
+            let message = ConnectionMessage::GoHome(asked.clone());
+            if mailbox
+                .push(runtime::Priority::Control, 0, message)
+                .is_err()
+            {
+                tracing::debug!("the connection has just ended");
+            }
+        }
+        if tell.send(next).is_err() {
+            tracing::debug!("nobody waits any more for the end of a look");
         }
     }
 

@@ -35,6 +35,7 @@ use crate::exits::{Exits, Seat};
 use crate::homes::Homes;
 use crate::ids::{Owed, Place, shard_of};
 use crate::peers::Peers;
+use crate::references::References;
 use crate::routes::{RouteTrie, RoutesMessage, Snapshot};
 use crate::shard::{ShardItem, Shards};
 use crate::trace::Traces;
@@ -92,6 +93,8 @@ pub(crate) struct Shared {
     pub(crate) admission: Shares,
     /// Who was refused.
     pub(crate) refusals: Arc<Refusals>,
+    /// Where clients are that should be at another node.
+    pub(crate) references: References,
     /// Number of client ids that this node has assigned, and a part that differs by process.
     pub(crate) assigned_ids: std::sync::atomic::AtomicU64,
     pub(crate) assigned_salt: u64,
@@ -282,6 +285,13 @@ impl Io {
                     }
                 }
             }
+            IoMessage::KickFromFirst => self.slots.borrow_mut().kick_from_first(),
+            IoMessage::GoHome {
+                from,
+                count,
+                asked,
+                next,
+            } => self.ask_home(from, count, &asked, next),
             IoMessage::Report(connections, asked) => self.ask_reports(connections, &asked),
             IoMessage::EndOne(ending) => self.end_one(ending),
             IoMessage::End => return false,

@@ -8,6 +8,7 @@ use mqtt::ReasonCode;
 
 use super::report::ReportAsked;
 use crate::ids::{Place, SLOTS_MAX};
+use crate::rebalance::HomeAsked;
 use crate::shard::RowsAt;
 
 /// What a connection actor is told.
@@ -29,6 +30,8 @@ pub(crate) enum ConnectionMessage {
     EndSession(ReasonCode),
     /// Say something about itself.
     Report(ReportAsked),
+    /// Go to the node that leads the client's shard.
+    GoHome(HomeAsked),
     /// There is room again for what it publishes.
     ReadOn,
     /// The node has its lease again.
@@ -119,6 +122,26 @@ impl Slots {
             .filter(|_| slot.generation == place.generation)
     }
 
+    /// Whoever is told to end next is the first again: nobody is told to any more.
+    pub(crate) fn kick_from_first(&mut self) {
+        self.kicked = 0;
+    }
+
+    /// The mailboxes of up to `count` connections from a slot on, and where the others begin.
+    pub(crate) fn from(
+        &self,
+        from: usize,
+        count: usize,
+    ) -> (
+        impl Iterator<Item = &Mailbox<ConnectionMessage>>,
+        Option<usize>,
+    ) {
+        let end = from.saturating_add(count).min(self.slots.len());
+        let some = self.slots.get(from..end).unwrap_or_default();
+        let next = (end < self.slots.len()).then_some(end);
+        (some.iter().filter_map(|slot| slot.mailbox.as_ref()), next)
+    }
+
     /// The mailboxes of the next `count` connections: each is handed out once, since one that is
     /// told to end does.
     pub(crate) fn next_to_kick(
@@ -159,5 +182,24 @@ mod tests {
         slots.remove(ids[1]);
         let counts: Vec<_> = (0..4).map(|_| slots.next_to_kick(2).count()).collect();
         assert_eq!(counts, [2, 2, 0, 0]);
+        slots.kick_from_first();
+        assert_eq!(slots.next_to_kick(9).count(), 4);
+    }
+
+    #[test]
+    fn all_connections_are_looked_at_in_parts() {
+        let mut slots = Slots::new(0);
+        let ids: Vec<_> = (0..5)
+            .map(|number| slots.insert(Mailbox::new(1, 1), number).expect("a slot"))
+            .collect();
+        slots.remove(ids[1]);
+        let part = |from| {
+            let (some, next) = slots.from(from, 2);
+            (some.count(), next)
+        };
+        assert_eq!(part(0), (1, Some(2)));
+        assert_eq!(part(2), (2, Some(4)));
+        assert_eq!(part(4), (1, None));
+        assert_eq!(part(6), (0, None));
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bridge::Telemetry;
-use cluster_core::NodeId;
+use cluster_core::{NodeId, Offer};
 use mqtt::ReasonCode;
 use ractor::ActorRef;
 use runtime::{ChildSpec, IoThread, Random, Restarts, SupervisorMessage, ractor, usable_cores};
@@ -21,7 +21,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::buckets::Buckets;
-use crate::control::Reporter;
+use crate::config::ServerReference;
+use crate::control::{self, Reporter};
 use crate::counters::Counters;
 use crate::data_folder::{DataFolder, FolderError};
 use crate::drain::{self, Draining};
@@ -31,6 +32,8 @@ use crate::http::{AdminState, Doors, LOOKS_MAX, router};
 use crate::io::{IoMessage, Shared, Threads};
 use crate::membership::{self, Entered, MembershipError, Running};
 use crate::peers::Peers;
+use crate::rebalance::Rebalance;
+use crate::references::References;
 use crate::routes::{RouteTrie, RoutesMessage};
 use crate::shard::{ShardMessage, Shards, TICK_MS};
 use crate::{Config, ConfigError};
@@ -128,7 +131,11 @@ pub struct Node {
     /// Sends clients away while the node is to give up what it holds.
     draining: tokio::task::JoinHandle<()>,
     /// Follows the bucket table.
-    dealing: Option<tokio::task::JoinHandle<()>>,
+    dealing: JoinHandle<()>,
+    /// Follows where clients are to be.
+    offering: JoinHandle<()>,
+    /// Tells other nodes whom this one has sent away.
+    telling: JoinHandle<()>,
     telemetry: Option<Arc<Telemetry>>,
     running: Running,
     _folder: DataFolder,
@@ -228,6 +235,8 @@ impl Node {
         let (seats, children) = connection_supervisors(&counters);
         supervisor("connections", children, Some(root.get_cell()), &restarts).await?;
         let draining = Draining::default();
+        let redirects = config.mqtt.server_reference == ServerReference::Redirect;
+        let references = References::new(redirects);
         let shard_count = NonZeroU32::new(u32::from(config.cluster.shards)).expect("validated");
         let shared = Arc::new(Shared {
             session: Arc::new(config.session(&streams)),
@@ -258,6 +267,7 @@ impl Node {
                 config.mqtt.connect_timeout,
             ),
             refusals: Arc::default(),
+            references: references.clone(),
             traces: Arc::default(),
             assigned_ids: AtomicU64::new(0),
             assigned_salt: Random::from_os().next_u64(),
@@ -274,16 +284,19 @@ impl Node {
         let reporter = Reporter::new();
         let plane = Arc::clone(&reporter);
         let control = start_control(&entered, control, plane, &clock, &root, &restarts).await?;
-        // A node without telemetry takes no buckets.
-        let dealing = telemetry.as_ref().map(|_| {
-            let member = entered.member.clone();
-            buckets.begin(
-                links.clone(),
-                member,
-                entered.meta.clone(),
-                Arc::clone(&clock),
-            )
-        });
+        // One without telemetry takes buckets only where no member has any.
+        let dealing = buckets.begin(
+            links.clone(),
+            entered.member.clone(),
+            entered.meta.clone(),
+            Arc::clone(&clock),
+            telemetry.is_some(),
+        );
+        let offer = Offer {
+            stores: telemetry.is_some(),
+            server: config.mqtt.advertise.clone().unwrap_or_default(),
+        };
+        let offering = tokio::spawn(references.clone().follow(entered.member.clone(), offer));
         let line = telemetry.as_ref().map_or_else(Weak::new, Arc::downgrade);
         let running = start_membership(entered, &shared, line, on_fatal, &root, &restarts).await?;
         let addresses = (address(&mqtt), address(&admin));
@@ -303,6 +316,7 @@ impl Node {
             snapshot,
             shared: Arc::clone(&shared),
             looks: Semaphore::new(LOOKS_MAX),
+            rebalance: Rebalance::default(),
             telemetry: telemetry.clone(),
             node: admin::node::NodeInfo {
                 node: number,
@@ -320,6 +334,7 @@ impl Node {
         reporter.begin(&state);
         let admin = Doors::new(admin, config.admin.connections_limit);
         let http = tokio::spawn(serve_http(admin, Arc::clone(&state)));
+        let telling = tokio::spawn(tell_sent_away(Arc::clone(&state), references));
         let ticks = tokio::spawn(tick(shards, shared.routes.clone()));
         let draining = tokio::spawn(drain::follow(
             running.member.clone(),
@@ -349,6 +364,8 @@ impl Node {
             ticks,
             draining,
             dealing,
+            offering,
+            telling,
             telemetry,
             running,
             _folder: folder,
@@ -404,7 +421,9 @@ impl Node {
         }
         self.ticks.abort();
         self.draining.abort();
-        self.dealing.iter().for_each(JoinHandle::abort);
+        self.dealing.abort();
+        self.offering.abort();
+        self.telling.abort();
         self.root.stop(None);
         end_http(self.http).await;
         drop(self.state);
@@ -426,7 +445,9 @@ impl Node {
         end_threads(&self.shared.threads, self.threads).await;
         self.ticks.abort();
         self.draining.abort();
-        self.dealing.iter().for_each(JoinHandle::abort);
+        self.dealing.abort();
+        self.offering.abort();
+        self.telling.abort();
         self.root.stop(None);
         end_http(self.http).await;
         drop(self.state);
@@ -493,6 +514,14 @@ async fn end_http(http: tokio::task::JoinHandle<()>) {
 async fn serve_http(listener: Doors, state: Arc<AdminState>) {
     if let Err(error) = axum::serve(listener, router(state)).await {
         tracing::error!(%error, "the admin API has ended");
+    }
+}
+
+/// Other nodes serve a client that this one has sent away.
+async fn tell_sent_away(state: Arc<AdminState>, references: References) {
+    loop {
+        let clients = references.unsaid().await;
+        control::tell_sent_away(&state, clients);
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod holdings;
 pub(crate) mod memory;
+pub(crate) mod rebalancing;
 pub(crate) mod retained;
 pub(crate) mod sessions;
 pub(crate) mod shards;

@@ -23,6 +23,8 @@ pub(crate) enum Verb {
     /// Have a member that has joined take the place of another, which is retired or lost for good: what
     /// that one holds goes to the members with room, and it is forgotten.
     Replace(Replace),
+    /// Send MQTT 5 clients to the nodes that lead their shards, at a rate; their sessions go on there.
+    Rebalance(super::rebalance::Ask),
     /// What is wrong, one line a finding; 3 if anything is.
     Health,
     /// Whether a node may be stopped without anybody but its own clients noticing; 3 if not.
@@ -37,7 +39,11 @@ impl Verb {
     pub(super) fn looks_only(&self) -> bool {
         !matches!(
             self,
-            Self::Drain(_) | Self::Undrain(_) | Self::Forget(_) | Self::Replace(_)
+            Self::Drain(_)
+                | Self::Undrain(_)
+                | Self::Forget(_)
+                | Self::Replace(_)
+                | Self::Rebalance(_)
         )
     }
 }
@@ -55,6 +61,7 @@ pub(super) fn run(node: &Node, verb: &Verb) -> Done {
         Verb::Undrain(told) => drain::undrain(node, told),
         Verb::Forget(told) => drain::forget(node, told),
         Verb::Replace(asked) => drain::replace(node, asked),
+        Verb::Rebalance(asked) => super::rebalance::run(node, asked),
         Verb::Health => super::health::health(node),
         Verb::SafeToStop { node: which } => super::health::safe_to_stop(node, *which),
         Verb::Members => {

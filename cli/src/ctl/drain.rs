@@ -123,7 +123,7 @@ pub(super) fn replace(node: &Node, asked: &Replace) -> Done {
     clippy::disallowed_methods,
     reason = "another process brings it about and tells nobody"
 )]
-fn pause() {
+pub(super) fn pause() {
     std::thread::sleep(LOOK);
 }
 

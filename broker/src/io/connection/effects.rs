@@ -154,7 +154,7 @@ impl Connection {
     }
 
     /// The shard of the client's session.
-    fn shard(&self) -> Option<u16> {
+    pub(super) fn shard(&self) -> Option<u16> {
         Some(shard_of(self.live.client()?, self.io.shared.shard_count))
     }
 

@@ -14,9 +14,8 @@ use crate::shard::ShardItem;
 impl Connection {
     /// Anonymous access: the identity is the client id (SEMANTICS, Identity).
     pub(super) fn authenticate(&mut self, credentials: &Credentials) {
-        if self.io.shared.draining.is_begun() {
-            let now = self.io.now();
-            return self.live.handle_refused(ReasonCode::UseAnotherServer, now);
+        if self.is_sent_away(credentials.client.as_ref()) {
+            return;
         }
         if let Some(refusal) = self.refusal {
             self.io.shared.refusals.count_told();

@@ -8,6 +8,7 @@ mod failover;
 mod haproxy;
 mod health;
 mod history;
+mod home;
 mod kill;
 mod moving;
 mod network;

@@ -48,6 +48,38 @@ fn a_kill_of_a_node_that_gets_buckets_loses_nothing_acknowledged() {
     killed_while_draining(1);
 }
 
+#[test]
+fn a_drain_beside_a_member_without_telemetry_ends_and_that_one_gets_nothing() {
+    let cluster = Cluster::each(|at, _| match at {
+        LEAVER => format!("no_telemetry = true\n{CONFIG}"),
+        _ => CONFIG.to_owned(),
+    });
+    let nodes = cluster.start();
+    until("the others to share all buckets", || {
+        let shares = owned(&cluster.places[0]);
+        let most = shares.iter().map(|(_, buckets, _)| *buckets).max();
+        (shares[LEAVER].1 == 0 && most == Some(BUCKETS.div_ceil(2))).then_some(())
+    });
+    let mut fleet = Fleet::of(DEVICES);
+    for at in 0..LEAVER {
+        fleet.publish(&cluster, at, 0);
+    }
+    until("the second node to own buckets with rows", || {
+        (owned(&cluster.places[0])[1].2 > 2).then_some(())
+    });
+
+    let (code, out, err) = ctl(&nodes, &["drain", "2", "--wait", "4m"]);
+
+    assert_eq!(code, Some(0), "{out}{err}");
+    let buckets: Vec<u32> = owned(&cluster.places[0])
+        .iter()
+        .map(|(_, buckets, _)| *buckets)
+        .collect();
+    assert_eq!(buckets, [BUCKETS, 0, 0]);
+    fleet.publish(&cluster, 0, 1);
+    fleet.assert_stored(&nodes, 0);
+}
+
 fn killed_while_draining(victim: usize) {
     let cluster = Cluster::new(CONFIG);
     let mut nodes = cluster.start();

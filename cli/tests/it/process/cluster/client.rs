@@ -6,7 +6,7 @@ use crate::process::sessions::packet::{
     self, Connect, DISCONNECT, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, SUBACK, Will,
 };
 use crate::process::wait::until;
-use crate::process::wire::Wire;
+use crate::process::wire::{Packet, Wire};
 
 /// A connection with MQTT 5.
 pub(super) struct Client {
@@ -132,6 +132,24 @@ impl Client {
             }
         }
         publish
+    }
+
+    /// The packet with which the node ends the connection.
+    pub(super) fn last_packet(mut self) -> Packet {
+        let packets = self.wire.read_to_close();
+        packets.last().expect("the node says why").clone()
+    }
+
+    /// The packet with which the node has ended the connection, if it comes before any message; one message
+    /// comes.
+    pub(super) fn end_before_a_message(&mut self) -> Option<Packet> {
+        let packet = self.wire.read().expect("something comes");
+        let is_end = packet.first == DISCONNECT;
+        if !is_end {
+            let publish = Publish::decode(&packet).expect("a message");
+            self.send(&packet::ack(PUBACK, publish.id));
+        }
+        is_end.then_some(packet)
     }
 
     /// The reason for which the node ends the connection.

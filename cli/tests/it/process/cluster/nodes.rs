@@ -32,19 +32,30 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) fn new(config: &str) -> Self {
+        Self::with(|_, _| config.to_owned(), |_, place| place)
+    }
+
+    /// Nodes each of which has a configuration of its own.
+    pub(super) fn each(config: impl Fn(usize, &Place) -> String) -> Self {
         Self::with(config, |_, place| place)
     }
 
     /// Nodes each of which has an address of its own for the others, so that what goes between two of
     /// them can be told from the rest.
     pub(super) fn apart(config: &str) -> Self {
-        Self::with(config, |at, place| {
-            let port = place.cluster.port();
-            place.at(SocketAddr::new(network::address(at), port))
-        })
+        Self::with(
+            |_, _| config.to_owned(),
+            |at, place| {
+                let port = place.cluster.port();
+                place.at(SocketAddr::new(network::address(at), port))
+            },
+        )
     }
 
-    fn with(config: &str, placed: impl Fn(usize, Place) -> Place) -> Self {
+    fn with(
+        config: impl Fn(usize, &Place) -> String,
+        placed: impl Fn(usize, Place) -> Place,
+    ) -> Self {
         let founder = placed(0, Place::of_cluster(&[]));
         let join = [founder.cluster];
         let joins = |at| placed(at, Place::of_cluster(&join));
@@ -54,7 +65,8 @@ impl Cluster {
         Self {
             places: places.map(|place| {
                 let number = numbers.next().expect("few nodes");
-                place.numbered(number).with_config(config)
+                let toml = config(number as usize - 1, &place);
+                place.numbered(number).with_config(&toml)
             }),
         }
     }
