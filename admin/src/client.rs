@@ -81,6 +81,26 @@ impl Client {
         }
     }
 
+    /// Whether the node takes clients: `GET /health/ready`.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`].
+    pub fn is_ready(&self) -> Result<bool, ClientError> {
+        match self.text("/health/ready") {
+            Ok(_) => Ok(true),
+            Err(ClientError::Refused { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The node's metrics as text: `GET /metrics`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn metrics(&self) -> Result<String, ClientError> {
+        self.text("/metrics")
+    }
+
     /// What the node says about itself.
     ///
     /// # Errors
@@ -358,6 +378,11 @@ impl Client {
         Ok(())
     }
 
+    fn text(&self, path: &str) -> Result<String, ClientError> {
+        let url = format!("{}{path}", self.url);
+        self.body(self.agent.get(&url).call())
+    }
+
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let url = format!("{}{path}", self.url);
         self.read(self.agent.get(&url).call(), url)
@@ -379,6 +404,17 @@ impl Client {
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
         url: String,
     ) -> Result<T, ClientError> {
+        let body = self.body(answer)?;
+        serde_json::from_str(&body).map_err(|error| ClientError::Answer {
+            url,
+            error: error.to_string(),
+        })
+    }
+
+    fn body(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<String, ClientError> {
         let unreachable = |error: ureq::Error| ClientError::Unreachable {
             url: self.url.clone(),
             error: error.to_string(),
@@ -390,10 +426,7 @@ impl Client {
         if status >= 400 {
             return Err(refused(status, &body));
         }
-        serde_json::from_str(&body).map_err(|error| ClientError::Answer {
-            url,
-            error: error.to_string(),
-        })
+        Ok(body)
     }
 }
 

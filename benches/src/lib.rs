@@ -17,7 +17,7 @@ pub mod ledger;
 
 pub mod pairs;
 
-mod ports;
+pub mod ports;
 
 pub mod demo;
 

@@ -20,7 +20,7 @@ const TRIES_MAX: usize = 1_000;
 ///
 /// # Errors
 /// What the system says when it has no port at all.
-pub(crate) fn free(count: usize) -> io::Result<Vec<SocketAddr>> {
+pub fn free(count: usize) -> io::Result<Vec<SocketAddr>> {
     let outgoing = outgoing();
     let mut random = SmallRng::from_os_rng();
     // All are held before any is released, so that they differ.

@@ -10,8 +10,8 @@ pub(super) const MARGIN: usize = 16;
 const SCALE: usize = 2;
 pub(super) const LETTER: usize = 8 * SCALE;
 
-/// White, black, grey, then the colours of bars and lines.
-const PALETTE: [[u8; 3]; 9] = [
+/// White, black, grey, the colours of bars and lines, and that of what lies behind them.
+const PALETTE: [[u8; 3]; 10] = [
     [255, 255, 255],
     [30, 30, 30],
     [110, 110, 110],
@@ -21,11 +21,14 @@ const PALETTE: [[u8; 3]; 9] = [
     [0, 158, 115],
     [204, 121, 167],
     [86, 180, 233],
+    [250, 222, 216],
 ];
 pub(super) const BLACK: u8 = 1;
 pub(super) const GREY: u8 = 2;
 /// What tells bars and lines apart.
-pub(super) const COLOURS: [u8; PALETTE.len() - 3] = [3, 4, 5, 6, 7, 8];
+pub(super) const COLOURS: [u8; PALETTE.len() - 4] = [3, 4, 5, 6, 7, 8];
+/// What lies behind lines.
+pub(super) const PALE: u8 = 9;
 
 pub(super) struct Canvas {
     height: usize,

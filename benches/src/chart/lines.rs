@@ -22,13 +22,13 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-const LINE: usize = 26;
-const PLOT_HEIGHT: usize = 150;
+pub(super) const LINE: usize = 26;
+pub(super) const PLOT_HEIGHT: usize = 150;
 /// Room for the numbers left of a plot.
-const PLOT_AT: usize = MARGIN + 8 * LETTER;
-const PLOT_WIDTH: usize = WIDTH - PLOT_AT - 2 * MARGIN;
+pub(super) const PLOT_AT: usize = MARGIN + 8 * LETTER;
+pub(super) const PLOT_WIDTH: usize = WIDTH - PLOT_AT - 2 * MARGIN;
 /// Heading, plot, seconds, and a gap.
-const PANEL_HEIGHT: usize = 2 * LINE + PLOT_HEIGHT + LINE;
+pub(super) const PANEL_HEIGHT: usize = 2 * LINE + PLOT_HEIGHT + LINE;
 
 /// Writes a chart.
 ///
@@ -50,7 +50,7 @@ pub fn write_panels(path: &Path, title: &str, panels: &[Panel]) -> std::io::Resu
     canvas.write(path)
 }
 
-fn draw(canvas: &mut Canvas, top: usize, panel: &Panel, end: f64) {
+pub(super) fn draw(canvas: &mut Canvas, top: usize, panel: &Panel, end: f64) {
     canvas.text(MARGIN, top, &panel.title, GREY);
     let mut names_at = MARGIN + (panel.title.chars().count() + 2) * LETTER;
     let (plot_top, bottom) = (top + LINE, top + LINE + PLOT_HEIGHT);
@@ -80,7 +80,7 @@ fn draw(canvas: &mut Canvas, top: usize, panel: &Panel, end: f64) {
 }
 
 /// Above 0 in any case, so that it can be divided by.
-fn greatest(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn greatest(values: impl Iterator<Item = f64>) -> f64 {
     let most = values.filter(|value| value.is_finite()).fold(0.0, f64::max);
     if most > 0.0 { most } else { 1.0 }
 }

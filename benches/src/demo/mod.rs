@@ -6,7 +6,7 @@ mod caught_up;
 pub mod check;
 mod folder;
 mod kept;
-pub(crate) mod node;
+pub mod node;
 pub(crate) mod nodes;
 mod options;
 mod progress;
@@ -15,7 +15,7 @@ mod report;
 mod run;
 mod show;
 mod store;
-mod view;
+pub mod view;
 
 use std::io::Write;
 use std::path::Path;

@@ -64,22 +64,31 @@ pub(super) fn demo_config(kafka: Option<&Kafka>) -> String {
 
 /// Says how a node is started.
 #[derive(Clone, Debug)]
-pub(crate) struct Launch {
-    program: PathBuf,
+pub struct Launch {
+    /// Words before the program, such as those of a program that starts it; empty: none.
+    pub before: Vec<String>,
+    /// The program whose `serve` is the node.
+    pub program: PathBuf,
+    /// What its environment has beside this process's.
+    pub environment: Vec<(String, String)>,
     /// Its number, from 1.
-    pub(crate) number: u32,
-    pub(crate) data: PathBuf,
-    pub(crate) config: PathBuf,
-    log: PathBuf,
-    kafka: Option<String>,
+    pub number: u32,
+    /// Its data folder.
+    pub data: PathBuf,
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// Where its standard error goes, behind what is there.
+    pub log: PathBuf,
+    /// Through which its messages go; `None`: its embedded log.
+    pub kafka: Option<String>,
     /// MQTT address.
-    pub(crate) mqtt: SocketAddr,
+    pub mqtt: SocketAddr,
     /// Admin address.
-    pub(crate) admin: SocketAddr,
+    pub admin: SocketAddr,
     /// Address for the other nodes; a lone node has none and takes any port.
-    pub(crate) cluster: Option<SocketAddr>,
+    pub cluster: Option<SocketAddr>,
     /// The node that founds the cluster, if it is another one.
-    join: Option<SocketAddr>,
+    pub join: Option<SocketAddr>,
 }
 
 impl Launch {
@@ -100,7 +109,9 @@ impl Launch {
                 .map_err(|error| Error::Failed(format!("{}: {error}", config.display())))?;
             let given = |address: Option<SocketAddr>| address.filter(|_| number == 1);
             Ok(Self {
+                before: Vec::new(),
                 program: program.clone(),
+                environment: Vec::new(),
                 number,
                 data: plan.folder.node_data(number),
                 config,
@@ -130,13 +141,26 @@ impl Launch {
     }
 
     /// Starts the process and waits for nothing.
-    pub(crate) fn spawn(&self) -> Result<Node, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when its log cannot be opened or the process not be started.
+    pub fn spawn(&self) -> Result<Node, Error> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&self.log)
             .map_err(|error| Error::Failed(format!("{}: {error}", self.log.display())))?;
-        let mut command = Command::new(&self.program);
+        let mut command = match self.before.split_first() {
+            None => Command::new(&self.program),
+            Some((first, words)) => {
+                let mut command = Command::new(first);
+                command.args(words).arg(&self.program);
+                command
+            }
+        };
+        for (name, value) in &self.environment {
+            command.env(name, value);
+        }
         command.arg("serve").arg("--config").arg(&self.config);
         command.arg("--data").arg(&self.data);
         command.args(["--mqtt", &self.mqtt.to_string()]);
@@ -174,7 +198,7 @@ impl Launch {
 
 /// Is a running node; dropped, it is killed.
 #[derive(Debug)]
-pub(crate) struct Node {
+pub struct Node {
     child: Child,
     pub(super) number: u32,
     admin: SocketAddr,
@@ -183,7 +207,8 @@ pub(crate) struct Node {
 
 impl Node {
     /// Returns the number of the process, while it runs.
-    pub(crate) fn pid(&self) -> Option<u32> {
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
@@ -223,27 +248,49 @@ impl Node {
         Error::Failed(format!("node {number} ended: {status}{}", self.log_end()))
     }
 
+    /// Returns how the process ended, if it has; waits for nothing.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the system does not say.
+    pub fn has_ended(&mut self) -> Result<Option<ExitStatus>, Error> {
+        self.child.try_wait().map_err(wait_failed)
+    }
+
     /// Kills the process with SIGKILL.
-    pub(super) async fn kill(mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the system refuses.
+    pub async fn kill(mut self) -> Result<(), Error> {
         self.child.kill().await.map_err(wait_failed)
     }
 
     /// Asks the process to stop with SIGTERM.
-    pub(super) fn terminate(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the system refuses.
+    pub fn terminate(&self) -> Result<(), Error> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Sends a signal to the process; does nothing when it has ended.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the system refuses.
+    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
         let pid = self.child.id().map(u32::cast_signed);
         let Some(pid) = pid.and_then(Pid::from_raw) else {
             // It has ended, which [`Node::await_stop`] tells.
             return Ok(());
         };
-        kill_process(pid, Signal::TERM)
-            .map_err(|error| Error::Failed(format!("SIGTERM to node {}: {error}", self.number)))
+        kill_process(pid, signal)
+            .map_err(|error| Error::Failed(format!("{signal:?} to node {}: {error}", self.number)))
     }
 
     /// Waits for the end of a process that was asked to stop.
     ///
     /// # Errors
     /// [`Error::Failed`] when it does not end in time (it is killed then) or not with 0.
-    pub(super) async fn await_stop(mut self) -> Result<(), Error> {
+    pub async fn await_stop(mut self) -> Result<(), Error> {
         match timeout(STOP_DEADLINE, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(self.ended(status)),
@@ -261,7 +308,8 @@ impl Node {
     }
 
     /// Returns a client of the node's admin API.
-    pub(crate) fn client(&self) -> Client {
+    #[must_use]
+    pub fn client(&self) -> Client {
         Client::new(&self.admin.to_string())
     }
 
@@ -278,7 +326,8 @@ impl Node {
     }
 
     /// Returns the last lines of the node's log, for an error message.
-    fn log_end(&self) -> String {
+    #[must_use]
+    pub fn log_end(&self) -> String {
         let text = match std::fs::read(&self.log_path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) => return format!("\n({}: {error})", self.log_path.display()),

@@ -129,14 +129,16 @@ impl fmt::Display for Standing {
 }
 
 /// Returns the node that leads a group, as one node knows it.
-pub(super) fn leader_of(status: &ClusterStatus, group: &str) -> Option<u32> {
+#[must_use]
+pub fn leader_of(status: &ClusterStatus, group: &str) -> Option<u32> {
     let mut groups = status.groups.iter();
     groups.find(|one| one.group == group)?.leader
 }
 
 /// Returns true when all of `nodes` are members that serve, see each other, and every group is led
 /// and where it is to be.
-pub(super) fn is_whole(status: &ClusterStatus, nodes: usize) -> bool {
+#[must_use]
+pub fn is_whole(status: &ClusterStatus, nodes: usize) -> bool {
     // With two nodes one votes and the other follows.
     let voters = if nodes == 2 { 1 } else { REPLICAS.min(nodes) };
     let is_placed = |group: &GroupStatus| {
@@ -151,13 +153,17 @@ pub(super) fn is_led_without(status: &ClusterStatus, away: Option<u32>) -> bool 
     shards.all(|shard| shard.leader.is_some() && shard.leader != away)
 }
 
-fn serving(status: &ClusterStatus) -> Vec<u32> {
+/// Returns the members that serve, as one node knows it: an epoch, heard, not suspected.
+#[must_use]
+pub fn serving(status: &ClusterStatus) -> Vec<u32> {
     let members = status.members.iter();
     let serving = members.filter(|one| one.epoch.is_some() && one.is_heard && !one.is_suspected);
     serving.map(|one| one.node).collect()
 }
 
-fn is_shard(group: &GroupStatus) -> bool {
+/// Returns true when the group is a shard's, not that of meta or of the routes.
+#[must_use]
+pub fn is_shard(group: &GroupStatus) -> bool {
     group.group.parse::<u16>().is_ok()
 }
 

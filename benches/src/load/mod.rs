@@ -29,7 +29,7 @@ pub use crew::Launch;
 pub use histogram::Histogram;
 pub use order::{OrderCheck, Verdict};
 pub use outcome::Outcome;
-pub(crate) use outcome::grouped;
+pub use outcome::grouped;
 pub use packet::Version;
 pub(crate) use plan::Rule;
 pub use plan::WINDOW_MAX;

@@ -161,7 +161,7 @@ impl fmt::Display for Outcome {
 
 /// Writes a number with blanks between thousands, and decimals where it is small.
 #[must_use]
-pub(crate) fn grouped(value: f64) -> String {
+pub fn grouped(value: f64) -> String {
     let magnitude = value.abs();
     if value.fract() != 0.0 && magnitude < 10.0 {
         return format!("{value:.3}");
