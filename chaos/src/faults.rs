@@ -1,0 +1,429 @@
+//! The faults themselves: how each begins, and how it is taken back.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use benches::demo::view::leader_of;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use crate::Error;
+use crate::cluster::State;
+use crate::network::ways;
+use crate::plan::{Met, Planned};
+use crate::report::FaultRecord;
+use crate::run::{READY_DEADLINE, Run};
+use crate::scenario::Kind;
+
+/// Time within which a node has to end whose fsync has failed: it writes all the time.
+const FAILING_DEADLINE: Duration = Duration::from_secs(30);
+/// Bytes written at a time to fill a file system.
+const FILLER_BYTES: usize = 1 << 20;
+/// The file that fills it.
+const FILLER: &str = "filler";
+/// System calls that make what was written durable.
+const SYNCS: &str = "fsync,fdatasync";
+
+/// Is a fault that has begun.
+pub(crate) struct Active {
+    /// Whether no other drawn one begins before it is over.
+    pub(crate) is_drawn: bool,
+    kind: Kind,
+    met: Vec<usize>,
+    begin_s: f64,
+    note: String,
+    kills: u32,
+    undo: Undo,
+}
+
+/// What takes a fault back.
+enum Undo {
+    Nothing,
+    /// Nodes are down and are to be started.
+    Start(Vec<usize>),
+    GoOn(Vec<usize>),
+    Join(Vec<(usize, usize)>),
+    Keep(u32),
+    Hurry(Vec<usize>),
+    /// Programs that hold other processes; they let them go when they end.
+    LetGo(Vec<Child>),
+    Remove(Vec<PathBuf>),
+    WakeKafka,
+    /// A node gives up what it holds.
+    Undrain(usize),
+}
+
+impl Run {
+    /// Begins a fault; what is over at once has happened when this returns.
+    pub(crate) async fn begin_fault(&mut self, planned: &Planned) -> Result<Active, Error> {
+        let met = self.resolve(&planned.met);
+        let mut active = Active {
+            is_drawn: planned.is_drawn,
+            kind: planned.kind,
+            met: met.clone(),
+            begin_s: self.seconds(),
+            note: String::new(),
+            kills: 0,
+            undo: Undo::Nothing,
+        };
+        eprintln!(
+            "  {:>6.1} s  {} {}",
+            active.begin_s,
+            planned.kind,
+            numbers(&met)
+        );
+        match planned.kind {
+            Kind::Kill => {
+                active.kills = met.len() as u32;
+                self.cluster.kill(&met).await?;
+                active.undo = Undo::Start(met);
+            }
+            Kind::Stop => {
+                for at in &met {
+                    self.stop_node(*at).await?;
+                }
+                active.undo = Undo::Start(met);
+            }
+            Kind::Pause => {
+                for at in &met {
+                    self.watch.hold(*at, true);
+                    self.cluster.pause(*at)?;
+                }
+                active.undo = Undo::GoOn(met);
+            }
+            Kind::Isolate | Kind::Deaf | Kind::Mute | Kind::Bridge => {
+                let cut = self.cuts(planned.kind, &met);
+                self.network()?.cut(&cut)?;
+                active.undo = Undo::Join(cut);
+            }
+            Kind::Loss => {
+                self.network()?.lose(planned.percent)?;
+                active.note = format!("{} %", planned.percent);
+                active.undo = Undo::Keep(planned.percent);
+            }
+            Kind::Delay => {
+                self.delay(&met, planned.delay);
+                active.note = format!("{:?} each way", planned.delay);
+                active.undo = Undo::Hurry(met);
+            }
+            Kind::SlowDisk => {
+                let inject = format!("inject={SYNCS}:delay_enter={}", planned.delay.as_micros());
+                active.undo = Undo::LetGo(self.trace(&met, &inject)?);
+                active.note = format!("each fsync {:?} later", planned.delay);
+            }
+            Kind::FailingDisk => {
+                active.note = self.fail_fsync(&met).await?;
+                active.kills = 0;
+                active.undo = Undo::Start(met);
+            }
+            Kind::FullDisk => {
+                let folders = met
+                    .iter()
+                    .map(|at| self.cluster.member(*at).folder().to_owned());
+                let folders: Vec<PathBuf> = folders.collect();
+                let fillers = folders.iter().map(|folder| folder.join(FILLER)).collect();
+                let filling = tokio::task::spawn_blocking(move || {
+                    folders
+                        .iter()
+                        .try_for_each(|folder| fill(&folder.join(FILLER)))
+                });
+                self.during(filling).await??;
+                active.undo = Undo::Remove(fillers);
+            }
+            Kind::Storm => {
+                if let Some(workload) = &self.workload {
+                    workload.cut_all();
+                }
+            }
+            Kind::KafkaOutage => {
+                self.signal_kafka(Signal::STOP)?;
+                active.undo = Undo::WakeKafka;
+            }
+            Kind::Transfer => active.note = self.transfer(&met).await?,
+            Kind::Rolling => active.note = self.roll(planned.lasts).await?,
+            Kind::Scale => active.note = self.scale(planned.to as usize).await?,
+            Kind::Drain => {
+                for at in &met {
+                    active.note = self.drain(*at).await?;
+                    active.undo = Undo::Undrain(*at);
+                }
+            }
+        }
+        Ok(active)
+    }
+
+    /// Takes a fault back, and waits until nodes that it had ended are ready again.
+    pub(crate) async fn end(&mut self, active: Active) -> Result<FaultRecord, Error> {
+        let Active {
+            is_drawn: _,
+            kind,
+            met,
+            begin_s,
+            mut note,
+            kills,
+            undo,
+        } = active;
+        let begun = Instant::now();
+        let mut note_too = |text: String| {
+            note = match note.is_empty() {
+                true => text,
+                false => format!("{note}; {text}"),
+            }
+        };
+        match undo {
+            Undo::Nothing => {}
+            Undo::Start(places) => {
+                for at in &places {
+                    if self.cluster.member(*at).state() == State::Down {
+                        self.spawn(*at)?;
+                    }
+                }
+                self.until_ready(&places, begun).await?;
+                note_too(format!(
+                    "ready after {:.1} s",
+                    begun.elapsed().as_secs_f64()
+                ));
+            }
+            Undo::GoOn(places) => {
+                for at in places {
+                    self.resume(at)?;
+                }
+            }
+            Undo::Join(cut) => {
+                let network = self.network()?;
+                let before = network.dropped()?;
+                network.join(&cut)?;
+                if before == 0 {
+                    self.find(format!(
+                        "{kind} {}: no packet was dropped: the rules do not say between whom packets go",
+                        numbers(&met)
+                    ));
+                }
+            }
+            Undo::Keep(percent) => self.network()?.keep(percent)?,
+            Undo::Hurry(places) => self.delay(&places, Duration::ZERO),
+            Undo::LetGo(tracers) => {
+                for tracer in tracers {
+                    let_go(tracer).await?;
+                }
+            }
+            Undo::Remove(files) => {
+                for file in files {
+                    std::fs::remove_file(&file)
+                        .map_err(|error| Error::Failed(format!("{}: {error}", file.display())))?;
+                }
+            }
+            Undo::WakeKafka => self.signal_kafka(Signal::CONT)?,
+            Undo::Undrain(at) => self.undrain(at).await?,
+        }
+        Ok(FaultRecord {
+            kind,
+            met: numbers(&met),
+            begin_s,
+            end_s: self.seconds(),
+            whole_s: None,
+            kills,
+            stall_s: 0.0,
+            note,
+        })
+    }
+
+    /// Who is met, of those that run.
+    fn resolve(&self, met: &Met) -> Vec<usize> {
+        let wanted = match met {
+            Met::Nobody => Vec::new(),
+            Met::Nodes(places) => places.clone(),
+            Met::Leader => {
+                let status = self.watch.status();
+                let leader = status.and_then(|status| leader_of(&status, "meta"));
+                // Without a leader any node will do.
+                vec![leader.map_or(0, |number| number as usize - 1)]
+            }
+        };
+        let members = self.cluster.members();
+        let runs = |at: &usize| {
+            members
+                .get(*at)
+                .is_some_and(|one| one.state() == State::Running)
+        };
+        wanted.into_iter().filter(runs).collect()
+    }
+
+    /// Lets a paused node go on.
+    pub(crate) fn resume(&mut self, at: usize) -> Result<(), Error> {
+        self.cluster.go_on(at)?;
+        self.watch.hold(at, false);
+        Ok(())
+    }
+
+    /// Has a node stop by SIGTERM and waits for its end, which has to be a good one.
+    pub(crate) async fn stop_node(&mut self, at: usize) -> Result<(), Error> {
+        self.ending.push(at);
+        self.cluster.terminate(at)?;
+        self.until_stopped(at).await
+    }
+
+    fn network(&mut self) -> Result<&mut crate::network::Network, Error> {
+        let network = self.network.as_mut();
+        network.ok_or_else(|| Error::Failed("no network of its own".to_owned()))
+    }
+
+    /// Which ways a partition cuts.
+    fn cuts(&self, kind: Kind, met: &[usize]) -> Vec<(usize, usize)> {
+        let all = self.cluster.places();
+        let others: Vec<usize> = all.into_iter().filter(|at| !met.contains(at)).collect();
+        let both = |one: &[usize], other: &[usize]| [ways(one, other), ways(other, one)].concat();
+        match kind {
+            Kind::Deaf => ways(&others, met),
+            Kind::Mute => ways(met, &others),
+            Kind::Bridge => {
+                let (one, other) = others.split_at(others.len() / 2);
+                both(one, other)
+            }
+            _ => both(met, &others),
+        }
+    }
+
+    fn delay(&self, places: &[usize], delay: Duration) {
+        for at in places {
+            if let Some(proxy) = self.cluster.member(*at).proxy() {
+                proxy.delay(delay);
+            }
+        }
+    }
+
+    /// Has the system calls of nodes meddled with until what is returned ends.
+    fn trace(&self, places: &[usize], inject: &str) -> Result<Vec<Child>, Error> {
+        let pids = places
+            .iter()
+            .filter_map(|at| self.cluster.member(*at).pid());
+        let tracers = pids.map(|pid| {
+            Command::new("strace")
+                .args(["-f", "-qq", "-o", "/dev/null", "-e"])
+                .arg(format!("trace={SYNCS}"))
+                .args(["-e", inject, "-p", &pid.to_string()])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .kill_on_drop(true)
+                .spawn()
+                .map_err(|error| Error::Failed(format!("strace: {error}")))
+        });
+        tracers.collect()
+    }
+
+    /// Has the next fsync of each node fail, which has to end its process; how that went.
+    async fn fail_fsync(&mut self, places: &[usize]) -> Result<String, Error> {
+        let begun = Instant::now();
+        self.ending.extend(places);
+        let tracers = self.trace(places, &format!("inject={SYNCS}:error=EIO"))?;
+        let mut note = Vec::new();
+        for at in places {
+            let number = self.cluster.member(*at).number();
+            let mut ended = None;
+            while ended.is_none() && begun.elapsed() < FAILING_DEADLINE {
+                self.tick().await?;
+                ended = self.cluster.ended(*at)?;
+            }
+            let after_s = begun.elapsed().as_secs_f64();
+            match ended {
+                Some(status) if status.success() => self.find(format!(
+                    "node {number} ended with 0 although its fsync has failed"
+                )),
+                Some(status) => note.push(format!(
+                    "node {number} ended after {after_s:.1} s: {status}"
+                )),
+                None => {
+                    self.find(format!(
+                        "node {number} goes on {FAILING_DEADLINE:?} after its fsync has failed"
+                    ));
+                    self.cluster.kill(&[*at]).await?;
+                }
+            }
+        }
+        self.ending.retain(|at| !places.contains(at));
+        for tracer in tracers {
+            let_go(tracer).await?;
+        }
+        Ok(note.join(", "))
+    }
+
+    fn signal_kafka(&self, signal: Signal) -> Result<(), Error> {
+        for number in &self.job.kafka_pids {
+            let failed = |error: String| Error::Failed(format!("--kafka-pid {number}: {error}"));
+            let pid = Pid::from_raw(number.cast_signed());
+            let pid = pid.ok_or_else(|| failed("no process".into()))?;
+            kill_process(pid, signal).map_err(|error| failed(error.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Ends a program that holds another process, which goes on.
+async fn let_go(mut tracer: Child) -> Result<(), Error> {
+    let failed = |error: String| Error::Failed(format!("strace: {error}"));
+    if let Some(pid) = tracer.id().map(u32::cast_signed).and_then(Pid::from_raw) {
+        // Killed, it would leave a system call of the other one where it is.
+        kill_process(pid, Signal::TERM).map_err(|error| failed(error.to_string()))?;
+    }
+    match tokio::time::timeout(READY_DEADLINE, tracer.wait()).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed("it does not end".to_owned())),
+    }
+}
+
+/// Writes a file until nothing more fits.
+fn fill(path: &Path) -> Result<(), Error> {
+    let failed = |error: std::io::Error| Error::Failed(format!("{}: {error}", path.display()));
+    let mut file = File::create(path).map_err(failed)?;
+    let mut piece = vec![0; FILLER_BYTES];
+    loop {
+        match file.write(&piece) {
+            // What is left is less than a piece.
+            Ok(written) if written < piece.len() => piece.truncate(4_096),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                if piece.len() == 1 {
+                    return Ok(());
+                }
+                piece.truncate(piece.len() / 2);
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+fn numbers(places: &[usize]) -> String {
+    let numbers: Vec<String> = places.iter().map(|at| (at + 1).to_string()).collect();
+    numbers.join("+")
+}
+
+impl fmt::Display for FaultRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            met,
+            begin_s,
+            end_s,
+            stall_s,
+            note,
+            ..
+        } = self;
+        let lasted = end_s - begin_s;
+        write!(f, "            {kind} {met}: {lasted:.1} s, ")?;
+        match self.whole_s {
+            Some(whole_s) => write!(f, "whole {whole_s:.1} s later, ")?,
+            None => write!(f, "not whole, ")?,
+        }
+        write!(
+            f,
+            "longest without an acknowledgement {stall_s:.1} s; {note}"
+        )
+    }
+}

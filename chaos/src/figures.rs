@@ -1,0 +1,181 @@
+//! What a history says of how long clients waited and who was sent away.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::history::{End, Event, History, What};
+
+/// Reasons of a DISCONNECT that says nothing of the node: another connection of the same client, and use
+/// another server.
+const TAKEN_OVER: u8 = 0x8E;
+pub(crate) const USE_ANOTHER_SERVER: u8 = 0x9C;
+/// Microseconds of a second.
+const SECOND_US: u64 = 1_000_000;
+
+/// Says how long messages of QoS 1 were withheld: from the first PUBLISH to its PUBACK, reconnects
+/// included.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Withheld {
+    /// Messages acknowledged.
+    pub(crate) messages: u64,
+    /// Half of them were not longer, in seconds.
+    pub(crate) p50_s: f64,
+    /// 99 of a hundred were not longer.
+    pub(crate) p99_s: f64,
+    /// The longest.
+    pub(crate) longest_s: f64,
+}
+
+impl Withheld {
+    /// Looks at messages that were under way at some time between two, in microseconds.
+    pub(crate) fn of(history: &History, from_us: u64, until_us: u64) -> Self {
+        let mut times: Vec<u64> = Vec::new();
+        for actor in &history.actors {
+            let mut sent: HashMap<u32, u64> = HashMap::new();
+            for Event { at_us, what } in &actor.events {
+                match what {
+                    What::Publishing { number, flags, .. } if flags.qos == 1 => {
+                        sent.entry(*number).or_insert(*at_us);
+                    }
+                    What::PubAcked { number, .. } => {
+                        let first = sent.remove(number);
+                        let first = first.filter(|first| *at_us >= from_us && *first <= until_us);
+                        times.extend(first.map(|first| at_us.saturating_sub(first)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        times.sort_unstable();
+        let at = |share: f64| {
+            let place = (times.len() as f64 * share) as usize;
+            let time = times.get(place.min(times.len().saturating_sub(1)));
+            time.copied().unwrap_or(0) as f64 / SECOND_US as f64
+        };
+        Self {
+            messages: times.len() as u64,
+            p50_s: at(0.5),
+            p99_s: at(0.99),
+            longest_s: at(1.0),
+        }
+    }
+}
+
+/// Says which connections ended although their clients wanted them to last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    /// By a DISCONNECT that says to use another server.
+    pub(crate) sent_away: u64,
+    /// The most of these within a second.
+    pub(crate) sent_away_per_s: u64,
+    /// In any other way but that another connection took the session over.
+    pub(crate) otherwise: u64,
+}
+
+impl Ends {
+    /// Looks at what ended between two times, in microseconds.
+    pub(crate) fn of(history: &History, from_us: u64, until_us: u64) -> Self {
+        let mut ends = Self::default();
+        let mut seconds: BTreeMap<u64, u64> = BTreeMap::new();
+        let events = history.actors.iter().flat_map(|actor| &actor.events);
+        for Event { at_us, what } in events.filter(|one| (from_us..=until_us).contains(&one.at_us))
+        {
+            let What::Ended { why, reason } = what else {
+                continue;
+            };
+            match (why, *reason) {
+                (End::Told, USE_ANOTHER_SERVER) => {
+                    ends.sent_away += 1;
+                    *seconds.entry(at_us / SECOND_US).or_default() += 1;
+                }
+                (End::Told, TAKEN_OVER) => {}
+                (End::Told | End::Closed | End::Slow, _) => ends.otherwise += 1,
+                _ => {}
+            }
+        }
+        ends.sent_away_per_s = seconds.into_values().max().unwrap_or(0);
+        ends
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Actor, Flags, Role};
+
+    fn history(events: Vec<(u64, What)>) -> History {
+        let events = events.into_iter();
+        History {
+            actors: vec![Actor {
+                client_id: "a".into(),
+                role: Role::Publisher,
+                expiry_s: 60,
+                events: events.map(|(at_us, what)| Event { at_us, what }).collect(),
+            }],
+            ..History::default()
+        }
+    }
+
+    fn sent(number: u32, dup: bool) -> What {
+        What::Publishing {
+            number,
+            topic: 0,
+            packet_id: 1,
+            flags: Flags {
+                qos: 1,
+                dup,
+                ..Flags::default()
+            },
+        }
+    }
+
+    fn acked(number: u32) -> What {
+        What::PubAcked {
+            number,
+            packet_id: 1,
+            reason: 0,
+        }
+    }
+
+    #[test]
+    fn a_message_is_withheld_from_its_first_publish_on() {
+        let history = history(vec![
+            (0, sent(0, false)),
+            (10_000, acked(0)),
+            (20_000, sent(1, false)),
+            (1_000_000, sent(1, true)),
+            (2_020_000, acked(1)),
+            (9_000_000, sent(2, false)),
+            (9_500_000, acked(2)),
+        ]);
+        let withheld = Withheld::of(&history, 0, 5_000_000);
+        assert_eq!((withheld.messages, withheld.longest_s), (2, 2.0));
+        assert_eq!(Withheld::of(&history, 3_000_000, u64::MAX).longest_s, 0.5);
+        assert_eq!(
+            Withheld::of(&History::default(), 0, u64::MAX),
+            Withheld::default()
+        );
+    }
+
+    #[test]
+    fn who_was_sent_away_is_told_from_who_was_lost() {
+        let ended = |why, reason| What::Ended { why, reason };
+        let history = history(vec![
+            (100, ended(End::Told, USE_ANOTHER_SERVER)),
+            (200, ended(End::Told, USE_ANOTHER_SERVER)),
+            (1_000_300, ended(End::Told, USE_ANOTHER_SERVER)),
+            (400, ended(End::Told, TAKEN_OVER)),
+            (500, ended(End::Closed, 0)),
+            (600, ended(End::Left, 0)),
+            (9_000_000, ended(End::Closed, 0)),
+        ]);
+        let ends = Ends::of(&history, 0, 5_000_000);
+        assert_eq!(
+            ends,
+            Ends {
+                sent_away: 3,
+                sent_away_per_s: 2,
+                otherwise: 1
+            }
+        );
+    }
+}

@@ -1,0 +1,889 @@
+//! One scenario from the first process to the verdict, in this process.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use admin::client::{Client, ClientError};
+use benches::demo::Kept;
+use benches::machine::Machine;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::Error;
+use crate::checkers::{self, MemorySample, Observed, Window};
+use crate::cluster::{Cluster, Setup, State};
+use crate::faults::Active;
+use crate::figures::{Ends, Withheld};
+use crate::history::History;
+use crate::network::Network;
+use crate::plan::{Planned, plan};
+use crate::report::{FaultRecord, Figure, PICTURE, Report, Verdict};
+use crate::scenario::{Kind, Scenario};
+use crate::timeline::{self, Timeline};
+use crate::watch::Watch;
+use crate::workload::Workload;
+
+/// Time between two looks at everything.
+const TICK: Duration = Duration::from_millis(50);
+/// Time from the start of the last node until all are one cluster.
+const WHOLE_DEADLINE: Duration = Duration::from_secs(120);
+/// Time from the start of the clients until messages are acknowledged.
+const FLOW_DEADLINE: Duration = Duration::from_secs(60);
+/// Time from a start of a node until it takes clients.
+pub(crate) const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// Time from SIGTERM to the end of a process; a node's own `stop_deadline` is 30 s.
+pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(45);
+/// Time after the last message until every row of telemetry is in a segment.
+const SEALED_DEADLINE: Duration = Duration::from_secs(60);
+/// Starts of a node that ended unexpectedly, over all nodes.
+const RESTARTS_MAX: usize = 10;
+/// Findings of liveness that are kept in words.
+const FINDINGS_MAX: usize = 50;
+/// Open files that are wanted; a client needs one.
+const FILES_WANTED: u64 = 65_536;
+/// Time without any acknowledgement, whatever is broken, that is a violation.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// Messages that a stated policy drops, as nodes count them.
+const DROPPED: [&str; 7] = [
+    "tidewire_session_dropped_full_total",
+    "tidewire_session_dropped_expired_total",
+    "tidewire_broker_queue_dropped_full_total",
+    "tidewire_broker_queue_dropped_expired_total",
+    "tidewire_broker_queue_dropped_too_large_total",
+    "tidewire_broker_mailbox_dropped_total",
+    "tidewire_broker_thread_dropped_total",
+];
+/// What a node has unless the scenario says otherwise: one thread for connections, since all share the
+/// cores, queues that overflow only where a scenario says so, and blocks that a short run seals and merges.
+const CONFIG: &str = "\
+io_threads = 1
+memory_bytes_limit = 402653184
+
+[mqtt]
+queue_messages_limit = 100000
+queue_bytes_limit = 67108864
+
+[telemetry]
+head_age_max = \"5s\"
+block_rows = 16
+";
+
+/// Is one run of one scenario.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The scenario.
+    pub scenario: Scenario,
+    /// Seed of faults and workload.
+    pub seed: u64,
+    /// How long faults are drawn.
+    pub duration: Duration,
+    /// Folder for the report; it is there.
+    pub out: PathBuf,
+    /// Folder for the nodes' folders; it is there.
+    pub data: PathBuf,
+    /// The program whose `serve` is a node.
+    pub program: PathBuf,
+    /// Whether this process is in namespaces of its own.
+    pub is_in_namespace: bool,
+    /// Kafka for the nodes.
+    pub kafka: Option<String>,
+    /// Processes of its brokers.
+    pub kafka_pids: Vec<u32>,
+    /// Defect that the nodes are told to have.
+    pub defect: Option<String>,
+}
+
+/// Runs a scenario in this process and leaves report.json, report.md and timeline.png in its folder.
+/// Blocks; the nodes are children of this process.
+///
+/// # Errors
+/// [`Error`]. What a checker found is no error but in the report.
+pub fn run_here(job: Job) -> Result<Report, Error> {
+    raise_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Failed(format!("the async runtime: {error}")))?;
+    // On this thread: the nodes are to end with it, and a thread of the runtime might end earlier.
+    runtime.block_on(async {
+        let mut run = Run::begin(job).await?;
+        let report = run.go().await;
+        run.cut();
+        report
+    })
+}
+
+/// Raises the limit of open files as far as it goes; clients that get none try again.
+fn raise_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit
+        .maximum
+        .map_or(FILES_WANTED, |most| most.min(FILES_WANTED));
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit {
+            current: Some(wanted),
+            maximum: limit.maximum,
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, wanted, "the limit of open files stays");
+        }
+    }
+}
+
+/// Is a run on its way.
+pub(crate) struct Run {
+    pub(crate) job: Job,
+    pub(crate) cluster: Cluster,
+    pub(crate) network: Option<Network>,
+    pub(crate) watch: Watch,
+    pub(crate) workload: Option<Workload>,
+    pub(crate) faults: Vec<FaultRecord>,
+    pub(crate) figures: Vec<Figure>,
+    stop: CancellationToken,
+    interrupts: Interrupts,
+    /// When the process began, and when the faults did.
+    begun: Instant,
+    faults_from: Instant,
+    /// From when the clients count.
+    workload_from: Instant,
+    timeline: Timeline,
+    sampled: Instant,
+    config: String,
+    /// Nodes that have to end by themselves.
+    pub(crate) ending: Vec<usize>,
+    restarts: usize,
+    /// Whether nothing is broken and the cluster was whole, so that acknowledgements have to come.
+    is_calm: bool,
+    flow: Flow,
+    /// Looks at what has to go on, and what did not.
+    looks: u64,
+    findings: Vec<String>,
+    found: u64,
+}
+
+/// Whether acknowledgements come.
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    acked: u64,
+    /// When the last one came, or when they were due from.
+    since: Instant,
+    /// Longest time without any, in the whole run and since the last fault began.
+    stall: Duration,
+    stall_of_fault: Duration,
+    is_told: bool,
+    /// Nobody publishes any more.
+    is_over: bool,
+}
+
+/// SIGINT and SIGTERM.
+struct Interrupts {
+    int: Signal,
+    term: Signal,
+}
+
+impl Interrupts {
+    fn listen() -> Result<Self, Error> {
+        let failed = |error: io::Error| Error::Failed(format!("signals: {error}"));
+        Ok(Self {
+            int: signal(SignalKind::interrupt()).map_err(failed)?,
+            term: signal(SignalKind::terminate()).map_err(failed)?,
+        })
+    }
+
+    /// Waits for one of them. Cancel-safe.
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.int.recv() => {}
+            _ = self.term.recv() => {}
+        }
+    }
+}
+
+impl Run {
+    async fn begin(job: Job) -> Result<Self, Error> {
+        let interrupts = Interrupts::listen()?;
+        let mut config: toml::Table = toml::from_str(CONFIG).expect("it is TOML");
+        merge(&mut config, &job.scenario.config);
+        let text = toml::to_string(&config)
+            .map_err(|error| Error::Usage(format!("config of {}: {error}", job.scenario.name)))?;
+        let defect = job.defect.iter();
+        let setup = Setup {
+            program: job.program.clone(),
+            folder: job.data.clone(),
+            config,
+            environment: defect
+                .map(|name| (DEFECT.to_owned(), name.clone()))
+                .collect(),
+            is_in_namespace: job.is_in_namespace,
+            has_proxies: job.scenario.has_proxies(),
+            disk_bytes: job.scenario.disk_bytes,
+            kafka: job.scenario.kafka.then(|| job.kafka.clone()).flatten(),
+        };
+        let now = Instant::now();
+        let nodes = job.scenario.nodes as usize;
+        let mut run = Self {
+            cluster: Cluster::new(setup),
+            network: None,
+            watch: Watch::default(),
+            workload: None,
+            faults: Vec::new(),
+            figures: Vec::new(),
+            stop: CancellationToken::new(),
+            interrupts,
+            begun: now,
+            faults_from: now,
+            workload_from: now,
+            timeline: Timeline::default(),
+            sampled: now,
+            config: text,
+            ending: Vec::new(),
+            restarts: 0,
+            is_calm: false,
+            flow: Flow {
+                acked: 0,
+                since: now,
+                stall: Duration::ZERO,
+                stall_of_fault: Duration::ZERO,
+                is_told: false,
+                is_over: false,
+            },
+            looks: 0,
+            findings: Vec::new(),
+            found: 0,
+            job,
+        };
+        if run.job.is_in_namespace {
+            let mut network = Network::of(crate::scenario::NODES_MAX as usize * 2);
+            network.heal()?;
+            run.network = Some(network);
+        }
+        for _ in 0..nodes {
+            run.add_node().await?;
+        }
+        Ok(run)
+    }
+
+    /// Prepares one node more and begins to watch it; its place.
+    pub(crate) async fn add_node(&mut self) -> Result<usize, Error> {
+        let at = self.cluster.add().await?;
+        self.watch.add(self.cluster.member(at));
+        Ok(at)
+    }
+
+    /// Starts a node that is down, and waits for nothing.
+    pub(crate) fn spawn(&mut self, at: usize) -> Result<(), Error> {
+        self.watch.begin_process(at);
+        self.cluster.spawn(at)
+    }
+
+    async fn go(&mut self) -> Result<Report, Error> {
+        self.found_cluster().await?;
+        self.start_workload().await?;
+        self.faults_from = Instant::now();
+        self.timeline
+            .begin_faults((self.faults_from - self.begun).as_secs_f64());
+        self.flow.stall = Duration::ZERO;
+        self.calm();
+        let planned = plan(&self.job.scenario, self.job.duration, self.job.seed);
+        self.carry_out(&planned).await?;
+        let end = self.faults_from + self.job.duration;
+        self.wait(end).await?;
+        self.heal().await?;
+        self.finish().await
+    }
+
+    /// Starts the clients, and waits until every subscription is there and messages flow.
+    async fn start_workload(&mut self) -> Result<(), Error> {
+        let mqtt = self.cluster.mqtt();
+        let config = self.job.scenario.workload.clone();
+        let ledger = self.ledger();
+        let (seed, stop) = (self.job.seed, &self.stop);
+        let workload = Workload::start(config, &mqtt, seed, ledger.as_deref(), stop)?;
+        self.workload_from = Instant::now() - workload.now();
+        self.workload = Some(workload);
+        let flows = |run: &mut Self| {
+            let workload = run.workload.as_ref();
+            run.flow.acked > 0 && workload.is_some_and(Workload::is_flowing)
+        };
+        if self.until(FLOW_DEADLINE, flows).await? {
+            return Ok(());
+        }
+        let standing = self.watch.standing(&self.cluster);
+        Err(Error::Failed(format!(
+            "messages do not flow {FLOW_DEADLINE:?} after the clients began: {standing}"
+        )))
+    }
+
+    /// Where the fleet writes down what it sent; `None` without devices.
+    fn ledger(&self) -> Option<PathBuf> {
+        let has_devices = self.job.scenario.workload.devices > 0;
+        has_devices.then(|| self.job.data.join("ledger"))
+    }
+
+    /// Starts the first node alone and then the others at once, and waits until all are one cluster.
+    async fn found_cluster(&mut self) -> Result<(), Error> {
+        let since = Instant::now();
+        let places = self.cluster.places();
+        self.spawn(places[0])?;
+        self.until_ready(&places[..1], since).await?;
+        for at in &places[1..] {
+            self.spawn(*at)?;
+        }
+        let is_whole = |run: &mut Self| run.watch.is_whole(&run.cluster, since);
+        if !self.until(WHOLE_DEADLINE, is_whole).await? || self.found > 0 {
+            return Err(Error::Failed(format!(
+                "the nodes are not one cluster within {WHOLE_DEADLINE:?}: {}; {}",
+                self.watch.standing(&self.cluster),
+                self.findings.join("; ")
+            )));
+        }
+        Ok(())
+    }
+
+    /// Begins and ends the faults in the order of their times; what comes late comes at once.
+    async fn carry_out(&mut self, planned: &[Planned]) -> Result<(), Error> {
+        let mut active: Vec<(Duration, Active)> = Vec::new();
+        let mut late = Duration::ZERO;
+        let mut next = planned.iter().peekable();
+        loop {
+            active.sort_by_key(|(end, _)| *end);
+            let drawn = active.iter().position(|(_, one)| one.is_drawn);
+            let ending = match (active.first(), next.peek()) {
+                (None, None) => return Ok(()),
+                (None, Some(_)) => None,
+                (Some(_), None) => Some(0),
+                (Some((end, _)), Some(one)) if *end <= one.begin + late => Some(0),
+                (Some(_), Some(one)) => drawn.filter(|_| one.is_drawn),
+            };
+            if let Some(place) = ending {
+                let (end, one) = active.remove(place);
+                self.wait(self.faults_from + end).await?;
+                self.end_fault(one, active.is_empty()).await?;
+                // Those that come are as far behind it as they were to be.
+                let behind = self.faults_from.elapsed().saturating_sub(end);
+                late = late.max(behind.saturating_sub(TICK));
+            } else if let Some(one) = next.next() {
+                if one.begin + late > self.job.duration {
+                    continue;
+                }
+                self.wait(self.faults_from + one.begin + late).await?;
+                self.is_calm = false;
+                if active.is_empty() {
+                    self.flow.stall_of_fault = Duration::ZERO;
+                }
+                let begun = self.faults_from.elapsed();
+                let fault = self.begin_fault(one).await?;
+                let end = begun + one.lasts;
+                active.push((self.faults_from.elapsed().max(end), fault));
+            }
+        }
+    }
+
+    /// Ends one fault, and waits until the cluster is whole if nothing else is broken.
+    async fn end_fault(&mut self, one: Active, is_last: bool) -> Result<(), Error> {
+        let record = self.end(one).await?;
+        self.faults.push(record);
+        if !is_last || !self.job.scenario.settle {
+            return Ok(());
+        }
+        let whole_s = self.until_whole("after a fault").await?;
+        let stall_s = self.flow.stall_of_fault.as_secs_f64();
+        if let Some(record) = self.faults.last_mut() {
+            record.whole_s = whole_s;
+            record.stall_s = stall_s;
+            eprintln!("{record}");
+        }
+        self.calm();
+        Ok(())
+    }
+
+    /// Takes back whatever is broken yet and waits until the cluster is whole.
+    async fn heal(&mut self) -> Result<(), Error> {
+        if let Some(network) = &mut self.network {
+            network.heal()?;
+        }
+        for at in self.cluster.places() {
+            match self.cluster.member(at).state() {
+                State::Paused => self.resume(at)?,
+                State::Down => self.spawn(at)?,
+                State::Running | State::Forgotten => {}
+            }
+        }
+        self.until_whole("at the end").await?;
+        Ok(())
+    }
+
+    /// Waits until the cluster is whole; how long that took, or `None` if it is not in time.
+    pub(crate) async fn until_whole(&mut self, when: &str) -> Result<Option<f64>, Error> {
+        let since = Instant::now();
+        let deadline = self.job.scenario.heal_deadline;
+        let is_whole = |run: &mut Self| run.watch.is_whole(&run.cluster, since);
+        self.looks += 1;
+        if self.until(deadline, is_whole).await? {
+            return Ok(Some(since.elapsed().as_secs_f64()));
+        }
+        let standing = self.watch.standing(&self.cluster);
+        self.find(format!(
+            "{when}, the cluster is not whole {deadline:?} after everything was healed: {standing}"
+        ));
+        Ok(None)
+    }
+
+    /// Waits until nodes that were started take clients.
+    pub(crate) async fn until_ready(
+        &mut self,
+        places: &[usize],
+        since: Instant,
+    ) -> Result<(), Error> {
+        self.looks += 1;
+        let ready = |run: &mut Self| places.iter().all(|at| run.watch.is_ready(*at, since));
+        if !self.until(READY_DEADLINE, ready).await? {
+            let standing = self.watch.standing(&self.cluster);
+            let ends = places.iter().map(|at| self.cluster.member(*at).log_end());
+            let ends: Vec<String> = ends.collect();
+            self.find(format!(
+                "a node is not ready {READY_DEADLINE:?} after its start: {standing}\n    {}",
+                ends.join("\n    ")
+            ));
+        }
+        Ok(())
+    }
+
+    /// Lets the last messages come, stops the nodes, and checks.
+    async fn finish(&mut self) -> Result<Report, Error> {
+        self.is_calm = false;
+        self.flow.is_over = true;
+        let workload = self.workload.take().expect("it was started");
+        let finishing = tokio::spawn(workload.finish(self.job.scenario.drain_deadline));
+        let history = Arc::new(self.during(finishing).await??);
+        self.until_sealed().await?;
+        self.stop_all().await?;
+        self.look_at_history(&history);
+        let (observed, looked_at) = (self.observed(), Arc::clone(&history));
+        let (ledger, folders) = (self.ledger(), self.data_folders());
+        let checking = tokio::task::spawn_blocking(move || {
+            let mut verdicts = checkers::check(&looked_at, &observed);
+            // Folders, since answers do not show what is stored twice.
+            let kept = Kept::Folders(&folders);
+            verdicts.extend(ledger.map(|ledger| checkers::telemetry(&ledger, &kept)));
+            verdicts
+        });
+        let verdicts = self.during(checking).await?;
+        let report = self.report(verdicts.into_iter().map(Verdict::from).collect());
+        report.write(&self.job.out)?;
+        let picture = self.job.out.join(PICTURE);
+        let title = format!("{} --seed {}", report.scenario, report.seed);
+        self.timeline
+            .draw(&picture, &title, &self.faults)
+            .map_err(|error| Error::Failed(format!("{}: {error}", picture.display())))?;
+        Ok(report)
+    }
+
+    /// Waits until the nodes have every row of telemetry in segments, where the check finds it.
+    async fn until_sealed(&mut self) -> Result<(), Error> {
+        if self.ledger().is_none() {
+            return Ok(());
+        }
+        let places = self.cluster.places();
+        let admins = places.iter().map(|at| self.cluster.member(*at).admin());
+        let admins: Vec<SocketAddr> = admins.collect();
+        let sealing = tokio::task::spawn_blocking(move || {
+            benches::demo::wait_until_sealed(&admins, SEALED_DEADLINE)
+        });
+        if let Err(error) = self.during(sealing).await? {
+            self.find(error.to_string());
+        }
+        Ok(())
+    }
+
+    fn data_folders(&self) -> Vec<PathBuf> {
+        let places = self.cluster.places();
+        let folders = places.iter().map(|at| self.cluster.member(*at).data());
+        folders.map(Path::to_owned).collect()
+    }
+
+    /// Takes the figures that only the clients know.
+    fn look_at_history(&mut self, history: &History) {
+        let (from_us, until_us) = match (self.faults.first(), self.faults.last()) {
+            (Some(first), Some(last)) => (
+                self.workload_us(first.begin_s),
+                self.workload_us(last.end_s + last.whole_s.unwrap_or(0.0)),
+            ),
+            _ => (0, u64::MAX),
+        };
+        let withheld = Withheld::of(history, from_us, until_us);
+        self.figure(
+            "QoS 1 publishes from the first fault to the last",
+            withheld.messages as f64,
+        );
+        self.figure("PUBACK after, p50, s", withheld.p50_s);
+        self.figure("PUBACK after, p99, s", withheld.p99_s);
+        self.figure("PUBACK after, longest, s", withheld.longest_s);
+        let ends = Ends::of(history, from_us, until_us);
+        self.figure(
+            "connections ended with use another server",
+            ends.sent_away as f64,
+        );
+        self.figure("the most of these in a second", ends.sent_away_per_s as f64);
+        self.figure(
+            "connections that nodes ended otherwise",
+            ends.otherwise as f64,
+        );
+        let is_scale = |fault: &FaultRecord| fault.kind == Kind::Scale;
+        if ends.otherwise > 0 && self.faults.iter().all(is_scale) && !self.faults.is_empty() {
+            self.find(format!(
+                "{} connections ended while nodes joined and were drained, and were not sent to another node",
+                ends.otherwise
+            ));
+        }
+    }
+
+    /// A second of the faults as a microsecond of the clients.
+    fn workload_us(&self, seconds: f64) -> u64 {
+        let offset = self.faults_from - self.workload_from;
+        ((offset.as_secs_f64() + seconds).max(0.0) * 1e6) as u64
+    }
+
+    /// Waits for a task while the run goes on.
+    pub(crate) async fn during<T>(
+        &mut self,
+        mut task: tokio::task::JoinHandle<T>,
+    ) -> Result<T, Error> {
+        loop {
+            tokio::select! {
+                done = &mut task => return done.map_err(|error| Error::Failed(error.to_string())),
+                ticked = self.tick() => ticked?,
+            }
+        }
+    }
+
+    /// Stops all nodes with SIGTERM at once: the last one alone has no quorum to end its epoch with.
+    async fn stop_all(&mut self) -> Result<(), Error> {
+        let running: Vec<usize> = self.cluster.places();
+        self.ending.extend(&running);
+        for at in &running {
+            self.cluster.terminate(*at)?;
+        }
+        for at in running {
+            self.until_stopped(at).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a node that was told to stop has ended with 0; else it is killed and told.
+    pub(crate) async fn until_stopped(&mut self, at: usize) -> Result<(), Error> {
+        self.looks += 1;
+        let mut ended = None;
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while Instant::now() < deadline {
+            ended = self.cluster.ended(at)?;
+            if ended.is_some() || self.cluster.member(at).pid().is_none() {
+                break;
+            }
+            self.tick().await?;
+        }
+        self.ending.retain(|one| *one != at);
+        let number = self.cluster.member(at).number();
+        match ended {
+            Some(status) if status.success() => {}
+            Some(status) => {
+                let log = self.cluster.member(at).log_end();
+                self.find(format!(
+                    "node {number} was to stop and ended: {status}\n    {log}"
+                ));
+            }
+            None if self.cluster.member(at).pid().is_none() => {}
+            None => {
+                let log = self.cluster.member(at).log_end();
+                self.find(format!(
+                    "node {number} did not stop within {STOP_DEADLINE:?} of SIGTERM\n    {log}"
+                ));
+                self.cluster.kill(&[at]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known beside what the clients saw.
+    fn observed(&self) -> Observed {
+        let faults = self.faults.iter().map(|fault| Window {
+            from_us: self.workload_us(fault.begin_s),
+            until_us: self.workload_us(fault.end_s + fault.whole_s.unwrap_or(0.0)),
+            is_pause: fault.kind == Kind::Pause,
+        });
+        let places = 0..self.cluster.members().len();
+        let sum = |name: &str| -> f64 {
+            let all = places.clone();
+            all.map(|at| self.watch.seen(at).counters.sum(name)).sum()
+        };
+        let dropped = DROPPED.map(|name| (name.to_owned(), sum(name) as u64));
+        let began_s = (self.workload_from - self.begun).as_secs_f64();
+        let samples = self.timeline.samples().iter();
+        let memory = samples.flat_map(|sample| {
+            let at_us = ((sample.seconds - began_s).max(0.0) * 1e6) as u64;
+            let nodes = (1..).zip(&sample.rss_bytes);
+            nodes.map(move |(node, bytes)| MemorySample {
+                at_us,
+                node,
+                bytes: *bytes,
+            })
+        });
+        let budget = self.job_config_bytes();
+        Observed {
+            faults: faults.collect(),
+            dropped: dropped
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            memory: memory.collect(),
+            memory_budget_bytes: budget,
+            failures: self.findings.clone(),
+            silence_max: Some(SILENCE_MAX),
+        }
+    }
+
+    /// What a node plans its memory with.
+    fn job_config_bytes(&self) -> Option<u64> {
+        let config: toml::Table = toml::from_str(&self.config).ok()?;
+        let bytes = config.get("memory_bytes_limit")?.as_integer()?;
+        u64::try_from(bytes).ok()
+    }
+
+    fn report(&self, mut verdicts: Vec<Verdict>) -> Report {
+        let mut of_run = verdicts.iter_mut().filter(|one| one.checker == "liveness");
+        if let Some(liveness) = of_run.next() {
+            liveness.checked += self.looks;
+            // Those beyond what is kept in words.
+            liveness.count += self.found - self.findings.len() as u64;
+        }
+        let places = 0..self.cluster.members().len();
+        let samples = self.timeline.samples();
+        let peak = |at: usize| samples.iter().filter_map(|one| one.rss_bytes.get(at)).max();
+        let mut counters = std::collections::BTreeMap::new();
+        for at in places.clone() {
+            for (sample, value) in self.watch.seen(at).counters.all() {
+                *counters.entry(sample).or_default() += value;
+            }
+        }
+        let last = samples.last();
+        Report {
+            scenario: self.job.scenario.name.clone(),
+            about: self.job.scenario.about.clone(),
+            seed: self.job.seed,
+            duration_s: self.job.duration.as_secs_f64(),
+            seconds: self.begun.elapsed().as_secs_f64(),
+            nodes: self.job.scenario.nodes,
+            machine: Machine::read().to_string(),
+            config: self.config.clone(),
+            is_in_namespace: self.job.is_in_namespace,
+            defect: self.job.defect.clone(),
+            acked: last.map_or(0, |one| one.acked).max(self.flow.acked),
+            received: last.map_or(0, |one| one.received),
+            connects: last.map_or(0, |one| one.connects),
+            faults: self.faults.clone(),
+            packets_dropped: self
+                .network
+                .as_ref()
+                .map_or(0, |one| one.dropped().unwrap_or(0)),
+            stall_s: self.flow.stall.as_secs_f64(),
+            rss_bytes: places.map(|at| peak(at).copied().unwrap_or(0)).collect(),
+            figures: self.figures.clone(),
+            counters,
+            verdicts,
+        }
+    }
+
+    /// Keeps something that was not as it had to be.
+    pub(crate) fn find(&mut self, what: String) {
+        let what = format!("at {:.1} s: {what}", self.seconds());
+        eprintln!("  VIOLATION {what}");
+        self.found += 1;
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(what);
+        }
+    }
+
+    /// Seconds since the beginning of the faults.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.faults_from.elapsed().as_secs_f64()
+    }
+
+    /// From now on acknowledgements are due.
+    fn calm(&mut self) {
+        self.is_calm = true;
+        self.flow.since = Instant::now();
+        self.flow.is_told = false;
+    }
+
+    /// Lets the run go on until then.
+    pub(crate) async fn wait(&mut self, until: Instant) -> Result<(), Error> {
+        while Instant::now() < until {
+            self.tick().await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the run go on until `look` says yes, or the time is over; whether it said yes.
+    pub(crate) async fn until(
+        &mut self,
+        time: Duration,
+        mut look: impl FnMut(&mut Self) -> bool,
+    ) -> Result<bool, Error> {
+        let deadline = Instant::now() + time;
+        while !look(self) {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            self.tick().await?;
+        }
+        Ok(true)
+    }
+
+    /// Asks a node over its admin API while the run goes on.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &mut self,
+        at: usize,
+        question: impl FnOnce(&Client) -> Result<T, ClientError> + Send + 'static,
+    ) -> Result<Result<T, ClientError>, Error> {
+        let client = Client::new(&self.cluster.member(at).admin().to_string());
+        let asking = tokio::task::spawn_blocking(move || question(&client));
+        self.during(asking).await
+    }
+
+    /// One turn: everything that has to be looked at all the time. Cancel-safe.
+    pub(crate) async fn tick(&mut self) -> Result<(), Error> {
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            () = self.interrupts.recv() => return Err(Error::Interrupted),
+        }
+        self.look_at_processes()?;
+        self.look_at_flow();
+        Ok(())
+    }
+
+    /// A process that ended although nobody had it end is told and started again.
+    fn look_at_processes(&mut self) -> Result<(), Error> {
+        for at in self.cluster.places() {
+            if self.ending.contains(&at) {
+                continue;
+            }
+            let Some(status) = self.cluster.ended(at)? else {
+                continue;
+            };
+            let member = self.cluster.member(at);
+            let text = format!(
+                "node {} ended: {status}\n    {}",
+                member.number(),
+                member.log_end()
+            );
+            self.find(text);
+            if self.restarts >= RESTARTS_MAX {
+                return Err(Error::Failed(format!(
+                    "nodes ended {RESTARTS_MAX} times by themselves: {}",
+                    self.findings.join("\n")
+                )));
+            }
+            self.restarts += 1;
+            self.spawn(at)?;
+        }
+        Ok(())
+    }
+
+    fn look_at_flow(&mut self) {
+        let Some(workload) = &self.workload else {
+            return;
+        };
+        let counts = workload.counts();
+        let now = Instant::now();
+        let stall = match self.flow.is_over {
+            true => Duration::ZERO,
+            false => now - self.flow.since,
+        };
+        if counts.acked > self.flow.acked {
+            self.flow.acked = counts.acked;
+            self.flow.since = now;
+            self.flow.is_told = false;
+        }
+        self.flow.stall = self.flow.stall.max(stall);
+        self.flow.stall_of_fault = self.flow.stall_of_fault.max(stall);
+        if now - self.sampled >= timeline::INTERVAL {
+            self.sampled = now;
+            let seconds = (now - self.begun).as_secs_f64();
+            let members = self.cluster.members();
+            let up = members
+                .iter()
+                .map(|one| one.state() == State::Running && one.pid().is_some());
+            let rss = members
+                .iter()
+                .map(|one| one.pid().and_then(rss_bytes).unwrap_or(0));
+            self.timeline
+                .take(seconds, &counts, up.collect(), rss.collect());
+        }
+        let most = self.job.scenario.stall_max;
+        if !self.is_calm {
+            return;
+        }
+        self.looks += 1;
+        if stall > most && !self.flow.is_told {
+            self.flow.is_told = true;
+            let standing = self.watch.standing(&self.cluster);
+            self.find(format!(
+                "nothing is broken and no message is acknowledged for {most:?}: {standing}"
+            ));
+        }
+    }
+
+    /// Ends the clients on the way out.
+    fn cut(&self) {
+        self.stop.cancel();
+    }
+}
+
+/// By which a node is told to have a defect.
+const DEFECT: &str = "TIDEWIRE_DEFECT";
+
+/// Lays one configuration over another.
+fn merge(under: &mut toml::Table, over: &toml::Table) {
+    for (key, value) in over {
+        match (under.get_mut(key), value) {
+            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => merge(under, over),
+            _ => {
+                under.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Resident memory of a process; `None` of one that has ended.
+fn rss_bytes(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenarios_configuration_lies_over_the_runs_own() {
+        let mut config: toml::Table = toml::from_str(CONFIG).expect("good");
+        let over = toml::from_str("io_threads = 2\n[telemetry]\nblock_rows = 8\n").expect("good");
+        merge(&mut config, &over);
+        assert_eq!(config["io_threads"].as_integer(), Some(2));
+        let telemetry = config["telemetry"].as_table().expect("a table");
+        assert_eq!(telemetry["block_rows"].as_integer(), Some(8));
+        assert_eq!(telemetry["head_age_max"].as_str(), Some("5s"));
+    }
+
+    #[test]
+    fn this_process_has_memory() {
+        assert!(rss_bytes(std::process::id()).is_some_and(|bytes| bytes > 100_000));
+    }
+}
