@@ -38,15 +38,8 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Break a cluster on purpose (not built yet).
-    Chaos(Words),
-}
-
-/// Words of a command that is not built yet.
-#[derive(Debug, Args)]
-pub(crate) struct Words {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub(crate) words: Vec<String>,
+    /// Break a cluster of its own on purpose, and check what it kept of its promises.
+    Chaos(crate::chaos::Chaos),
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bench;
+mod chaos;
 mod completion;
 mod ctl;
 mod demo;
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
         Command::Ctl(ctl) => ctl::run(&ctl),
         Command::Bench(bench) => bench::run(&bench),
         Command::Completion { shell } => completion::run(shell),
-        Command::Chaos(words) => not_built::refuse("chaos", &words.words),
+        Command::Chaos(chaos) => chaos::run(&chaos),
     };
     ExitCode::from(code)
 }

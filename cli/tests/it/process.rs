@@ -4,6 +4,7 @@ mod admission;
 mod bad_input;
 mod bench;
 mod bridge;
+mod chaos;
 mod cluster;
 mod demo;
 mod http;
