@@ -3,8 +3,9 @@
 //! Data meets the modules in this order: [`profile`] says what a device measures, [`fleet`] sends
 //! it over MQTT, [`ledger`] writes down what was sent and acknowledged, [`pairs`] send through sessions
 //! of several nodes, and [`demo`] runs the whole line and compares the ledger with the store. Beside it [`density`] measures encodings
-//! and [`pipeline`] the line under load, [`load`] loads any broker over MQTT, [`compare`] sets brokers beside each other, [`surge`] sends more than the store takes, [`storm`] cuts clients off at once, [`sessions`] measures
-//! durable sessions, [`cluster`] several nodes; [`machine`] says on what a
+//! and [`pipeline`] the line under load, [`load`] loads any broker over MQTT, [`compare`] sets brokers beside each
+//! other, [`surge`] sends more than the store takes, [`storm`] cuts clients off at once, [`sessions`] measures durable
+//! sessions, [`cluster`] several nodes, [`cost`] what a message costs on more and more of them; [`machine`] says on what a
 //! figure was measured, [`chart`] draws it.
 
 #![forbid(unsafe_code)]
@@ -37,6 +38,8 @@ pub mod compare;
 pub mod sessions;
 
 pub mod cluster;
+
+pub mod cost;
 
 pub mod surge;
 

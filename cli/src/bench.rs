@@ -2,6 +2,7 @@
 
 mod cluster;
 mod compare;
+mod cost;
 mod density;
 mod load;
 mod pipeline;
@@ -45,6 +46,8 @@ pub(crate) enum Bench {
     Sessions(sessions::Sessions),
     /// Three nodes on one machine: durable pairs, connects, what crosses nodes, bytes, idle cost.
     Cluster(cluster::Cluster),
+    /// What a message costs on one node, three and five, at the same load for each node.
+    Cost(cost::Cost),
     #[command(external_subcommand)]
     Other(Vec<String>),
 }
@@ -66,6 +69,7 @@ pub(crate) fn run(bench: &Bench) -> u8 {
         Bench::Surge(surge) => surge::run(surge),
         Bench::Sessions(sessions) => sessions::run(sessions),
         Bench::Cluster(cluster) => cluster::run(cluster),
+        Bench::Cost(cost) => cost::run(cost),
         Bench::Other(words) => not_built::refuse("bench", words),
     }
 }

@@ -32,6 +32,8 @@ const SEED: u64 = 7;
 pub(crate) struct Load {
     pub(crate) address: SocketAddr,
     pub(crate) connections: u32,
+    /// Number of the first one: each number is a device.
+    pub(crate) first: u32,
     pub(crate) window: u16,
     pub(crate) duration: Duration,
     /// Time of the first rows; each device's rows are 10 s apart.
@@ -50,6 +52,7 @@ impl Load {
         Self {
             address,
             connections: 1,
+            first: 0,
             window: 1,
             duration: Duration::from_secs(1),
             start_ms: 0,
@@ -141,8 +144,9 @@ pub(crate) fn run(
         let (go, wait) = watch::channel(None);
         let mut tasks = JoinSet::new();
         for number in 0..load.connections {
-            let packets = packets(number, &load);
-            let stream = connect(load.address, number).await.map_err(|error| {
+            let device = load.first + number;
+            let packets = packets(device, &load);
+            let stream = connect(load.address, device).await.map_err(|error| {
                 Error::Failed(format!("connection {number} to {}: {error}", load.address))
             })?;
             let (shared, mut wait) = (Rc::clone(&shared), wait.clone());

@@ -194,3 +194,43 @@ fn three_nodes_say_what_they_carry_and_what_bounds_it() {
         .collect();
     assert_eq!(left, ["page.md"], "the nodes' data is removed");
 }
+
+#[test]
+fn the_cost_of_a_message_is_that_of_all_nodes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("page.md");
+
+    let report = measured(&[
+        "cost",
+        "--nodes",
+        "1,2",
+        "--pairs",
+        "4",
+        "--pair-rate",
+        "40",
+        "--devices",
+        "4",
+        "--device-rate",
+        "40",
+        "--for",
+        "1s",
+        "--folder",
+        folder.path().to_str().expect("UTF-8"),
+        "--markdown",
+        page.to_str().expect("UTF-8"),
+    ]);
+
+    let costs = report["costs"].as_array().expect("costs");
+    let sizes: Vec<_> = costs.iter().map(|cost| cost["nodes"].as_u64()).collect();
+    assert_eq!(sizes, [Some(1), Some(2), Some(1), Some(2)], "{report}");
+    for cost in costs {
+        let each = cost["nodes_cpu_s"].as_array().expect("each node");
+        assert_eq!(Some(each.len() as u64), cost["nodes"].as_u64(), "{report}");
+        assert!(cost["messages"].as_u64() > Some(30), "{report}");
+        assert!(cost["cpu_s_per_million"].as_f64() > Some(0.0), "{report}");
+    }
+    // Nothing was measured on three and on five.
+    assert!(report["holds"].is_null(), "{report}");
+    let text = std::fs::read_to_string(&page).expect("the page is written");
+    assert!(text.contains("| durable pairs | 2 |"), "{text}");
+}
