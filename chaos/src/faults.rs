@@ -26,6 +26,8 @@ const FAILING_DEADLINE: Duration = Duration::from_secs(30);
 const FILLER_BYTES: usize = 1 << 20;
 /// The file that fills it.
 const FILLER: &str = "filler";
+/// Where a node has the log of its groups, below its data folder.
+const GROUPS_LOG: &str = "raft/log";
 /// System calls that make what was written durable.
 const SYNCS: &str = "fsync,fdatasync";
 
@@ -135,6 +137,12 @@ impl Run {
                 self.during(filling).await??;
                 active.undo = Undo::Remove(fillers);
             }
+            Kind::LoseLog => {
+                active.kills = met.len() as u32;
+                for at in &met {
+                    active.note = self.lose_log(*at).await?;
+                }
+            }
             Kind::Storm => {
                 if let Some(workload) = &self.workload {
                     workload.cut_all();
@@ -235,14 +243,19 @@ impl Run {
 
     /// Who is met, of those that run.
     fn resolve(&self, met: &Met) -> Vec<usize> {
+        // Counted over the members: some may have been replaced.
+        let places = self.cluster.places();
         let wanted = match met {
             Met::Nobody => Vec::new(),
-            Met::Nodes(places) => places.clone(),
+            Met::Nodes(wanted) => wanted
+                .iter()
+                .filter_map(|one| places.get(*one).copied())
+                .collect(),
             Met::Leader => {
                 let status = self.watch.status();
                 let leader = status.and_then(|status| leader_of(&status, "meta"));
                 // Without a leader any node will do.
-                vec![leader.map_or(0, |number| number as usize - 1)]
+                vec![leader.map_or(places[0], |number| number as usize - 1)]
             }
         };
         let members = self.cluster.members();
@@ -351,6 +364,39 @@ impl Run {
             let_go(tracer).await?;
         }
         Ok(note.join(", "))
+    }
+
+    /// Kills a node, takes its log of the groups away and starts it. One that knows what it has lost
+    /// refuses, and is replaced; how that went.
+    async fn lose_log(&mut self, at: usize) -> Result<String, Error> {
+        let number = self.cluster.member(at).number();
+        self.ending.push(at);
+        self.cluster.kill(&[at]).await?;
+        let log = self.cluster.member(at).data().join(GROUPS_LOG);
+        std::fs::remove_dir_all(&log)
+            .map_err(|error| Error::Failed(format!("{}: {error}", log.display())))?;
+        let since = Instant::now();
+        self.spawn(at)?;
+        let mut ended = None;
+        while ended.is_none() && !self.watch.is_ready(at, since) {
+            if since.elapsed() > READY_DEADLINE {
+                break;
+            }
+            self.tick().await?;
+            ended = self.cluster.ended(at)?;
+        }
+        self.ending.retain(|one| *one != at);
+        let Some(status) = ended else {
+            let how = match self.watch.is_ready(at, since) {
+                true => "goes on",
+                false => "waits",
+            };
+            return Ok(format!("node {number} {how} without its log"));
+        };
+        let new = self.replace(at).await?;
+        Ok(format!(
+            "node {number} refused to go on without its log ({status}), node {new} came in its place"
+        ))
     }
 
     fn signal_kafka(&self, signal: Signal) -> Result<(), Error> {

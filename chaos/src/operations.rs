@@ -206,6 +206,18 @@ impl Run {
         ))
     }
 
+    /// Has a new node come in the place of one that is down for good; the new one's number.
+    pub(crate) async fn replace(&mut self, at: usize) -> Result<u32, Error> {
+        let since = Instant::now();
+        let new = self.add_node().await?;
+        self.spawn(new)?;
+        self.until_ready(&[new], since).await?;
+        self.drain(at).await?;
+        self.forget(at).await?;
+        self.tell_addresses();
+        Ok(self.cluster.member(new).number())
+    }
+
     /// Has the cluster forget a node that was drained and has ended.
     async fn forget(&mut self, at: usize) -> Result<(), Error> {
         let node = self.cluster.member(at).number();

@@ -103,7 +103,7 @@ fn choose(entry: &Entry, begin: Duration, nodes: usize, random: &mut StdRng) -> 
     });
     let lasts = match kind {
         // They end by themselves.
-        Kind::Storm | Kind::Transfer | Kind::Scale => Duration::ZERO,
+        Kind::Storm | Kind::Transfer | Kind::Scale | Kind::LoseLog => Duration::ZERO,
         _ => between(span, random),
     };
     Planned {

@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// Time from the start of the last node until all are one cluster.
 const WHOLE_DEADLINE: Duration = Duration::from_secs(120);
 /// Time from the start of the clients until messages are acknowledged.
-const FLOW_DEADLINE: Duration = Duration::from_secs(60);
+const FLOW_DEADLINE: Duration = Duration::from_secs(120);
 /// Time from a start of a node until it takes clients.
 pub(crate) const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// Time from SIGTERM to the end of a process; a node's own `stop_deadline` is 30 s.

@@ -63,6 +63,9 @@ pub enum Kind {
     FailingDisk,
     /// The targets' file systems are full.
     FullDisk,
+    /// SIGKILL, the log of the groups is removed, and a new start, which may be refused: then the node is
+    /// replaced by a new one.
+    LoseLog,
     /// All connections of clients are cut at once.
     Storm,
     /// The brokers of Kafka stand still.
@@ -200,6 +203,7 @@ impl Kind {
             Self::SlowDisk => "slow_disk",
             Self::FailingDisk => "failing_disk",
             Self::FullDisk => "full_disk",
+            Self::LoseLog => "lose_log",
             Self::Storm => "storm",
             Self::KafkaOutage => "kafka_outage",
             Self::Transfer => "transfer",
@@ -247,7 +251,10 @@ impl Kind {
 
     /// Returns true when its end is not its beginning.
     fn lasts(self) -> bool {
-        !matches!(self, Self::Storm | Self::Transfer | Self::Scale)
+        !matches!(
+            self,
+            Self::Storm | Self::Transfer | Self::Scale | Self::LoseLog
+        )
     }
 }
 

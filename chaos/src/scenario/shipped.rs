@@ -18,7 +18,7 @@ macro_rules! files {
     };
 }
 
-const ALL: [Shipped; 13] = files![
+const ALL: [Shipped; 15] = files![
     "kills",
     "outage",
     "five",
@@ -30,6 +30,8 @@ const ALL: [Shipped; 13] = files![
     "disks",
     "full-disk",
     "leaders",
+    "mixed",
+    "damage",
     "rolling",
     "scale",
 ];
