@@ -19,9 +19,6 @@ const CLUSTER_PORT: u16 = 7000;
 /// Where others dial a node whose ways are delayed.
 const PROXY_PORT: u16 = 7001;
 
-/// How a process is started that does not outlive this one, whatever ends this one.
-const WITH_PARENT: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
-
 /// Says what all nodes have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
@@ -346,15 +343,14 @@ impl Member {
 /// Lines of a node's log that a finding shows.
 const LOG_LINES: usize = 12;
 
-/// The words before the program, where there is a program that does it.
+/// The words before the program, where there is a program that ends it with this one.
 fn with_parent() -> Vec<String> {
-    let tried = Command::new(WITH_PARENT[0])
-        .args(&WITH_PARENT[1..])
-        .arg("true")
-        .stdin(Stdio::null())
-        .output();
-    match tried.is_ok_and(|output| output.status.success()) {
-        true => WITH_PARENT.map(str::to_owned).to_vec(),
+    match network::has_with_parent() {
+        true => [&network::WITH_PARENT[..], &["KILL"]]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
         false => Vec::new(),
     }
 }

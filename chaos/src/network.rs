@@ -30,7 +30,7 @@ flush chain inet tidewire links
 #[must_use]
 pub(crate) fn namespaces() -> Option<Vec<String>> {
     let way = WAYS.into_iter().find(|way| is_possible(way))?;
-    let first = match is_there("setpriv") {
+    let first = match has_with_parent() {
         true => FIRST_WITH_PARENT,
         false => FIRST,
     };
@@ -38,9 +38,16 @@ pub(crate) fn namespaces() -> Option<Vec<String>> {
     Some(words.into_iter().map(str::to_owned).collect())
 }
 
-fn is_there(program: &str) -> bool {
-    let tried = Command::new(program)
-        .arg("--version")
+/// Begins a program that gets the signal whose name follows when the one that began it ends, whatever
+/// ends that.
+pub(crate) const WITH_PARENT: [&str; 2] = ["setpriv", "--pdeathsig"];
+
+/// Returns whether there is such a program.
+#[must_use]
+pub(crate) fn has_with_parent() -> bool {
+    let tried = Command::new(WITH_PARENT[0])
+        .args(&WITH_PARENT[1..])
+        .args(["KILL", "true"])
         .stdin(Stdio::null())
         .output();
     tried.is_ok_and(|output| output.status.success())

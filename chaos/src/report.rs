@@ -13,6 +13,8 @@ use crate::scenario::Kind;
 pub(crate) const JSON: &str = "report.json";
 const MARKDOWN: &str = "report.md";
 pub(crate) const PICTURE: &str = "timeline.png";
+/// What every client did and saw, where something was found.
+pub(crate) const HISTORY: &str = "history.jsonl";
 
 /// Is a fault as it happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +47,9 @@ pub struct Verdict {
     pub checked: u64,
     /// How many violations it found.
     pub count: u64,
+    /// How many cases are none because a counted policy of the nodes explains them.
+    #[serde(default)]
+    pub excused: u64,
     /// The first of them, in words.
     pub violations: Vec<String>,
 }
@@ -55,6 +60,7 @@ impl From<crate::checkers::Verdict> for Verdict {
             checker: found.checker.to_string(),
             checked: found.checked,
             count: found.count,
+            excused: found.excused,
             violations: found.violations,
         }
     }
@@ -226,16 +232,19 @@ impl Report {
         ));
         line(format_args!("![timeline]({PICTURE})\n"));
         line(format_args!(
-            "| checker | checked | violations |\n|---|---:|---:|"
+            "| checker | checked | violations | excused |\n|---|---:|---:|---:|"
         ));
         for verdict in &self.verdicts {
             let Verdict {
                 checker,
                 checked,
                 count,
+                excused,
                 ..
             } = verdict;
-            line(format_args!("| {checker} | {checked} | {count} |"));
+            line(format_args!(
+                "| {checker} | {checked} | {count} | {excused} |"
+            ));
         }
         line(format_args!(""));
         for verdict in &self.verdicts {
@@ -297,6 +306,7 @@ mod tests {
                 checker: "lost".into(),
                 checked: 12_000,
                 count: 0,
+                excused: 0,
                 violations: Vec::new(),
             }],
             ..Report::default()
@@ -316,7 +326,7 @@ mod tests {
         let mut report = report();
         let page = report.to_markdown();
         assert!(page.contains("every checker is green"), "{page}");
-        assert!(page.contains("| lost | 12000 | 0 |"), "{page}");
+        assert!(page.contains("| lost | 12000 | 0 | 0 |"), "{page}");
         assert!(
             page.contains("| 3.0 | kill | 2 | 2.0 | 1.5 | 0.5 |  |"),
             "{page}"

@@ -9,6 +9,8 @@ use std::time::Duration;
 use admin::client::{Client, ClientError};
 use benches::demo::Kept;
 use benches::machine::Machine;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
@@ -22,7 +24,7 @@ use crate::figures::{Ends, Withheld};
 use crate::history::History;
 use crate::network::Network;
 use crate::plan::{Planned, plan};
-use crate::report::{FaultRecord, Figure, PICTURE, Report, Verdict};
+use crate::report::{FaultRecord, Figure, HISTORY, PICTURE, Report, Verdict};
 use crate::scenario::{Kind, Scenario};
 use crate::timeline::{self, Timeline};
 use crate::watch::Watch;
@@ -210,6 +212,9 @@ impl Run {
         let interrupts = Interrupts::listen()?;
         let mut config: toml::Table = toml::from_str(CONFIG).expect("it is TOML");
         merge(&mut config, &job.scenario.config);
+        if job.scenario.kafka {
+            merge(&mut config, &topic_of_its_own(job.seed));
+        }
         let text = toml::to_string(&config)
             .map_err(|error| Error::Usage(format!("config of {}: {error}", job.scenario.name)))?;
         let defect = job.defect.iter();
@@ -475,6 +480,9 @@ impl Run {
             verdicts
         });
         let verdicts = self.during(checking).await?;
+        if verdicts.iter().any(|verdict| !verdict.is_green()) {
+            self.keep(&history)?;
+        }
         let report = self.report(verdicts.into_iter().map(Verdict::from).collect());
         report.write(&self.job.out)?;
         let picture = self.job.out.join(PICTURE);
@@ -483,6 +491,16 @@ impl Run {
             .draw(&picture, &title, &self.faults)
             .map_err(|error| Error::Failed(format!("{}: {error}", picture.display())))?;
         Ok(report)
+    }
+
+    /// Writes the history down for whoever looks into what was found.
+    fn keep(&self, history: &History) -> Result<(), Error> {
+        let path = self.job.out.join(HISTORY);
+        let failed = |error: io::Error| Error::Failed(format!("{}: {error}", path.display()));
+        let file = std::fs::File::create(&path).map_err(failed)?;
+        let mut file = io::BufWriter::new(file);
+        history.write_json_lines(&mut file).map_err(failed)?;
+        io::Write::flush(&mut file).map_err(failed)
     }
 
     /// Waits until the nodes have every row of telemetry in segments, where the check finds it.
@@ -847,6 +865,13 @@ impl Run {
 
 /// By which a node is told to have a defect.
 const DEFECT: &str = "TIDEWIRE_DEFECT";
+
+/// The topic in Kafka, of this run alone: what an earlier one left there is not its.
+fn topic_of_its_own(seed: u64) -> toml::Table {
+    let number: u64 = SmallRng::from_os_rng().random();
+    let text = format!("[[telemetry.streams]]\ntopic = \"tidewire.chaos-{seed}-{number:016x}\"\n");
+    toml::from_str(&text).expect("it is TOML")
+}
 
 /// Lays one configuration over another.
 fn merge(under: &mut toml::Table, over: &toml::Table) {

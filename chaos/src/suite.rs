@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::network::namespaces;
+use crate::network::{WITH_PARENT, has_with_parent, namespaces};
 use crate::report::Report;
 use crate::run::{Job, run_here};
 use crate::scenario::{Need, Scenario, shipped};
@@ -331,7 +331,7 @@ async fn one(
             command.args(words).arg(running);
             command
         }
-        None => Command::new(running),
+        None => with_parent(running),
     };
     let place = match namespaces {
         Some(_) => Place::Namespace,
@@ -369,6 +369,16 @@ async fn one(
     let is_green = matches!(&outcome, Outcome::Ran(report) if report.is_green());
     close(data, is_green);
     Ok(outcome)
+}
+
+/// The program on the machine's loopback, so that it does not outlive this one where that can be had.
+fn with_parent(running: PathBuf) -> Command {
+    let Some((first, words)) = WITH_PARENT.split_first().filter(|_| has_with_parent()) else {
+        return Command::new(running);
+    };
+    let mut command = Command::new(first);
+    command.args(words).arg("TERM").arg(running);
+    command
 }
 
 /// Waits for the end of a scenario's process; an interruption is passed on to it.
@@ -474,6 +484,7 @@ mod tests {
                 checker: "lost".into(),
                 checked: 1_000,
                 count,
+                excused: 0,
                 violations: vec!["message 7".into(); usize::from(count > 0)],
             }],
             ..Report::default()

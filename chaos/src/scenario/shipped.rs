@@ -18,7 +18,7 @@ macro_rules! files {
     };
 }
 
-const ALL: [Shipped; 15] = files![
+const ALL: [Shipped; 16] = files![
     "kills",
     "outage",
     "five",
@@ -32,6 +32,7 @@ const ALL: [Shipped; 15] = files![
     "leaders",
     "mixed",
     "damage",
+    "kafka",
     "rolling",
     "scale",
 ];

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use xtask::skip::outside;
 
 use super::node::{is_empty, run, tidewire};
 use super::wait::until;
@@ -107,6 +108,30 @@ fn a_wrong_scenario_file_is_refused_with_its_line_before_anything_is_started() {
 }
 
 #[test]
+fn what_is_found_ends_with_1_and_is_kept() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (out, data) = (folder.path().join("out"), folder.path().join("data"));
+    // No cluster acknowledges so often that nothing is ever away for so short a time.
+    let strict = ONE_KILL.replace("seed = 11", "seed = 11\nstall_max = \"1ms\"");
+    let file = written(folder.path(), &strict);
+
+    let (code, text, error) = run(chaos(&out, &data).arg(&file));
+
+    assert_eq!(code, Some(1), "{text}{error}");
+    assert!(text.contains("liveness"), "{text}");
+    let page = fs::read_to_string(out.join("one-kill/report.md")).expect("a page");
+    assert!(
+        page.contains("no message is acknowledged for 1ms"),
+        "{page}"
+    );
+    assert!(out.join("one-kill/history.jsonl").exists());
+    assert!(
+        !is_empty(&data),
+        "somebody will want to look at the nodes' folders"
+    );
+}
+
+#[test]
 fn an_interruption_ends_the_nodes_too() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let (out, data) = (folder.path().join("out"), folder.path().join("data"));
@@ -129,6 +154,36 @@ fn an_interruption_ends_the_nodes_too() {
     });
 
     assert_eq!(ended.code(), Some(130));
+    assert!(
+        is_empty(&data),
+        "nobody wants to look at the nodes' folders"
+    );
+    until("the nodes to end", || {
+        nodes_below(&data).is_empty().then_some(())
+    });
+}
+
+#[test]
+fn nodes_end_with_a_run_that_is_killed() {
+    if outside("chaos", "setpriv", "util-linux").is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (out, data) = (folder.path().join("out"), folder.path().join("data"));
+    let file = written(folder.path(), LONG);
+    let mut child = chaos(&out, &data)
+        .arg(&file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program can be started");
+    until("three nodes", || {
+        (nodes_below(&data).len() == 3).then_some(())
+    });
+
+    child.kill().expect("it runs");
+    child.wait().expect("a killed child can be waited for");
+
     until("the nodes to end", || {
         nodes_below(&data).is_empty().then_some(())
     });
