@@ -1,11 +1,16 @@
 //! Nothing acknowledged is lost to a session that outlives its connections.
 
-use super::view::{Seen, View, seconds};
+use super::view::{Client, Seen, View, seconds};
 use super::{Observed, Verdict};
+use crate::history::Role;
 
 pub(super) fn check(view: &View<'_>, observed: &Observed) -> Verdict {
     let mut verdict = Verdict::new("lost");
-    for client in view.clients.iter().filter(|client| client.expiry_s > 0) {
+    for client in view
+        .clients
+        .iter()
+        .filter(|client| is_decided(client, observed))
+    {
         let spans = client.spans.iter().filter(|span| {
             // A group's messages go to one of its members, see `shared`.
             span.is_open() && !view.is_shared[span.filter as usize]
@@ -33,11 +38,17 @@ pub(super) fn check(view: &View<'_>, observed: &Observed) -> Verdict {
     verdict
 }
 
+/// Whether a client's session outlives connections, and nobody can have started it anew by a CONNECT that a paused process
+/// read late (docs/adr/009).
+pub(super) fn is_decided(client: &Client<'_>, observed: &Observed) -> bool {
+    client.expiry_s > 0 && !(client.role == Role::Resetter && observed.has_pauses())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::checkers::sketch::Sketch;
-    use crate::history::{End, Role};
+    use crate::history::End;
 
     fn verdict(sketch: &Sketch, observed: &Observed) -> Verdict {
         check(&View::of(&sketch.history()), observed)

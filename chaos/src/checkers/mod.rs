@@ -123,7 +123,7 @@ pub fn missing(history: &History) -> u64 {
     let observed = Observed::default();
     [
         lost::check(&view, &observed),
-        once::missing(&view),
+        once::missing(&view, &observed),
         shared::check(&view, &observed),
         wills::missing(&view),
     ]

@@ -1,11 +1,12 @@
 //! A message of QoS 2 comes exactly once: not lost, and not twice by the protocol of packet ids.
 
+use super::lost::is_decided;
 use super::view::{Message, Seen, View, seconds};
 use super::{Observed, Verdict};
 use crate::history::{Role, What};
 
 pub(super) fn check(view: &View<'_>, observed: &Observed) -> Verdict {
-    let mut verdict = missing(view);
+    let mut verdict = missing(view, observed);
     verdict.excuse(observed.dropped.values().sum());
     for client in &view.clients {
         // What was taken in an earlier session may be taken again in a later one.
@@ -23,9 +24,12 @@ pub(super) fn check(view: &View<'_>, observed: &Observed) -> Verdict {
                     ..
                 } if flags.qos == 2 && !flags.again && !flags.retain => {
                     let message: Message = (publisher, number);
-                    // See `wills`.
-                    if role_of(view, publisher) == Some(Role::Willing) {
-                        continue;
+                    match role_of(view, publisher) {
+                        // See `wills`.
+                        Some(Role::Willing) => continue,
+                        // What was under way when its session was started anew, it sends again (docs/adr/009).
+                        Some(Role::Resetter) if observed.has_pauses() => continue,
+                        _ => {}
                     }
                     verdict.check(taken.insert(message), || {
                         format!(
@@ -44,9 +48,13 @@ pub(super) fn check(view: &View<'_>, observed: &Observed) -> Verdict {
 }
 
 /// Those that were received by the node and are due at a session with QoS 2.
-pub(super) fn missing(view: &View<'_>) -> Verdict {
+pub(super) fn missing(view: &View<'_>, observed: &Observed) -> Verdict {
     let mut verdict = Verdict::new("exactly-once");
-    for client in view.clients.iter().filter(|client| client.expiry_s > 0) {
+    for client in view
+        .clients
+        .iter()
+        .filter(|client| is_decided(client, observed))
+    {
         let is_due = |filter: u32| !view.is_shared[filter as usize];
         let spans = client
             .spans

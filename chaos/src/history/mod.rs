@@ -216,6 +216,8 @@ pub enum What {
         /// Whether a message of that id waited for it.
         known: bool,
     },
+    /// PINGRESP.
+    Ponged,
     /// Something that no rule of MQTT or of the workload explains.
     Stray {
         /// What.

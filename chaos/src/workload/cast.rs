@@ -36,6 +36,7 @@ impl Cast {
         cast.add_pairs(config);
         cast.add_fanouts(config);
         cast.add_wildcards(config);
+        cast.add_multis(config);
         cast.add_cleans(config);
         cast.add_retained(config);
         cast.add_wills(config);
@@ -94,7 +95,7 @@ impl Cast {
                 // Some with a narrow window, so that much waits in the queue.
                 to.receive_maximum = if number % 4 == 3 { 4 } else { 32 };
                 if number % 2 == 1 {
-                    to.habit = comes_and_goes(number);
+                    to.habit = comes_and_goes(number, qos);
                 }
                 self.plans.push(to);
                 // Some in bursts, so that several are under way when something breaks.
@@ -106,8 +107,8 @@ impl Cast {
                     LONG_S,
                 );
                 let mut from = from.publishes(vec![lane(topic, qos)], interval, burst);
-                if number % 5 == 4 {
-                    from.habit = comes_and_goes(number);
+                if number % 5 == 4 || (qos == 2 && number % 3 == 1) {
+                    from.habit = comes_and_goes(number, qos);
                 }
                 self.plans.push(from);
             }
@@ -122,7 +123,7 @@ impl Cast {
                 let id = self.id(&format!("fan-{number}-to-{at}"));
                 let to = Plan::new(id, Role::Subscriber, LONG_S).wants(filter, 2 - (at % 2) as u8);
                 self.plans.push(match at % 3 {
-                    0 => to.habit(comes_and_goes(at)),
+                    0 => to.habit(comes_and_goes(at, 1)),
                     _ => to,
                 });
             }
@@ -146,6 +147,25 @@ impl Cast {
                 let to = Plan::new(id, Role::Subscriber, LONG_S).wants(filter, 2 - (at % 2) as u8);
                 self.plans.push(to);
             }
+        }
+    }
+
+    fn add_multis(&mut self, config: &Config) {
+        for number in 0..config.multis {
+            let names = [0, 1, 2, 3].map(|at| format!("multi/{number}/{at}"));
+            let lanes = names.iter().map(|name| lane(self.topic(name), 1));
+            let lanes = lanes.collect();
+            self.publisher(Role::Publisher, &format!("multi-{number}-from"), lanes, 50);
+            let mut plan = Plan::new(self.id(&format!("multi-{number}")), Role::Resetter, LONG_S);
+            for name in &names {
+                let filter = self.filter(name);
+                plan = plan.wants(filter, 1);
+            }
+            if number % 2 == 1 {
+                plan.clean_start_one_in = 3;
+                plan.habit = comes_and_goes(number, 1);
+            }
+            self.plans.push(plan);
         }
     }
 
@@ -176,12 +196,22 @@ impl Cast {
             });
         }
         for number in 0..config.churns {
-            let filter = self.filter(&format!("feed/{}", number % 4));
-            let expiry_s = if number % 2 == 0 { 0 } else { LONG_S };
+            // The first and last subscriber of a filter makes and ends its row in the routes, the others do not.
+            let name = match number % 2 {
+                0 => "feed/0".to_owned(),
+                _ => format!("lone/{number}"),
+            };
+            if number % 2 == 1 {
+                let topic = self.topic(&name);
+                let lanes = vec![lane(topic, 1)];
+                self.publisher(Role::Publisher, &format!("lone-{number}-from"), lanes, 50);
+            }
+            let filter = self.filter(&name);
+            let expiry_s = if number % 4 == 2 { LONG_S } else { 0 };
             let plan = Plan::new(self.id(&format!("churn-{number}")), Role::Churner, expiry_s);
             self.plans.push(plan.wants(filter, 1).habit(Habit::Churns {
-                hold: Span(3_000..=6_000),
-                pause: Span(50..=500),
+                hold: Span(1_000..=4_000),
+                pause: Span(50..=1_500),
             }));
         }
     }
@@ -281,12 +311,19 @@ impl Cast {
         for number in 0..config.resets {
             let names = ["a", "b"].map(|half| format!("reset/{number}/{half}"));
             let lanes = [0, 1].map(|half| lane(self.topic(&names[half]), 1 + half as u8));
-            self.publisher(
-                Role::Publisher,
-                &format!("reset-{number}-from"),
-                lanes.into(),
-                100,
-            );
+            let (interval, burst) = self.paced(100, 1);
+            let from = self.id(&format!("reset-{number}-from"));
+            let mut from = Plan::new(from, Role::Resetter, LONG_S);
+            if number % 2 == 0 {
+                from.clean_start_one_in = 3;
+                from.habit = Habit::Leaves {
+                    stay: Span(500..=2_500),
+                    away: vec![Span(50..=500)],
+                    how: Leaving::Either,
+                };
+            }
+            let from = from.publishes(lanes.into(), interval, burst);
+            self.plans.push(from);
             let mut plan = Plan::new(self.id(&format!("reset-{number}")), Role::Resetter, LONG_S);
             for name in &names {
                 let filter = self.filter(name);
@@ -311,7 +348,7 @@ impl Cast {
                 let id = self.id(&format!("job-{number}-to-{at}"));
                 let plan = Plan::new(id, Role::Member, LONG_S).wants(filter, 1);
                 self.plans.push(match at {
-                    0 | 1 => plan.habit(comes_and_goes(at)),
+                    0 | 1 => plan.habit(comes_and_goes(at, 1)),
                     _ => plan,
                 });
             }
@@ -333,7 +370,7 @@ impl Cast {
             lanes.push(lane(topic, 1 + u8::from(number % 3 == 2)));
             let plan = Plan::new(id, Role::Subscriber, LONG_S).wants(filter, 2);
             self.plans.push(match number % 3 {
-                1 => plan.habit(comes_and_goes(number)),
+                1 => plan.habit(comes_and_goes(number, 1)),
                 _ => plan,
             });
         }
@@ -379,8 +416,16 @@ impl Cast {
     }
 }
 
-/// Away for up to three seconds, on average one.
-fn comes_and_goes(number: u32) -> Habit {
+/// Away for up to three seconds, on average one. With QoS 2 every other leaves in the middle of it, again and
+/// again: what a step of it promises too early shows then.
+fn comes_and_goes(number: u32, qos: u8) -> Habit {
+    if qos == 2 && number % 2 == 1 {
+        return Habit::Leaves {
+            stay: Span(200..=1_500),
+            away: vec![Span(20..=300)],
+            how: Leaving::Abruptly,
+        };
+    }
     Habit::Leaves {
         stay: Span(2_000..=6_000),
         away: vec![Span(100..=1_000), Span(200..=3_000)],

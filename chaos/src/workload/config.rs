@@ -25,6 +25,8 @@ pub struct Config {
     pub fanout_subscribers: u32,
     /// Publishers to four topics each, 10 a second, to sessions with wildcards.
     pub wildcards: u32,
+    /// Sessions with four subscriptions asked for at once, some of which are started anew now and then.
+    pub multis: u32,
     /// Subscribers whose sessions end with their connections, for four publishers of 10 a second.
     pub cleans: u32,
     /// Writers of four retained topics each, 4 a second.
@@ -35,13 +37,13 @@ pub struct Config {
     pub wills: u32,
     /// Client ids that two clients use.
     pub takeovers: u32,
-    /// Sessions that are started anew now and then.
+    /// Sessions that are started anew now and then, of subscribers and of publishers with QoS 2.
     pub resets: u32,
     /// Shared groups of four members, fed with 20 a second each.
     pub groups: u32,
     /// Clients that subscribe below their own `cmd/<id>/`.
     pub owned: u32,
-    /// Clients that subscribe and unsubscribe again and again.
+    /// Clients that subscribe and unsubscribe again and again; half of them to a topic of their own.
     pub churns: u32,
     /// Clients that come back about when their session of two seconds expires.
     pub expiring: u32,
@@ -66,6 +68,7 @@ impl Default for Config {
             fanouts: 2,
             fanout_subscribers: 6,
             wildcards: 2,
+            multis: 4,
             cleans: 6,
             writers: 3,
             readers: 4,
@@ -93,6 +96,7 @@ impl Config {
             fanouts: 0,
             fanout_subscribers: 0,
             wildcards: 0,
+            multis: 0,
             cleans: 0,
             writers: 0,
             readers: 0,

@@ -129,7 +129,7 @@ impl Actor {
             Packet::PubRel(ack) => self.handle_pubrel(wire, &ack),
             Packet::SubAck(suback) => self.handle_suback(&suback),
             Packet::UnsubAck(unsuback) => self.handle_unsuback(&unsuback),
-            Packet::PingResp => {}
+            Packet::PingResp => self.log.record(What::Ponged),
             Packet::Disconnect(disconnect) => {
                 return Err(Ending {
                     why: End::Told,

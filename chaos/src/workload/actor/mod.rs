@@ -4,6 +4,7 @@ mod habits;
 mod messages;
 mod subscriptions;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -57,6 +58,8 @@ pub(super) struct Actor {
     attempt: u32,
     session: Session,
     subscriptions: Vec<Subscription>,
+    /// SUBSCRIBEs and UNSUBSCRIBEs without an answer: places of what each is about, by packet id.
+    requests: BTreeMap<u16, Vec<usize>>,
     /// A clean start that no CONNACK has confirmed is to be repeated: it may have been carried out.
     starts_clean: bool,
     /// Which filter an alternating actor wants.
@@ -119,6 +122,7 @@ impl Actor {
             attempt: 0,
             session: Session::default(),
             subscriptions: subscriptions.collect(),
+            requests: BTreeMap::new(),
             starts_clean: false,
             turn: 0,
             next: 0,

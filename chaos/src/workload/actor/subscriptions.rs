@@ -16,6 +16,9 @@ use crate::workload::world::Phase;
 /// Packet ids of SUBSCRIBE and UNSUBSCRIBE begin here, above those of messages.
 const REQUEST_IDS_FROM: u16 = 60_000;
 
+/// Reasons from here on are failures.
+const FAILURES_FROM: u8 = 0x80;
+
 /// Time until a request that was refused is made again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -72,6 +75,7 @@ impl Actor {
     /// On a new connection: what was asked for and not answered is asked for again, and an alternating actor
     /// wants the one whose turn it is.
     pub(super) fn choose_subscriptions(&mut self) {
+        self.requests.clear();
         let count = self.subscriptions.len();
         for (at, one) in self.subscriptions.iter_mut().enumerate() {
             if self.plan.is_alternating {
@@ -92,17 +96,24 @@ impl Actor {
     /// Asks for what is wanted and absent, and gives back what is held and not wanted.
     pub(super) fn subscribe_due(&mut self, wire: &mut Wire) {
         let now = Instant::now();
+        let (mut absent, mut unwanted) = (Vec::new(), Vec::new());
         for at in 0..self.subscriptions.len() {
             self.turn_subscription(at, now);
-            let one = &mut self.subscriptions[at];
+            let one = &self.subscriptions[at];
             if one.retry_at.is_some_and(|retry| now < retry) {
                 continue;
             }
             match (one.is_wanted, one.state) {
-                (true, State::Absent) => self.write_subscribe(wire, at),
-                (false, State::Held) => self.write_unsubscribe(wire, at),
+                (true, State::Absent) => absent.push(at),
+                (false, State::Held) => unwanted.push(at),
                 _ => {}
             }
+        }
+        if !absent.is_empty() {
+            self.write_subscribe(wire, absent);
+        }
+        if !unwanted.is_empty() {
+            self.write_unsubscribe(wire, unwanted);
         }
     }
 
@@ -132,50 +143,71 @@ impl Actor {
         }
     }
 
-    fn write_subscribe(&mut self, wire: &mut Wire, at: usize) {
+    fn write_subscribe(&mut self, wire: &mut Wire, places: Vec<usize>) {
         let is_settled = self.world.phase() == Phase::Settled;
-        let one = &mut self.subscriptions[at];
-        one.state = State::Asked;
-        one.retained.clear();
-        one.is_last = is_settled;
-        let Want {
-            filter,
-            qos,
-            retained,
-        } = one.want;
-        self.log.record(What::Subscribing { filter, qos });
-        let options = SubscribeOptions {
-            qos: qos_of(qos),
-            retain_handling: match retained {
-                0 => RetainHandling::DoNotSend,
-                _ => RetainHandling::Send,
-            },
-            ..SubscribeOptions::default()
-        };
+        let mut filters = Vec::new();
+        for at in &places {
+            let one = &mut self.subscriptions[*at];
+            one.state = State::Asked;
+            one.retained.clear();
+            one.is_last = is_settled;
+            let Want {
+                filter,
+                qos,
+                retained,
+            } = one.want;
+            self.log.record(What::Subscribing { filter, qos });
+            let options = SubscribeOptions {
+                qos: qos_of(qos),
+                retain_handling: match retained {
+                    0 => RetainHandling::DoNotSend,
+                    _ => RetainHandling::Send,
+                },
+                ..SubscribeOptions::default()
+            };
+            filters.push((self.world.filters[filter as usize].clone(), options));
+        }
         wire.send(&Packet::Subscribe(Box::new(Subscribe {
-            packet_id: request_id(at),
-            filters: vec![(self.world.filters[filter as usize].clone(), options)],
+            packet_id: self.request(places),
+            filters,
             subscription_id: None,
             user_properties: Vec::new(),
         })));
     }
 
-    fn write_unsubscribe(&mut self, wire: &mut Wire, at: usize) {
-        let one = &mut self.subscriptions[at];
-        one.state = State::Given;
-        let filter = one.want.filter;
-        self.log.record(What::Unsubscribing { filter });
+    fn write_unsubscribe(&mut self, wire: &mut Wire, places: Vec<usize>) {
+        let mut filters = Vec::new();
+        for at in &places {
+            let one = &mut self.subscriptions[*at];
+            one.state = State::Given;
+            let filter = one.want.filter;
+            self.log.record(What::Unsubscribing { filter });
+            filters.push(self.world.filters[filter as usize].clone());
+        }
         wire.send(&Packet::Unsubscribe(Box::new(Unsubscribe {
-            packet_id: request_id(at),
-            filters: vec![self.world.filters[filter as usize].clone()],
+            packet_id: self.request(places),
+            filters,
             user_properties: Vec::new(),
         })));
     }
 
+    /// Takes the lowest packet id that no other request has.
+    fn request(&mut self, places: Vec<usize>) -> PacketId {
+        // At most two a subscription, of which there are few.
+        let mut ids = REQUEST_IDS_FROM..u16::MAX;
+        let id = ids.find(|id| !self.requests.contains_key(id));
+        let id = id.unwrap_or(u16::MAX);
+        self.requests.insert(id, places);
+        PacketId::new(id).unwrap_or(PacketId::MAX)
+    }
+
     pub(super) fn handle_suback(&mut self, suback: &SubAck) {
-        let Some((at, reason)) = self.answered(suback, State::Asked) else {
-            return;
-        };
+        for (at, reason) in self.answered(suback, State::Asked) {
+            self.take_suback(at, reason);
+        }
+    }
+
+    fn take_suback(&mut self, at: usize, reason: u8) {
         let now = Instant::now();
         let turn_at = match &self.plan.habit {
             Habit::Churns { hold, .. } => Some(now + hold.draw(&mut self.random)),
@@ -185,7 +217,7 @@ impl Actor {
         let is_awaited = self.plan.is_awaited();
         let one = &mut self.subscriptions[at];
         let filter = one.want.filter;
-        if reason < 0x80 {
+        if reason < FAILURES_FROM {
             one.state = State::Held;
             // Retained messages may come before SUBACK.
             let is_complete = one.want.retained > 0 && one.retained.len() >= one.want.retained;
@@ -201,9 +233,12 @@ impl Actor {
     }
 
     pub(super) fn handle_unsuback(&mut self, unsuback: &SubAck) {
-        let Some((at, reason)) = self.answered(unsuback, State::Given) else {
-            return;
-        };
+        for (at, reason) in self.answered(unsuback, State::Given) {
+            self.take_unsuback(at, reason);
+        }
+    }
+
+    fn take_unsuback(&mut self, at: usize, reason: u8) {
         let now = Instant::now();
         let pause = match &self.plan.habit {
             Habit::Churns { pause, .. } | Habit::Rereads { pause, .. } => {
@@ -213,7 +248,7 @@ impl Actor {
         };
         let one = &mut self.subscriptions[at];
         let filter = one.want.filter;
-        if reason < 0x80 {
+        if reason < FAILURES_FROM {
             one.state = State::Absent;
             one.turn_at = pause.map(|pause| now + pause);
         } else {
@@ -223,21 +258,20 @@ impl Actor {
         self.log.record(What::Unsubscribed { filter, reason });
     }
 
-    /// Which subscription an answer is about, and what it says of it.
-    fn answered(&self, answer: &SubAck, state: State) -> Option<(usize, u8)> {
+    /// Which subscriptions an answer is about, and what it says of each.
+    fn answered(&mut self, answer: &SubAck, state: State) -> Vec<(usize, u8)> {
         let id = answer.packet_id.get();
-        let at = usize::from(id.wrapping_sub(REQUEST_IDS_FROM));
-        let is_due = self
-            .subscriptions
-            .get(at)
-            .is_some_and(|one| one.state == state);
-        match answer.reasons[..] {
-            [reason] if is_due => Some((at, reason as u8)),
-            _ => {
-                self.stray(Stray::Acknowledgement, id);
-                None
-            }
+        let places = self.requests.remove(&id).unwrap_or_default();
+        let mut states = places.iter().map(|at| self.subscriptions[*at].state);
+        let is_due = !places.is_empty()
+            && places.len() == answer.reasons.len()
+            && states.all(|one| one == state);
+        if !is_due {
+            self.stray(Stray::Acknowledgement, id);
+            return Vec::new();
         }
+        let reasons = answer.reasons.iter().map(|reason| *reason as u8);
+        places.into_iter().zip(reasons).collect()
     }
 
     /// A message came: a reader whose topics have all come is ready for the next round.
@@ -255,10 +289,4 @@ impl Actor {
             one.turn_at = Some(Instant::now());
         }
     }
-}
-
-/// Each subscription has its own packet id; only one request of it is under way.
-fn request_id(at: usize) -> PacketId {
-    let id = REQUEST_IDS_FROM.saturating_add(u16::try_from(at).unwrap_or(u16::MAX));
-    PacketId::new(id).unwrap_or(PacketId::MAX)
 }
