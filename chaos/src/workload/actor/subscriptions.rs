@@ -224,6 +224,13 @@ impl Actor {
             one.turn_at = if is_complete { Some(now) } else { turn_at };
             if is_awaited && std::mem::take(&mut one.is_awaited) {
                 self.world.awaited.fetch_sub(1, Ordering::Relaxed);
+                if self.plan.is_alternating {
+                    // It counts once, whichever of them is first; counted again, publishers would wait
+                    // for ever.
+                    for other in &mut self.subscriptions {
+                        other.is_awaited = false;
+                    }
+                }
             }
         } else {
             one.state = State::Absent;
