@@ -60,6 +60,7 @@ counters! {
     /// Messages of QoS 1 and 2 neither taken nor acknowledged because a session shard's log took
     /// nothing for long.
     shard_withheld_total: counter;
+    /// QoS 0 messages dropped because the stream to another node was full.
     node_qos0_dropped_total: counter;
     /// Messages dropped because another io thread was behind.
     thread_dropped_total: counter;

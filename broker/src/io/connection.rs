@@ -264,7 +264,7 @@ impl Connection {
                 self.exit.get_or_insert(Exit::Kicked);
                 let shard = self.shard();
                 let reference = shard.and_then(|shard| self.io.shared.references.of(shard));
-                self.live.handle_sent_away(reference, now);
+                self.live.handle_sent_away(reference.as_ref(), now);
             }
             ConnectionMessage::GoHome(asked) => self.go_home(&asked),
             ConnectionMessage::Kick(reason) => {

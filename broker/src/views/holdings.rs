@@ -14,7 +14,12 @@ pub(crate) async fn holdings(state: &Arc<AdminState>, node: NodeId) -> Option<Ho
     let status = state.member.status();
     let row = status.members.get(&node)?;
     let said: Result<NodeReport, String> = ask(state, node, &Question::Report).await;
-    let replicas = replicas(&status, node) + row.leftovers;
+    // What lies on the disk of a node that does not run nobody can delete, or is to wait for.
+    let leftovers = match row.epoch {
+        Some(_) => row.leftovers,
+        None => 0,
+    };
+    let replicas = replicas(&status, node) + leftovers;
     let mut holdings = Holdings {
         node: node.0,
         is_leaving: row.is_leaving,

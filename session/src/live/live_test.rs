@@ -421,7 +421,7 @@ fn p_4_11_a_client_that_is_sent_away_is_told_where_to_in_the_packet_of_its_time(
     let reference: Option<mqtt::Text> = "n2:1883".try_into().ok();
     // While it connects: CONNACK 0x9C (§3.2.2.3.16), and no session was opened.
     let mut live = connecting(60);
-    live.handle_sent_away(reference.clone(), NOW);
+    live.handle_sent_away(reference.as_ref(), NOW);
     let said = effects(&mut live);
     let [Effect::Send(packet @ Packet::ConnAck(connack))] = &said[..] else {
         panic!("{said:?}");
@@ -432,7 +432,7 @@ fn p_4_11_a_client_that_is_sent_away_is_told_where_to_in_the_packet_of_its_time(
 
     // Later: DISCONNECT 0x9C (§3.14.2.2.5), and a session that lasts goes on.
     let mut live = connected(60);
-    live.handle_sent_away(reference.clone(), NOW);
+    live.handle_sent_away(reference.as_ref(), NOW);
     let said = effects(&mut live);
     let [
         Effect::Send(packet @ Packet::Disconnect(disconnect)),
@@ -446,12 +446,12 @@ fn p_4_11_a_client_that_is_sent_away_is_told_where_to_in_the_packet_of_its_time(
     assert_client_reads(packet);
     let close = closed.command.as_ref().expect("it owned the session");
     assert_eq!(close.expiry_s, None, "as it was agreed");
-    live.handle_sent_away(reference, NOW);
+    live.handle_sent_away(reference.as_ref(), NOW);
     assert_eq!(effects(&mut live), [], "nothing is sent after it");
 
     // In 3.1.1 there is no such packet.
     let mut live = connected_with(Config::default(), 60, Version::V311);
-    live.handle_sent_away("n2:1883".try_into().ok(), NOW);
+    live.handle_sent_away(reference.as_ref(), NOW);
     assert!(matches!(effects(&mut live)[..], [Effect::Close(_)]));
 }
 

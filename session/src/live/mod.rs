@@ -317,17 +317,17 @@ impl Live {
 
     /// Has the client go to another server (§4.11): with 0x9C, and where that is, in the CONNACK if it is
     /// connecting yet, else in a DISCONNECT. MQTT 3.1.1 has no word for either.
-    pub fn handle_sent_away(&mut self, reference: Option<Text>, _now: Now) {
+    pub fn handle_sent_away(&mut self, reference: Option<&Text>, _now: Now) {
         let before = self.effects.len();
         self.close_server(ReasonCode::UseAnotherServer);
         let said = self.effects.iter_mut().skip(before);
         for effect in said {
             match effect {
                 Effect::Send(Packet::ConnAck(connack)) => {
-                    connack.properties.server_reference.clone_from(&reference);
+                    connack.properties.server_reference = reference.cloned();
                 }
                 Effect::Send(Packet::Disconnect(disconnect)) => {
-                    disconnect.server_reference.clone_from(&reference);
+                    disconnect.server_reference = reference.cloned();
                 }
                 _ => {}
             }

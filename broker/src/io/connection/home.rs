@@ -17,7 +17,7 @@ impl Connection {
         let shard = client.map(|client| shard_of(client, shared.shard_count));
         if shared.draining.is_begun() {
             let reference = shard.and_then(|shard| shared.references.of(shard));
-            self.live.handle_sent_away(reference, now);
+            self.live.handle_sent_away(reference.as_ref(), now);
             return true;
         }
         // Who has no client id yet gets one here, and is right wherever it comes.
@@ -27,7 +27,7 @@ impl Connection {
         let reference = shared.references.redirect(client, shard, now.mono.0);
         let is_sent_away = reference.is_some();
         if is_sent_away {
-            self.live.handle_sent_away(reference, now);
+            self.live.handle_sent_away(reference.as_ref(), now);
         }
         is_sent_away
     }
@@ -56,7 +56,7 @@ impl Connection {
         if reference.is_some() {
             asked.count.goes();
             self.exit.get_or_insert(Exit::Kicked);
-            self.live.handle_sent_away(reference, now);
+            self.live.handle_sent_away(reference.as_ref(), now);
         }
     }
 }
