@@ -137,7 +137,11 @@ impl Run {
         let asked = self.another(at);
         let undo = false;
         self.request(asked, "drain", move |client| {
-            client.drain(&DrainRequest { node, undo })
+            client.drain(&DrainRequest {
+                node,
+                undo,
+                dry_run: false,
+            })
         })
         .await?;
         let deadline = begun + DRAIN_DEADLINE;
@@ -170,7 +174,11 @@ impl Run {
         let asked = self.another(at);
         let undo = true;
         self.request(asked, "undrain", move |client| {
-            client.drain(&DrainRequest { node, undo })
+            client.drain(&DrainRequest {
+                node,
+                undo,
+                dry_run: false,
+            })
         })
         .await
     }
@@ -228,7 +236,11 @@ impl Run {
             // Until its epoch has ended it counts as one that runs.
             let forgotten = self
                 .ask(asked, move |client| {
-                    client.forget(&DrainRequest { node, undo })
+                    client.forget(&DrainRequest {
+                        node,
+                        undo,
+                        dry_run: false,
+                    })
                 })
                 .await?;
             match forgotten {
