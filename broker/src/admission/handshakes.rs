@@ -149,6 +149,7 @@ mod tests {
         }
         handshakes.handle_done(id(15));
         handshakes.handle_done(id(0));
+        assert_eq!(handshakes.handle_arrival(true), Room::Free);
         assert_eq!(begin(&mut handshakes, 17), Room::Free);
         assert_eq!(begin(&mut handshakes, 18), Room::Free);
         assert_eq!(handshakes.handle_arrival(true), Room::Full);

@@ -104,7 +104,14 @@ mod tests {
         let start = 100 * BURST_NS;
         assert!(sources.take(one, start) && sources.take(one, start));
         // The second turns in between, twice.
-        for (after, has_one) in [(0.4, false), (0.6, true), (0.7, false), (1.1, true)] {
+        let takes = [
+            (0.4, false),
+            (0.6, true),
+            (0.7, false),
+            (1.1, true),
+            (1.1, false),
+        ];
+        for (after, has_one) in takes {
             let now = start + (after * BURST_NS as f64) as u64;
             assert_eq!(sources.take(one, now), has_one, "after {after} s");
         }

@@ -99,6 +99,7 @@ fn haproxy(listen: &str, servers: &[Server]) -> String {
          # that a client that comes again finds its session where it was.\n\
          # By `tidewire ctl lb haproxy`; write it anew when nodes join or leave.\n\
          # It takes as many connections as `ulimit -n` allows, two files each.\n\
+         # To the nodes all clients have its address: say connects_per_s_per_source = 0 in their [mqtt.admission].\n\
          \n\
          defaults\n\
          \x20   mode tcp\n\

@@ -1,10 +1,13 @@
 //! From CONNECT to its answer: who may, and when the shard is asked.
 
+use std::io::ErrorKind;
+use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 
 use mqtt::ReasonCode;
 use runtime::Exit;
 use session::{Admitted, Credentials, Epoch, Identity, Opened};
+use socket2::SockRef;
 
 use super::Connection;
 use crate::admission::Refusal;
@@ -55,10 +58,21 @@ impl Connection {
 
     /// It is the turn of the `Open` that waits.
     pub(super) fn open_now(&mut self) {
-        if self.live.is_connecting() {
+        // Its socket is not read meanwhile: who gave up is to cost no entry of the log.
+        if self.live.is_connecting() && !self.is_abandoned() {
             return self.propose_open();
         }
         self.opened(Opened::No(ReasonCode::ServerUnavailable));
+    }
+
+    /// Whether the client has closed its side. Who has sent something behind its CONNECT seems to be
+    /// there; no promise rests on this.
+    fn is_abandoned(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        match SockRef::from(&self.socket).peek(&mut byte) {
+            Ok(length) => length == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        }
     }
 
     /// The `Open` has waited too long.
