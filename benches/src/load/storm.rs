@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use super::LoadError;
 use super::cases::{Load, PUBLISHERS, SUBSCRIBERS};
 use super::cases::{connect, pair_groups, plan, run_prefix, share, workers_for};
 use super::crew::Crew;
 use super::histogram::Histogram;
 use super::plan::{Command, Plan, Rule, Tally};
-use super::{LoadError, WINDOW_MAX};
 
 /// Nothing moved for this long: what has not come will not come.
 const QUIET_MS: u64 = 5_000;
+/// Messages that a publisher may have unacknowledged: the Receive Maximum of a node. Those that are due
+/// beyond it wait, and their latency counts from when they were.
+const WINDOW: u32 = 32;
+/// Looks of 10 ms for the ends of sockets whose node is gone.
+const NOTICE_LOOKS_MAX: u32 = 500;
 
 /// Clients of a storm, and the pairs beside; all are connected.
 pub(crate) struct Storm {
@@ -83,8 +88,7 @@ impl Storm {
             })
             .collect();
         // A worker of their own, so that the reconnecting ones do not delay them here.
-        let window = WINDOW_MAX.min(1_024);
-        let groups = pair_groups(beside, &format!("{prefix}b"), (0, pairs), window);
+        let groups = pair_groups(beside, &format!("{prefix}b"), (0, pairs), WINDOW);
         plans.push(plan(beside, groups));
         let mut crew = Crew::start(&load.launch, &plans)?;
         connect(&mut crew, load, workers, SUBSCRIBERS)?;
@@ -141,12 +145,19 @@ impl Storm {
         Ok(())
     }
 
-    /// The clients' sockets are seen to end: their node has died.
-    pub(crate) fn notice(&mut self) -> Result<u64, LoadError> {
-        let mut tally = self.tell_clients(Command::Run { ms: 50 })?;
-        // It was to be.
-        let closed = std::mem::take(&mut tally.closed);
-        self.clients.merge(&tally);
+    /// Waits until the sockets of so many clients were seen to end: their node has died. Says how many
+    /// were in the end.
+    pub(crate) fn notice(&mut self, expected: u64) -> Result<u64, LoadError> {
+        let mut closed = 0;
+        for _ in 0..NOTICE_LOOKS_MAX {
+            let mut tally = self.tell_clients(Command::Run { ms: 10 })?;
+            // It was to be.
+            closed += std::mem::take(&mut tally.closed);
+            self.clients.merge(&tally);
+            if closed >= expected {
+                break;
+            }
+        }
         Ok(closed)
     }
 
@@ -178,8 +189,8 @@ impl Storm {
         let drained = self.tell_beside(Command::Drain { quiet_ms: QUIET_MS })?;
         self.pairs.merge(&drained);
         let received = self.tell_beside(Command::Receive {
-            total: u64::MAX,
-            quiet_ms: 500,
+            total: self.pairs.sent,
+            quiet_ms: QUIET_MS,
         })?;
         self.pairs.merge(&received);
         // Whoever was closed meanwhile is known by now.

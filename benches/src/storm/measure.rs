@@ -215,9 +215,15 @@ fn cut(
         turns: options.kill,
     };
     let expected = if options.kill {
-        let last = options.nodes as usize - 1;
-        cluster.runtime.block_on(cluster.nodes.kill(last))?;
-        storm.notice()?
+        let last = options.nodes - 1;
+        cluster
+            .runtime
+            .block_on(cluster.nodes.kill(last as usize))?;
+        // Clients are dealt over the nodes in turn.
+        let its = (0..options.clients).filter(|client| client % options.nodes == last);
+        let expected = its.count() as u64;
+        storm.notice(expected)?;
+        expected
     } else {
         storm.cut()?;
         u64::from(options.clients)

