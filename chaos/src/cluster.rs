@@ -341,7 +341,7 @@ impl Member {
 }
 
 /// Lines of a node's log that a finding shows.
-const LOG_LINES: usize = 12;
+const LOG_LINES: usize = 5;
 
 /// The words before the program, where there is a program that ends it with this one.
 fn with_parent() -> Vec<String> {

@@ -54,7 +54,8 @@ enum Undo {
     Hurry(Vec<usize>),
     /// Programs that hold other processes; they let them go when they end.
     LetGo(Vec<Child>),
-    Remove(Vec<PathBuf>),
+    /// Files fill the file systems of nodes, which may have ended for it.
+    Remove(Vec<PathBuf>, Vec<usize>),
     WakeKafka,
     /// A node gives up what it holds.
     Undrain(usize),
@@ -135,7 +136,7 @@ impl Run {
                         .try_for_each(|folder| fill(&folder.join(FILLER)))
                 });
                 self.during(filling).await??;
-                active.undo = Undo::Remove(fillers);
+                active.undo = Undo::Remove(fillers, met);
             }
             Kind::LoseLog => {
                 active.kills = met.len() as u32;
@@ -220,10 +221,14 @@ impl Run {
                     let_go(tracer).await?;
                 }
             }
-            Undo::Remove(files) => {
+            Undo::Remove(files, places) => {
                 for file in files {
                     std::fs::remove_file(&file)
                         .map_err(|error| Error::Failed(format!("{}: {error}", file.display())))?;
+                }
+                let (ended, said) = self.start_ended(&places).await?;
+                if !ended.is_empty() {
+                    note_too(said);
                 }
             }
             Undo::WakeKafka => self.signal_kafka(Signal::CONT)?,
@@ -239,6 +244,29 @@ impl Run {
             stall_s: 0.0,
             note,
         })
+    }
+
+    /// Starts those nodes again that have ended, as they might; who, and what is to be said of it.
+    async fn start_ended(&mut self, places: &[usize]) -> Result<(Vec<usize>, String), Error> {
+        let begun = Instant::now();
+        let mut ended = Vec::new();
+        let mut said = Vec::new();
+        for at in places {
+            if let Some(status) = self.cluster.ended(*at)? {
+                said.push(format!("node {} had ended: {status}", at + 1));
+                ended.push(*at);
+                self.spawn(*at)?;
+            }
+        }
+        self.ending.retain(|at| !places.contains(at));
+        if !ended.is_empty() {
+            self.until_ready(&ended, begun).await?;
+            said.push(format!(
+                "ready after {:.1} s",
+                begun.elapsed().as_secs_f64()
+            ));
+        }
+        Ok((ended, said.join(", ")))
     }
 
     /// Who is met, of those that run.

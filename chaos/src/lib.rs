@@ -12,6 +12,7 @@ mod client;
 mod cluster;
 mod faults;
 mod figures;
+mod finish;
 mod network;
 mod operations;
 mod options;
