@@ -39,13 +39,12 @@ fn check_client(view: &View<'_>, client: &Client<'_>, verdict: &mut Verdict) {
             continue;
         };
         // What was sent before SUBACK may have missed the subscription at first, and met it when it was sent again.
-        let is_promised = client.spans.iter().any(|span| {
-            span.from_us < published.first_us
-                && event.at_us >= span.from_us
-                && !view.is_shared[span.filter as usize]
-                && view.matches(span.filter, topic)
+        let spans = client.spans.iter().rev().filter(|span| {
+            !view.is_shared[span.filter as usize] && view.matches(span.filter, topic)
         });
-        if !is_promised {
+        let mut spans = spans.skip_while(|span| span.from_us > event.at_us);
+        let is_promised = spans.next().map(|span| span.from_us < published.first_us);
+        if is_promised != Some(true) {
             continue;
         }
         let key = (*actor, publisher, topic, published.qos);
@@ -66,7 +65,7 @@ fn check_client(view: &View<'_>, client: &Client<'_>, verdict: &mut Verdict) {
 mod tests {
     use super::*;
     use crate::checkers::sketch::Sketch;
-    use crate::history::Role;
+    use crate::history::{End, Role};
 
     fn sent(qos: [u8; 3]) -> Sketch {
         let mut sketch = Sketch::default();
@@ -122,6 +121,22 @@ mod tests {
         sketch.connected(to, false).subscribed(to, "t", 1);
         sketch.publishing(from, 1, "t", 1);
         sketch.delivered(to, 0, 1).delivered(to, 0, 0);
+        assert_eq!((verdict(&sketch).checked, verdict(&sketch).count), (1, 0));
+    }
+
+    #[test]
+    fn an_earlier_subscription_promises_nothing_for_a_later_one() {
+        let mut sketch = Sketch::default();
+        let from = sketch.actor("from", Role::Publisher, 3_600);
+        let to = sketch.actor("to", Role::Clean, 0);
+        sketch
+            .connected(to, false)
+            .subscribed(to, "t", 1)
+            .ended(to, End::Cut);
+        sketch.connected(from, false).publishing(from, 0, "t", 1);
+        sketch.connected(to, false).subscribed(to, "t", 1);
+        sketch.publishing(from, 1, "t", 1);
+        sketch.delivered(to, from, 1).delivered(to, from, 0);
         assert_eq!((verdict(&sketch).checked, verdict(&sketch).count), (1, 0));
     }
 }

@@ -67,8 +67,6 @@ pub(super) struct Connection {
     /// CONNACK; [`NEVER`].
     pub(super) connected_us: u64,
     pub(super) session_present: bool,
-    /// Whether a node refused it, so that nothing came of it.
-    pub(super) is_refused: bool,
     pub(super) ended_us: u64,
     pub(super) end: Option<End>,
     pub(super) reason: u8,
@@ -318,7 +316,6 @@ fn connections(events: &[(u32, &Event)]) -> Vec<Connection> {
                     dialed_us: event.at_us,
                     connected_us: NEVER,
                     session_present: false,
-                    is_refused: false,
                     ended_us: NEVER,
                     end: None,
                     reason: 0,
@@ -328,7 +325,6 @@ fn connections(events: &[(u32, &Event)]) -> Vec<Connection> {
                 one.connected_us = event.at_us;
                 one.session_present = session_present;
             }
-            (What::Refused { .. }, Some(one)) => one.is_refused = true,
             (What::Ended { why, reason }, Some(one)) => {
                 one.ended_us = event.at_us;
                 one.end = Some(why);

@@ -98,8 +98,9 @@ fn expected(one: &Connection, observed: &Observed) -> (u32, u32) {
         return (0, 0);
     };
     match end {
-        // The node may have read CONNECT, and more than that is not known.
-        _ if one.is_refused || end == End::Unreachable => (0, 0),
+        _ if end == End::Unreachable => (0, 0),
+        // The node may have read CONNECT, and more than that is not known. Nor after a refusal: the `Open` that it waited
+        // for may be in the shard's log, and ends with the node's epoch as that of any other connection.
         _ if !one.is_connected() => (0, 1),
         End::Left => {
             let about_us = one.ended_us.saturating_sub(1_000_000);
