@@ -21,7 +21,7 @@ use flow::Flow;
 pub(super) use flow::{PUBLISHERS, SUBSCRIBERS};
 
 /// Connections of one worker at most: below the 20 000 descriptors that many systems allow.
-const CONNECTIONS_PER_WORKER: u32 = 18_000;
+pub(crate) const CONNECTIONS_PER_WORKER: u32 = 18_000;
 /// Most workers.
 const WORKERS_MAX: u32 = 64;
 /// Connections that wait for a CONNACK at a time, of all workers, where no case says otherwise: less

@@ -24,6 +24,7 @@ mod socket;
 mod storm;
 mod worker;
 
+pub(crate) use cases::CONNECTIONS_PER_WORKER;
 pub use cases::{Case, Load, Other, run};
 pub use crew::Launch;
 pub use histogram::Histogram;

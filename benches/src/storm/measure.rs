@@ -13,7 +13,7 @@ use crate::demo::Folder;
 use crate::demo::node::{Launch, Plan};
 use crate::demo::nodes::Nodes;
 use crate::fleet::Backoff;
-use crate::load::{Load, Other, Rule, Storm, Version};
+use crate::load::{CONNECTIONS_PER_WORKER, Load, Other, Rule, Storm, Version};
 use crate::sessions::probe::Metrics;
 
 /// Configuration of each node: one thread, since the nodes share the cores; else the defaults.
@@ -29,10 +29,18 @@ fn probe(what: &str, error: impl std::fmt::Display) -> StormError {
     StormError::Probe(what.to_owned(), error.to_string())
 }
 
+/// Open files that the process needs which needs most of them: a worker has a client once, a node its
+/// part of them twice, since the end of the old connection is not seen at once.
+fn descriptors(options: &Options) -> u64 {
+    let nodes = options.nodes - u32::from(options.kill);
+    let of_node = 2 * options.clients.div_ceil(nodes);
+    let of_worker = options.clients.min(CONNECTIONS_PER_WORKER);
+    u64::from(of_node.max(of_worker) + 2 * options.pairs) + DESCRIPTORS_BESIDE
+}
+
 /// Raises the limit of open files if it is too low, for this process, the nodes and the workers.
 pub(super) fn require_descriptors(options: &Options) -> Result<(), StormError> {
-    // A node may have each client twice: the end of the old connection is not seen at once.
-    let needed = 2 * u64::from(options.clients) + 2 * u64::from(options.pairs) + DESCRIPTORS_BESIDE;
+    let needed = descriptors(options);
     let limit = getrlimit(Resource::Nofile);
     // An absent limit is none at all.
     let Some(current) = limit.current.filter(|current| *current < needed) else {
@@ -45,7 +53,7 @@ pub(super) fn require_descriptors(options: &Options) -> Result<(), StormError> {
     let clients = options.clients;
     setrlimit(Resource::Nofile, raised).map_err(|error| {
         StormError::Setting(format!(
-            "--clients {clients}: needs {needed} open files, the limit (ulimit -n) is {current} and cannot be raised: {error}"
+            "--clients {clients}: needs {needed} open files, the limit (ulimit -n) is {current} and cannot be raised: {error}; use fewer clients"
         ))
     })
 }
@@ -240,5 +248,21 @@ fn described(rule: Backoff) -> String {
     match jitter.is_zero() && base == delay_max {
         true => format!("{base:?}, always"),
         false => format!("{base:?} x 2^n up to {delay_max:?}, and 0 to {jitter:?} at random"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_thousand_clients_fit_into_a_usual_limit_of_open_files() {
+        let options = Options::new("tidewire".into());
+        assert_eq!(descriptors(&options), 10_000 + 200 + DESCRIPTORS_BESIDE);
+        let lone = Options {
+            nodes: 1,
+            ..options
+        };
+        assert_eq!(descriptors(&lone), 20_000 + 200 + DESCRIPTORS_BESIDE);
     }
 }
