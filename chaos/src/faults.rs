@@ -208,7 +208,7 @@ impl Run {
                 let before = network.dropped()?;
                 network.join(&cut)?;
                 if before == 0 {
-                    self.find(format!(
+                    self.find(&format!(
                         "{kind} {}: no packet was dropped: the rules do not say between whom packets go",
                         numbers(&met)
                     ));
@@ -373,14 +373,14 @@ impl Run {
             }
             let after_s = begun.elapsed().as_secs_f64();
             match ended {
-                Some(status) if status.success() => self.find(format!(
+                Some(status) if status.success() => self.find(&format!(
                     "node {number} ended with 0 although its fsync has failed"
                 )),
                 Some(status) => note.push(format!(
                     "node {number} ended after {after_s:.1} s: {status}"
                 )),
                 None => {
-                    self.find(format!(
+                    self.find(&format!(
                         "node {number} goes on {FAILING_DEADLINE:?} after its fsync has failed"
                     ));
                     self.cluster.kill(&[*at]).await?;

@@ -89,7 +89,7 @@ impl Run {
             benches::demo::wait_until_sealed(&admins, SEALED_DEADLINE)
         });
         if let Err(error) = self.during(sealing).await? {
-            self.find(error.to_string());
+            self.find(&error.to_string());
         }
         Ok(())
     }
@@ -129,7 +129,7 @@ impl Run {
         );
         let is_scale = |fault: &FaultRecord| fault.kind == Kind::Scale;
         if ends.otherwise > 0 && self.faults.iter().all(is_scale) && !self.faults.is_empty() {
-            self.find(format!(
+            self.find(&format!(
                 "{} connections ended while nodes joined and were drained, and were not sent to another node",
                 ends.otherwise
             ));

@@ -86,7 +86,7 @@ impl Run {
                 Err(error) => error.to_string(),
             };
             if Instant::now() >= deadline {
-                self.find(format!(
+                self.find(&format!(
                     "node {} may not be stopped {SAFE_DEADLINE:?} after the cluster was whole: {why}",
                     at + 1
                 ));
@@ -150,13 +150,13 @@ impl Run {
             match holdings {
                 Ok(Holdings { is_empty: true, .. }) => break,
                 Ok(holdings) if Instant::now() >= deadline => {
-                    self.find(format!(
+                    self.find(&format!(
                         "node {node} holds something {DRAIN_DEADLINE:?} after its drain began: {holdings:?}"
                     ));
                     break;
                 }
                 Err(error) if Instant::now() >= deadline => {
-                    self.find(format!("what node {node} holds is not known: {error}"));
+                    self.find(&format!("what node {node} holds is not known: {error}"));
                     break;
                 }
                 Ok(_) | Err(_) => self.wait(Instant::now() + ASK_INTERVAL).await?,
@@ -246,7 +246,7 @@ impl Run {
             match forgotten {
                 Ok(_) => break,
                 Err(error) if Instant::now() >= deadline => {
-                    self.find(format!("node {node} is not forgotten: {error}"));
+                    self.find(&format!("node {node} is not forgotten: {error}"));
                     break;
                 }
                 Err(_) => self.wait(Instant::now() + ASK_INTERVAL).await?,
@@ -276,7 +276,7 @@ impl Run {
         let (leads, holds, shards) = most;
         if !is_in_time {
             let standing = self.watch.standing(&self.cluster);
-            self.find(format!(
+            self.find(&format!(
                 "{SPREAD_DEADLINE:?} after {nodes} nodes were there, one leads {leads} and one holds {holds} of {shards} \
                  shards: {standing}"
             ));
@@ -321,7 +321,7 @@ impl Run {
             match self.ask(at, question.clone()).await? {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() >= deadline => {
-                    self.find(format!("{what} is refused: {error}"));
+                    self.find(&format!("{what} is refused: {error}"));
                     return Ok(());
                 }
                 Err(_) => self.wait(Instant::now() + ASK_INTERVAL).await?,

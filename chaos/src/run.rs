@@ -413,7 +413,7 @@ impl Run {
             return Ok(Some(since.elapsed().as_secs_f64()));
         }
         let standing = self.watch.standing(&self.cluster);
-        self.find(format!(
+        self.find(&format!(
             "{when}, the cluster is not whole {deadline:?} after everything was healed: {standing}"
         ));
         Ok(None)
@@ -431,7 +431,7 @@ impl Run {
             let standing = self.watch.standing(&self.cluster);
             let ends = places.iter().map(|at| self.cluster.member(*at).log_end());
             let ends: Vec<String> = ends.collect();
-            self.find(format!(
+            self.find(&format!(
                 "a node is not ready {READY_DEADLINE:?} after its start: {standing}\n    {}",
                 ends.join("\n    ")
             ));
@@ -483,14 +483,14 @@ impl Run {
             Some(status) if status.success() => {}
             Some(status) => {
                 let log = self.cluster.member(at).log_end();
-                self.find(format!(
+                self.find(&format!(
                     "node {number} was to stop and ended: {status}\n    {log}"
                 ));
             }
             None if self.cluster.member(at).pid().is_none() => {}
             None => {
                 let log = self.cluster.member(at).log_end();
-                self.find(format!(
+                self.find(&format!(
                     "node {number} did not stop within {STOP_DEADLINE:?} of SIGTERM\n    {log}"
                 ));
                 self.cluster.kill(&[at]).await?;
@@ -500,7 +500,7 @@ impl Run {
     }
 
     /// Keeps something that was not as it had to be.
-    pub(crate) fn find(&mut self, what: String) {
+    pub(crate) fn find(&mut self, what: &str) {
         let what = format!("at {:.1} s: {what}", self.seconds());
         eprintln!("  VIOLATION {what}");
         self.found += 1;
@@ -582,7 +582,7 @@ impl Run {
                 member.number(),
                 member.log_end()
             );
-            self.find(text);
+            self.find(&text);
             if self.restarts >= RESTARTS_MAX {
                 return Err(Error::Failed(format!(
                     "nodes ended {RESTARTS_MAX} times by themselves: {}",
@@ -633,7 +633,7 @@ impl Run {
         if stall > most && !self.flow.is_told {
             self.flow.is_told = true;
             let standing = self.watch.standing(&self.cluster);
-            self.find(format!(
+            self.find(&format!(
                 "nothing is broken and no message is acknowledged for {most:?}: {standing}"
             ));
         }
