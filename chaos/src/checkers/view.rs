@@ -349,11 +349,9 @@ fn spans(events: &[(u32, &Event)], expiry_s: u32) -> Vec<Span> {
     for (actor, event) in events {
         let now = event.at_us;
         match event.what {
-            What::Connecting { clean_start, .. } => {
-                if clean_start {
-                    close(&mut all, now, |_| true);
-                }
-            }
+            What::Connecting {
+                clean_start: true, ..
+            } => close(&mut all, now, |_| true),
             What::Connected { session_present } => {
                 let may_be_another =
                     is_doubtful && now.saturating_sub(last_end_us) + EXPIRY_MARGIN_US >= expiry_us;
@@ -376,17 +374,18 @@ fn spans(events: &[(u32, &Event)], expiry_s: u32) -> Vec<Span> {
                     close(&mut all, now, |_| true);
                 }
             }
-            What::Subscribed { filter, reason } if reason < 0x80 => {
-                if all.iter().all(|one| one.filter != filter || !one.is_open()) {
-                    all.push(Span {
-                        filter,
-                        qos: reason,
-                        from_us: now,
-                        until_us: NEVER,
-                        actor: *actor,
-                        connection_until_us: NEVER,
-                    });
-                }
+            What::Subscribed { filter, reason }
+                if reason < 0x80
+                    && all.iter().all(|one| one.filter != filter || !one.is_open()) =>
+            {
+                all.push(Span {
+                    filter,
+                    qos: reason,
+                    from_us: now,
+                    until_us: NEVER,
+                    actor: *actor,
+                    connection_until_us: NEVER,
+                });
             }
             What::Unsubscribing { filter } => close(&mut all, now, |one| one.filter == filter),
             _ => {}
