@@ -7,7 +7,7 @@ use crate::history::{End, Event, History, What};
 /// Reasons of a DISCONNECT that says nothing of the node: another connection of the same client, and use
 /// another server.
 const TAKEN_OVER: u8 = 0x8E;
-pub(crate) const USE_ANOTHER_SERVER: u8 = 0x9C;
+const USE_ANOTHER_SERVER: u8 = 0x9C;
 /// Microseconds of a second.
 const SECOND_US: u64 = 1_000_000;
 
@@ -76,20 +76,31 @@ impl Ends {
     pub(crate) fn of(history: &History, from_us: u64, until_us: u64) -> Self {
         let mut ends = Self::default();
         let mut seconds: BTreeMap<u64, u64> = BTreeMap::new();
-        let events = history.actors.iter().flat_map(|actor| &actor.events);
-        for Event { at_us, what } in events.filter(|one| (from_us..=until_us).contains(&one.at_us))
-        {
-            let What::Ended { why, reason } = what else {
-                continue;
-            };
-            match (why, *reason) {
-                (End::Told, USE_ANOTHER_SERVER) => {
-                    ends.sent_away += 1;
-                    *seconds.entry(at_us / SECOND_US).or_default() += 1;
+        for actor in &history.actors {
+            let mut is_connected = false;
+            for Event { at_us, what } in &actor.events {
+                let (why, reason) = match what {
+                    What::Connected { .. } => {
+                        is_connected = true;
+                        continue;
+                    }
+                    What::Ended { why, reason } => (why, *reason),
+                    _ => continue,
+                };
+                // An attempt that came to nothing has cost nobody a connection.
+                let was_connected = std::mem::take(&mut is_connected);
+                if !was_connected || !(from_us..=until_us).contains(at_us) {
+                    continue;
                 }
-                (End::Told, TAKEN_OVER) => {}
-                (End::Told | End::Closed | End::Slow, _) => ends.otherwise += 1,
-                _ => {}
+                match (why, reason) {
+                    (End::Told, USE_ANOTHER_SERVER) => {
+                        ends.sent_away += 1;
+                        *seconds.entry(at_us / SECOND_US).or_default() += 1;
+                    }
+                    (End::Told, TAKEN_OVER) => {}
+                    (End::Told | End::Closed | End::Slow, _) => ends.otherwise += 1,
+                    _ => {}
+                }
             }
         }
         ends.sent_away_per_s = seconds.into_values().max().unwrap_or(0);
@@ -158,16 +169,24 @@ mod tests {
 
     #[test]
     fn who_was_sent_away_is_told_from_who_was_lost() {
+        let connected = What::Connected {
+            session_present: true,
+        };
         let ended = |why, reason| What::Ended { why, reason };
-        let history = history(vec![
-            (100, ended(End::Told, USE_ANOTHER_SERVER)),
-            (200, ended(End::Told, USE_ANOTHER_SERVER)),
-            (1_000_300, ended(End::Told, USE_ANOTHER_SERVER)),
-            (400, ended(End::Told, TAKEN_OVER)),
-            (500, ended(End::Closed, 0)),
-            (600, ended(End::Left, 0)),
-            (9_000_000, ended(End::Closed, 0)),
-        ]);
+        let ends = [
+            (100, End::Told, USE_ANOTHER_SERVER),
+            (200, End::Told, USE_ANOTHER_SERVER),
+            (1_000_300, End::Told, USE_ANOTHER_SERVER),
+            (400, End::Told, TAKEN_OVER),
+            (500, End::Closed, 0),
+            (600, End::Left, 0),
+            (9_000_000, End::Closed, 0),
+        ];
+        let mut events = vec![(0, ended(End::Closed, 0))];
+        for (at_us, why, reason) in ends {
+            events.extend([(at_us, connected), (at_us, ended(why, reason))]);
+        }
+        let history = history(events);
         let ends = Ends::of(&history, 0, 5_000_000);
         assert_eq!(
             ends,

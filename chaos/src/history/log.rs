@@ -91,7 +91,7 @@ mod tests {
             reason: 0,
         };
         log.record(first);
-        log.clone().record(second);
+        log.record(second);
         let events = log.events();
         assert_eq!([events[0].what, events[1].what], [first, second]);
         assert!(events[0].at_us <= events[1].at_us);
