@@ -113,7 +113,7 @@ fn a_member_that_is_lost_for_good_is_replaced_by_one_that_has_joined() {
     kept.subscribe("kept", 1);
     kept.disconnect();
     nodes.kill_9(2);
-    std::fs::remove_dir_all(&cluster.places[2].data()).expect("the node is dead");
+    std::fs::remove_dir_all(cluster.places[2].data()).expect("the node is dead");
     let replace = |more: &[&str]| {
         let words = ["cluster", "replace", "3", "4"].iter().chain(more);
         words
