@@ -112,6 +112,19 @@ pub enum OpenError {
         /// The last entry that the file holds.
         flushed: u64,
     },
+    /// There was a log, and now there is none: with it went the votes of every group, also of those whose
+    /// state was never flushed.
+    #[error(
+        "the log of the Raft groups in {} is gone: this node has promised what it does not know any more; have the \
+         others forget it (ctl cluster drain, forget), and start it as a new one on an empty folder", folder.display()
+    )]
+    AllLogsLost {
+        /// The folder that should have it.
+        folder: PathBuf,
+    },
+    /// The file system does not say whether there was a log.
+    #[error(transparent)]
+    Marker(#[from] storage::fs::Error),
     /// The group has other voters than this node alone: it is no group to be founded here.
     #[error("group {group} has the voters {voters:?}, and not replica {replica} alone")]
     ForeignNode {

@@ -14,6 +14,7 @@ mod failure;
 mod group;
 mod hold;
 mod log_store;
+mod marker;
 mod members;
 mod network;
 mod node;

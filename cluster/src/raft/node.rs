@@ -16,6 +16,7 @@ use super::blocking::Blocking;
 use super::config::{RaftConfig, raft_config};
 use super::driver::Drive;
 use super::failure::{CloseError, Fatal, Latch, OpenError};
+use super::marker::Marker;
 use super::replica::Context;
 use super::serving::SERVED_MAX;
 use super::traffic::Traffic;
@@ -137,7 +138,9 @@ impl RaftNode {
         let latch = Arc::new(Latch::new(on_fatal));
         let log_failed = Arc::clone(&latch);
         let on_log_failed = Box::new(move |fatal| log_failed.raise(Fatal::Log(fatal)));
+        let marker = Marker::of(&fs, &config)?;
         let log = open(Arc::clone(&fs), &config, on_log_failed)?;
+        marker.set(&fs)?;
         let context = Context {
             copy_bytes_per_s: config.copy_bytes_per_s,
             blocking,

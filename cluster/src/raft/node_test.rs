@@ -335,6 +335,28 @@ async fn a_machine_that_panics_ends_the_node() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_gone_before_anything_was_flushed_is_missed() {
+    let fs = FaultFs::new(13);
+    let node = TestNode::open(&fs);
+    let group = node.start(1).await;
+    propose(&group, 0..5).await;
+    let fs = node.kill().await;
+    drop(TestNode::open(&fs.copy()));
+    for name in fs.list(Path::new("/data/log")).unwrap() {
+        let _ = fs.unlink(&Path::new("/data/log").join(name));
+    }
+
+    let refused = TestNode::open_as(&fs, &Setup::default())
+        .map(drop)
+        .unwrap_err();
+
+    assert!(
+        matches!(refused, OpenError::AllLogsLost { .. }),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn damage_is_named_and_nothing_is_started() {
     let node = TestNode::open(&FaultFs::new(12));
     let group = node.start(1).await;
@@ -358,6 +380,14 @@ async fn damage_is_named_and_nothing_is_started() {
     for name in lost_log.list(Path::new("/data/log")).unwrap() {
         let _ = lost_log.unlink(&Path::new("/data/log").join(name));
     }
+    let refused = TestNode::open_as(&lost_log, &Setup::default());
+    let refused = refused.map(drop).unwrap_err();
+    assert!(
+        matches!(refused, OpenError::AllLogsLost { .. }),
+        "{refused}"
+    );
+    // One from before there was a marker: the flushed state says it.
+    lost_log.unlink(Path::new("/data/log.begun")).unwrap();
     let refused = TestNode::open(&lost_log).try_start(1).await.unwrap_err();
     assert!(matches!(refused, OpenError::LogLost { .. }), "{refused}");
 
