@@ -22,6 +22,8 @@ use crate::scenario::Kind;
 
 /// Time within which a node has to end whose fsync has failed: it writes all the time.
 const FAILING_DEADLINE: Duration = Duration::from_secs(30);
+/// Time that a node may take to end after its disk was full.
+const ENDING: Duration = Duration::from_secs(2);
 /// Bytes written at a time to fill a file system.
 const FILLER_BYTES: usize = 1 << 20;
 /// The file that fills it.
@@ -226,6 +228,8 @@ impl Run {
                     std::fs::remove_file(&file)
                         .map_err(|error| Error::Failed(format!("{}: {error}", file.display())))?;
                 }
+                // One that met the end of its disk just now takes a moment to end.
+                self.wait(Instant::now() + ENDING).await?;
                 let (ended, said) = self.start_ended(&places).await?;
                 if !ended.is_empty() {
                     note_too(said);
