@@ -20,6 +20,7 @@ pub mod plan;
 mod proxy;
 mod report;
 mod run;
+mod sabotage;
 pub mod scenario;
 mod suite;
 mod timeline;
@@ -34,6 +35,7 @@ use std::io::Write;
 pub use options::{DURATION_MAX, DURATION_MIN, Options, Place};
 pub use report::{FaultRecord, Report};
 pub use run::{Job, run_here};
+pub use sabotage::Row;
 pub use suite::{Outcome, Summary};
 
 /// Says why a run did not come to a verdict.
@@ -95,4 +97,14 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<Summary, Error> {
 /// [`Error::Failed`] when `out` does not take it.
 pub fn list(out: &mut dyn Write) -> Result<(), Error> {
     suite::list(out)
+}
+
+/// Runs every defect, or those that `options.scenarios` names, and the same without it; writes a row for
+/// each to `out`, or with `options.json` one line of JSON. Blocks.
+///
+/// # Errors
+/// [`Error`]; its [`Error::exit_code`] is the command's. A defect that no checker found is no error but
+/// in its row.
+pub fn sabotage(options: &Options, out: &mut dyn Write) -> Result<Vec<Row>, Error> {
+    sabotage::run(options, out)
 }

@@ -32,6 +32,8 @@ pub struct Options {
     pub kafka_pids: Vec<u32>,
     /// Defect that the nodes are told to have; the verdict is reversed then: something must be found.
     pub defect: Option<String>,
+    /// Strains of the nodes, as `TIDEWIRE_STRAIN` says them; `None`: those of the environment.
+    pub strain: Option<String>,
     /// The program whose `serve` is a node; `None`: the running one.
     pub program: Option<PathBuf>,
     /// The one scenario is run in this process, which is in such a place: how each is run by the

@@ -352,6 +352,9 @@ async fn one(
     if let Some(defect) = &options.defect {
         command.args(["--defect", defect]);
     }
+    if let Some(strain) = &options.strain {
+        command.env("TIDEWIRE_STRAIN", strain);
+    }
     let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

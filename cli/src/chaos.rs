@@ -7,14 +7,17 @@ use chaos::{Options, Place};
 use clap::Args;
 
 use crate::arguments::duration;
-use crate::fail;
+use crate::{exit, fail};
 
 /// The word that lists the scenarios instead of running any.
 const LIST: &str = "list";
+/// The word before the names of defects, each of which a checker has to find.
+const SABOTAGE: &str = "sabotage";
 
 #[derive(Debug, Args)]
 pub(crate) struct Chaos {
-    /// Scenarios by name, or files of your own; `list` says what there is [default: all].
+    /// Scenarios by name, or files of your own; `list` says what there is; `sabotage [DEFECT…]` tries the
+    /// checkers themselves on a build with the feature `faults` [default: all scenarios].
     scenarios: Vec<String>,
     /// Seed of the faults and of the clients [default: the scenario's, or drawn, and printed].
     #[arg(long, value_name = "N")]
@@ -59,8 +62,12 @@ pub(crate) fn run(arguments: &Chaos) -> u8 {
             Err(error) => fail(error.exit_code(), &error),
         };
     }
+    let is_sabotage = arguments
+        .scenarios
+        .first()
+        .is_some_and(|word| word == SABOTAGE);
     let options = Options {
-        scenarios: arguments.scenarios.clone(),
+        scenarios: arguments.scenarios[usize::from(is_sabotage)..].to_vec(),
         seed: arguments.seed,
         duration: arguments.duration,
         json: arguments.json,
@@ -69,9 +76,17 @@ pub(crate) fn run(arguments: &Chaos) -> u8 {
         kafka: arguments.kafka.clone(),
         kafka_pids: arguments.kafka_pid.clone(),
         defect: arguments.defect.clone(),
+        strain: None,
         program: arguments.program.clone(),
         here: arguments.here,
     };
+    if is_sabotage {
+        return match chaos::sabotage(&options, out) {
+            Ok(rows) if rows.iter().all(chaos::Row::is_as_wanted) => 0,
+            Ok(_) => exit::FAILED,
+            Err(error) => fail(error.exit_code(), &error),
+        };
+    }
     match chaos::run(&options, out) {
         Ok(summary) => summary.exit_code(),
         Err(error) => fail(error.exit_code(), &error),

@@ -18,8 +18,10 @@ pub(super) fn check(view: &View<'_>) -> Verdict {
 fn check_client(view: &View<'_>, client: &Client<'_>, verdict: &mut Verdict) {
     let mut seen = Seen::default();
     // The last of each receiving actor, publisher, topic and QoS. Two users of a session read their sockets in
-    // no order, so each is looked at by itself.
-    let mut last: HashMap<(u32, u32, u32, u8), u32> = HashMap::new();
+    // no order, so each is looked at by itself. With QoS 0 also of each of the publisher's connections: a node
+    // that stood still reads what came on an old one after the client has gone on at another node, and nothing
+    // ties the two together.
+    let mut last: HashMap<(u32, u32, u32, u8, Option<u32>), u32> = HashMap::new();
     for (actor, event) in &client.events {
         let What::Delivered {
             publisher,
@@ -47,7 +49,8 @@ fn check_client(view: &View<'_>, client: &Client<'_>, verdict: &mut Verdict) {
         if is_promised != Some(true) {
             continue;
         }
-        let key = (*actor, publisher, topic, published.qos);
+        let connection = (published.qos == 0).then_some(published.connection);
+        let key = (*actor, publisher, topic, published.qos, connection);
         let before = last.insert(key, number);
         verdict.check(before.is_none_or(|before| before < number), || {
             format!(
@@ -67,7 +70,7 @@ mod tests {
     use crate::checkers::sketch::Sketch;
     use crate::history::{End, Role};
 
-    fn sent(qos: [u8; 3]) -> Sketch {
+    fn sent<const N: usize>(qos: [u8; N]) -> Sketch {
         let mut sketch = Sketch::default();
         let from = sketch.actor("from", Role::Publisher, 3_600);
         let to = sketch.actor("to", Role::Subscriber, 3_600);
@@ -110,6 +113,24 @@ mod tests {
         let verdict = verdict(&sketch);
         assert_eq!(verdict.count, 1);
         assert!(verdict.violations[0].contains("message 1"), "{verdict:?}");
+    }
+
+    #[test]
+    fn qos_0_of_an_earlier_connection_may_be_read_late_and_no_other() {
+        let checked = |qos, reconnects| {
+            let mut sketch = sent([qos]);
+            if reconnects {
+                sketch.ended(0, End::Cut).connected(0, false);
+            }
+            sketch.publishing(0, 1, "t", qos);
+            sketch.delivered(1, 0, 1).delivered(1, 0, 0);
+            verdict(&sketch).count
+        };
+
+        assert_eq!(
+            [checked(0, true), checked(0, false), checked(1, true)],
+            [0, 1, 1]
+        );
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(super) struct View<'a> {
 pub(super) struct Published {
     pub(super) topic: u32,
     pub(super) qos: u8,
+    /// The publisher's connection, or attempt, on which it was sent first.
+    pub(super) connection: u32,
     /// When it was sent first.
     pub(super) first_us: u64,
     /// When its PUBACK or PUBREC came; [`NEVER`].
@@ -235,8 +237,10 @@ pub(super) fn seconds(at_us: u64) -> String {
 
 fn published(events: &[Event]) -> Vec<Published> {
     let mut all: Vec<Published> = Vec::new();
+    let mut current = 0;
     for event in events {
         match event.what {
+            What::Connecting { connection, .. } => current = connection,
             // Numbers are given in order, so a known one is a repetition.
             What::Publishing {
                 number,
@@ -247,6 +251,7 @@ fn published(events: &[Event]) -> Vec<Published> {
                 all.push(Published {
                     topic,
                     qos: flags.qos,
+                    connection: current,
                     first_us: event.at_us,
                     acked_us: NEVER,
                 });
