@@ -64,7 +64,7 @@ impl Cluster {
         options: &Options,
         nodes: u32,
         config: String,
-        kafka: Option<crate::demo::Kafka>,
+        kafka: Option<&crate::demo::Kafka>,
     ) -> Result<Self, CostError> {
         let temporary = match &options.folder {
             Some(folder) => tempfile::tempdir_in(folder),
@@ -77,7 +77,7 @@ impl Cluster {
             folder: &folder,
             nodes,
             config,
-            kafka: kafka.as_ref(),
+            kafka,
             mqtt: None,
             admin: None,
         })?;
@@ -152,7 +152,7 @@ fn telemetry(options: &Options, nodes: u32, kafka: Option<String>) -> Result<Cos
         config += &format!("[[telemetry.streams]]\ntopic = \"{topic}\"\n");
     }
     let kafka = kafka.map(|bootstrap| crate::demo::Kafka { bootstrap, topic });
-    let cluster = Cluster::start(options, nodes, config, kafka)?;
+    let cluster = Cluster::start(options, nodes, config, kafka.as_ref())?;
     let load = |at: usize, start_ms, rate_per_s, duration| generator::Load {
         connections: options.devices,
         first: at as u32 * options.devices,
