@@ -115,7 +115,7 @@ impl Cluster {
             mqtt,
             admin,
             cluster: Some(cluster),
-            join: self.members.first().map(Member::dialed),
+            join: self.to_join().map(Member::dialed),
         };
         self.members.push(Member {
             launch,
@@ -125,6 +125,12 @@ impl Cluster {
             state: State::Down,
         });
         Ok(at)
+    }
+
+    /// A member that answers one that joins: one that runs, if there is any.
+    fn to_join(&self) -> Option<&Member> {
+        let runs = |member: &&Member| member.state == State::Running;
+        self.members.iter().find(runs).or(self.members.first())
     }
 
     /// MQTT, admin, cluster, and where others dial.

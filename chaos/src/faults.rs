@@ -169,7 +169,11 @@ impl Run {
     }
 
     /// Takes a fault back, and waits until nodes that it had ended are ready again.
-    pub(crate) async fn end(&mut self, active: Active) -> Result<FaultRecord, Error> {
+    pub(crate) async fn end(
+        &mut self,
+        active: Active,
+        is_last: bool,
+    ) -> Result<FaultRecord, Error> {
         let Active {
             is_drawn: _,
             kind,
@@ -194,11 +198,14 @@ impl Run {
                         self.spawn(*at)?;
                     }
                 }
-                self.until_ready(&places, begun).await?;
-                note_too(format!(
-                    "ready after {:.1} s",
-                    begun.elapsed().as_secs_f64()
-                ));
+                // A node that is cut off still cannot be ready; once nothing is broken, all have to be.
+                if is_last {
+                    self.until_ready(&places, begun).await?;
+                    note_too(format!(
+                        "ready after {:.1} s",
+                        begun.elapsed().as_secs_f64()
+                    ));
+                }
             }
             Undo::GoOn(places) => {
                 for at in places {

@@ -371,7 +371,7 @@ impl Run {
 
     /// Ends one fault, and waits until the cluster is whole if nothing else is broken.
     async fn end_fault(&mut self, one: Active, is_last: bool) -> Result<(), Error> {
-        let record = self.end(one).await?;
+        let record = self.end(one, is_last).await?;
         self.faults.push(record);
         if !is_last || !self.job.scenario.settle {
             return Ok(());
