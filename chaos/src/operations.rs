@@ -65,8 +65,12 @@ impl Run {
         };
         vec![
             (
-                "snapshots sent, bytes",
-                sum("tidewire_raft_snapshot_sent_bytes_total"),
+                "entries of logs received, bytes",
+                sum("tidewire_cluster_log_bytes_total{direction=\"received\"}"),
+            ),
+            (
+                "snapshots received, bytes",
+                sum("tidewire_cluster_snapshot_bytes_total{direction=\"received\"}"),
             ),
             (
                 "buckets copied, bytes",

@@ -459,10 +459,21 @@ impl Node {
         until_closed(self.mqtt, &self.listening, self.config.stop_deadline).await;
     }
 
+    /// Whether clients find another node that takes them, as far as this one knows.
+    fn others_serve(&self) -> bool {
+        let status = self.state.member.status();
+        let mut others = status
+            .members
+            .iter()
+            .filter(|(node, _)| **node != status.node);
+        // Who is draining has said that there are others.
+        self.shared.draining.is_begun()
+            || others.any(|(_, row)| row.epoch.is_some() && row.is_heard && !row.is_leaving)
+    }
+
     async fn disconnect_all(&self) {
         let per_s = self.config.stop_disconnects_per_s;
-        // Who is draining has said that there are others.
-        let reason = match self.shared.draining.is_begun() {
+        let reason = match self.others_serve() {
             true => ReasonCode::UseAnotherServer,
             false => ReasonCode::ServerShuttingDown,
         };

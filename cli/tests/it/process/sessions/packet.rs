@@ -12,8 +12,8 @@ pub(crate) const PUBCOMP: u8 = 0x70;
 pub(crate) const SUBACK: u8 = 0x90;
 pub(crate) const DISCONNECT: u8 = 0xE0;
 
-/// Server unavailable, server busy, server shutting down.
-const PASSING: [u8; 3] = [0x88, 0x89, 0x8B];
+/// Server unavailable, server busy, server shutting down, use another server.
+const PASSING: [u8; 4] = [0x88, 0x89, 0x8B, 0x9C];
 
 /// Reasons from here on are failures.
 const FAILURES_FROM: u8 = 0x80;
