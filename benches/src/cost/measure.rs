@@ -236,18 +236,22 @@ fn pairs(options: &Options, nodes: u32) -> Result<Cost, CostError> {
     }
     let figure = |name| outcome.figure(name).unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let spent = outcome
-        .spent
-        .as_ref()
-        .ok_or_else(|| CostError::Wrong("it is not known what the nodes have used".to_owned()))?;
-    let used = spent.nodes_s.iter().sum::<f64>() + spent.generator_s;
+    let messages = figure("acked");
+    let share = |spent: &load::Spent| {
+        let used = spent.nodes_s.iter().sum::<f64>() + spent.generator_s;
+        used / spent.seconds.max(f64::EPSILON) / cores as f64
+    };
     let cost = Cost {
         line: PAIRS,
         nodes,
-        messages: figure("acked") as u64,
+        messages: messages as u64,
         seconds: figure("seconds"),
-        nodes_cpu_s: spent.nodes_s.clone(),
-        cores_share: Some(used / spent.seconds.max(f64::EPSILON) / cores as f64),
+        // Of a lone node the load says only what a message cost.
+        nodes_cpu_s: outcome.spent.as_ref().map_or_else(
+            || vec![figure("cpu_s_per_million") * messages / 1e6],
+            |spent| spent.nodes_s.clone(),
+        ),
+        cores_share: outcome.spent.as_ref().map(share),
     };
     cluster.stop()?;
     Ok(cost)

@@ -150,9 +150,13 @@ async fn a_batch_beyond_the_limit_in_flight_comes_back_and_room_is_announced() {
         .iter()
         .map(|payload| message_at("car", payload, NOW_MS))
         .collect();
-    // The log's thread is held in the first settlement, so the first batch stays in flight.
+    // The log's thread is held in the first settlement, so what comes after it stays in flight.
     let (hold, held) = std::sync::mpsc::sync_channel::<()>(0);
-    let port = ingest.port(Arc::new(HeldPort(Mutex::new(held))));
+    let (enter, entered) = std::sync::mpsc::sync_channel(1);
+    let port = ingest.port(Arc::new(HeldPort {
+        enter,
+        held: Mutex::new(held),
+    }));
     let mut first = ingest.batch(OutletId(0), port);
     let ticket = Ticket {
         kind: 0,
@@ -160,6 +164,9 @@ async fn a_batch_beyond_the_limit_in_flight_comes_back_and_room_is_announced() {
     };
     first.push(&messages[0], Some(ticket));
     ingest.submit(first).expect("an empty line has room");
+    entered.recv().expect("it is settled");
+    let (second, second_outcome) = line.batch(&messages[..1]);
+    ingest.submit(second).expect("the first is not in flight");
 
     let (batch, outcome) = line.batch(&messages);
     let refused = ingest.submit(batch).expect_err("one byte is the limit");
@@ -172,16 +179,21 @@ async fn a_batch_beyond_the_limit_in_flight_comes_back_and_room_is_announced() {
     assert_eq!(refused.batch.len(), 3);
     ingest.submit(refused.batch).expect("there is room now");
 
+    assert_eq!(second_outcome.await, Ok(Outcome::Durable));
     assert_eq!(outcome.await, Ok(Outcome::Durable));
     assert_eq!(line.rows("car").await.len(), 3);
 }
 
-/// Holds the thread that settles until the test lets go.
-struct HeldPort(Mutex<std::sync::mpsc::Receiver<()>>);
+/// Says that something is settled, and holds the thread that settles until the test lets go.
+struct HeldPort {
+    enter: std::sync::mpsc::SyncSender<()>,
+    held: Mutex<std::sync::mpsc::Receiver<()>>,
+}
 
 impl Port for HeldPort {
     fn settled(&self, _: Outcome, _: Vec<Ticket>) {
-        let held = self.0.lock().expect("nobody panics with it");
+        self.enter.send(()).expect("the test waits");
+        let held = self.held.lock().expect("nobody panics with it");
         held.recv().expect("the test lets go");
     }
 }
