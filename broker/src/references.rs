@@ -17,6 +17,8 @@ use cluster_core::{Group, MetaAnswer, MetaCommand, NodeId, Offer};
 use mqtt::Text;
 use tokio::sync::Notify;
 
+use crate::views::stopping::serves;
+
 /// How long a client that was sent away is served wherever it comes, in milliseconds.
 pub(crate) const TOLD_MS: u64 = 60_000;
 /// Clients that are remembered as sent away; beyond that nobody is.
@@ -222,7 +224,7 @@ async fn announce(member: &Member, node: NodeId, offer: &Offer) {
 fn table_of(status: &MemberStatus) -> Vec<Option<Text>> {
     let reference = |node: NodeId| {
         let row = status.members.get(&node).filter(|_| node != status.node)?;
-        let serves = row.epoch.is_some() && row.is_heard && !row.is_suspected && !row.is_leaving;
+        let serves = serves(row) && !row.is_leaving;
         let server = &row.offer.server;
         (serves && !server.is_empty())
             .then(|| Text::try_from(server.as_str()).ok())

@@ -234,9 +234,12 @@ fn pairs(options: &Options, nodes: u32) -> Result<Cost, CostError> {
     if !outcome.violations.is_empty() {
         return Err(CostError::Wrong(outcome.violations.join("; ")));
     }
-    let figure = |name| outcome.figure(name).unwrap_or_default();
+    let figure = |name: &str| {
+        let missing = || CostError::Wrong(format!("the load does not say its {name}"));
+        outcome.figure(name).ok_or_else(missing)
+    };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let messages = figure("acked");
+    let messages = figure("acked")?;
     let share = |spent: &load::Spent| {
         let used = spent.nodes_s.iter().sum::<f64>() + spent.generator_s;
         used / spent.seconds.max(f64::EPSILON) / cores as f64
@@ -245,12 +248,12 @@ fn pairs(options: &Options, nodes: u32) -> Result<Cost, CostError> {
         line: PAIRS,
         nodes,
         messages: messages as u64,
-        seconds: figure("seconds"),
+        seconds: figure("seconds")?,
         // Of a lone node the load says only what a message cost.
-        nodes_cpu_s: outcome.spent.as_ref().map_or_else(
-            || vec![figure("cpu_s_per_million") * messages / 1e6],
-            |spent| spent.nodes_s.clone(),
-        ),
+        nodes_cpu_s: match &outcome.spent {
+            Some(spent) => spent.nodes_s.clone(),
+            None => vec![figure("cpu_s_per_million")? * messages / 1e6],
+        },
         cores_share: outcome.spent.as_ref().map(share),
     };
     cluster.stop()?;

@@ -36,6 +36,7 @@ use crate::rebalance::Rebalance;
 use crate::references::References;
 use crate::routes::{RouteTrie, RoutesMessage};
 use crate::shard::{ShardMessage, Shards, TICK_MS};
+use crate::views::stopping::serves;
 use crate::{Config, ConfigError};
 use setup::{address, bind, founded_templates, open_telemetry, origins, start_threads};
 use tree::{
@@ -467,8 +468,7 @@ impl Node {
             .iter()
             .filter(|(node, _)| **node != status.node);
         // Who is draining has said that there are others.
-        self.shared.draining.is_begun()
-            || others.any(|(_, row)| row.epoch.is_some() && row.is_heard && !row.is_leaving)
+        self.shared.draining.is_begun() || others.any(|(_, row)| serves(row) && !row.is_leaving)
     }
 
     async fn disconnect_all(&self) {

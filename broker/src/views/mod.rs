@@ -13,7 +13,7 @@ pub(crate) mod vitals;
 
 mod checks;
 mod merged;
-mod stopping;
+pub(crate) mod stopping;
 #[cfg(test)]
 mod vitals_test;
 

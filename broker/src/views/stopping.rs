@@ -137,7 +137,8 @@ fn lags(said: &Said) -> BTreeMap<(String, u32), u64> {
     .collect()
 }
 
-pub(super) fn serves(row: &MemberRow) -> bool {
+/// Whether a member has an epoch, and is heard, as far as one node knows.
+pub(crate) fn serves(row: &MemberRow) -> bool {
     row.epoch.is_some() && row.is_heard && !row.is_suspected
 }
 

@@ -20,8 +20,9 @@ impl Durable {
     pub fn handle_lead(&mut self) {
         self.handle_follow();
         self.leads = true;
-        if !defects::is(Defect::OutboxNotResumed) {
-            self.outbox.resume();
+        self.outbox.resume();
+        if defects::is(Defect::OutboxNotResumed) {
+            self.outbox.pass_over();
         }
         self.shares.resume();
         self.groups.lead();
