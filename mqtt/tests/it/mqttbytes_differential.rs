@@ -1,7 +1,7 @@
 //! Our 3.1.1 codec beside mqttbytes 0.6.0, whose known defects are the allowed differences.
 
 use bytes::BytesMut;
-use mqttbytes::v4;
+use mqttbytes::{Protocol, v4};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tidewire_mqtt::*;
@@ -154,6 +154,8 @@ proptest! {
 
         match (ours(role, &wire), theirs(&wire)) {
             (Ok(Some(packet)), _) if is_beyond_mqttbytes(&packet) => {}
+            // A mutation may name MQTT 5: its CONNECT has properties, which mqttbytes' v4 does not know of.
+            (Err(_), Ok(v4::Packet::Connect(connect))) if connect.protocol == Protocol::V5 => {}
             (Ok(Some(packet)), Ok(read)) => {
                 let mut again = BytesMut::new();
                 encode(&packet, Version::V311, &mut again);
