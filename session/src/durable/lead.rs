@@ -1,7 +1,5 @@
 //! Whether a replica leads its shard: who does hands out effects.
 
-use std::collections::VecDeque;
-
 use defects::Defect;
 
 use super::Durable;
@@ -13,13 +11,13 @@ impl Durable {
     /// everything out, since nobody knows what a leader before has handed out and what of that
     /// arrived. Each row of the outbox (routes, wills, memberships); what is queued for each connected
     /// session, from the oldest unacknowledged message on, which [`crate::Live`] drops as far as it
-    /// has had it; what members of groups have not acknowledged. Not who lost a session: its epoch
-    /// tells that.
+    /// has had it; what members of groups have not acknowledged; who lost a session of late.
     ///
     /// May be called again by who leads already. Looks at every session.
     pub fn handle_lead(&mut self) {
         self.handle_follow();
         self.leads = true;
+        self.takeovers.lead(self.time);
         self.outbox.resume();
         if defects::is(Defect::OutboxNotResumed) {
             self.outbox.pass_over();
@@ -41,7 +39,7 @@ impl Durable {
     /// was. Answers to [`super::DurableEffect::Load`] may still come.
     pub fn handle_follow(&mut self) {
         self.leads = false;
-        self.takeovers = VecDeque::new();
+        self.takeovers.follow();
         self.full = FullNodes::default();
         self.loads = Loads::new(self.limits.payload_cache_bytes);
         for client in std::mem::take(&mut self.ready) {

@@ -41,6 +41,7 @@ mod shares;
 #[cfg(test)]
 mod stored_test;
 mod subscriptions;
+mod takeovers;
 mod views;
 #[cfg(test)]
 mod views_test;
@@ -72,6 +73,7 @@ pub use rows::{
 use session::{Session, State};
 use shares::Shares;
 pub(crate) use subscriptions::granted;
+use takeovers::Takeovers;
 pub use views::{GroupView, Recipient, SessionDetails, SessionFilter, SessionPage, SessionView};
 
 use crate::{
@@ -113,8 +115,7 @@ pub struct Durable {
     /// Sessions that may have something to deliver.
     ready: VecDeque<ClientId>,
     full: FullNodes,
-    /// Takeovers not yet told.
-    takeovers: VecDeque<DurableEffect>,
+    takeovers: Takeovers,
     owners: Owners,
     payloads: Payloads,
     /// Room for the messages that leave queues during an entry; empty between two.
@@ -159,7 +160,7 @@ impl Durable {
             leads: false,
             ready: VecDeque::new(),
             full: FullNodes::default(),
-            takeovers: VecDeque::new(),
+            takeovers: Takeovers::default(),
             owners: Owners::default(),
             left: Vec::new(),
             changes: Changes::default(),
@@ -240,7 +241,7 @@ impl Durable {
         if !self.leads {
             return None;
         }
-        if let Some(takeover) = self.takeovers.pop_front() {
+        if let Some(takeover) = self.takeovers.next() {
             return Some(takeover);
         }
         if let Some(row) = self.outbox.next_route() {

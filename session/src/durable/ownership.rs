@@ -150,15 +150,13 @@ impl Durable {
             return;
         };
         if session.is_connected() {
-            if self.leads {
-                // The host drains this after each entry; one `Open` adds one.
-                self.takeovers.push_back(DurableEffect::TakenOver {
-                    client: open.client.clone(),
-                    node_epoch: session.node_epoch,
-                    connection: session.connection,
-                    epoch: session.epoch,
-                });
-            }
+            let takeover = DurableEffect::TakenOver {
+                client: open.client.clone(),
+                node_epoch: session.node_epoch,
+                connection: session.connection,
+                epoch: session.epoch,
+            };
+            self.takeovers.add(self.time, takeover, self.leads);
             session.disconnected = Some(self.time);
             self.owners.remove(session.node_epoch);
             let will = session.will.as_ref();

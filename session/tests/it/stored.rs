@@ -170,6 +170,13 @@ fn by_session(mut effects: Vec<DurableEffect>) -> Vec<DurableEffect> {
     effects
 }
 
+/// Takes out who lost a session.
+fn takeovers(effects: &mut Vec<DurableEffect>) -> Vec<DurableEffect> {
+    let is_takeover =
+        |effect: &mut DurableEffect| matches!(effect, DurableEffect::TakenOver { .. });
+    effects.extract_if(.., is_takeover).collect()
+}
+
 fn effects(durable: &mut Durable) -> Vec<DurableEffect> {
     std::iter::from_fn(|| durable.poll_effect()).collect()
 }
@@ -186,6 +193,7 @@ struct Met {
     shared_rows: usize,
     owned: usize,
     idle_expiries: usize,
+    told_again: usize,
 }
 
 impl Met {
@@ -256,11 +264,18 @@ impl Run {
         let second = self.stored.durable.answer_repeat(command);
         assert_eq!(repeat, second, "seed {seed}, entry {index}: {command:?}");
 
-        let first = effects(&mut self.kept);
+        let mut first = effects(&mut self.kept);
+        let mut second = self.stored.effects();
+        if let Command::NodeGone { .. } = command {
+            // After a crash, takeovers are told again; who was restored knows of those since its file was
+            // written.
+            let (known, restored) = (takeovers(&mut first), takeovers(&mut second));
+            assert!(known.ends_with(&restored), "{restored:?} of {known:?}");
+            met.told_again += restored.len();
+        }
         self.generator.note(&first);
         met.effects(&first);
-        let first = by_session(first);
-        let second = by_session(self.stored.effects());
+        let (first, second) = (by_session(first), by_session(second));
         assert_eq!(first, second, "seed {seed}, entry {index}: {command:?}");
         assert_eq!(self.kept.counters(), self.stored.durable.counters());
         assert!(
@@ -369,6 +384,7 @@ fn a_shard_that_crashed_goes_on_as_if_it_had_not() {
         ("shared rows", met.shared_rows as u64),
         ("owned", met.owned as u64),
         ("idle expiries", met.idle_expiries as u64),
+        ("takeovers told again", met.told_again as u64),
     ];
     assert!(met.iter().all(|(_, n)| *n >= 10), "too rare: {met:?}");
 }
