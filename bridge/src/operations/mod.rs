@@ -178,8 +178,16 @@ impl Telemetry {
         }
     }
 
+    /// Is what of this node's log was not read yet. A topic is everybody's log: of that each node has the
+    /// partitions that it owns to account for.
     pub(crate) fn lags(&self) -> Vec<PartitionLag> {
         let context = &self.running.context;
+        let table = context.table.borrow().clone();
+        let is_anothers = |partition| {
+            let row = table.as_ref().and_then(|table| table.row(partition));
+            row.is_some_and(|row| row.owner != context.node)
+        };
+        let is_accounted = |partition| self.running.reader.is_some() || !is_anothers(partition);
         let of = |(partition, end): (u16, u64)| {
             let position = self.position(partition);
             PartitionLag {
@@ -189,7 +197,10 @@ impl Telemetry {
                 lag: end.saturating_sub(position),
             }
         };
-        (0..).zip(context.log.ends()).map(of).collect()
+        let ends = (0..).zip(context.log.ends());
+        ends.filter(|(partition, _)| is_accounted(*partition))
+            .map(of)
+            .collect()
     }
 
     /// Reads dead letters, newest first: those of the store, which with Kafka lie in its topic
