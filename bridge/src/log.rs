@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use storage::log::{Record, StoredRecord};
 
+use crate::buckets::Answering;
 use crate::kafka::dead_letters::LetterTopic;
 use crate::room::Room;
 
@@ -198,6 +199,12 @@ pub(crate) trait Log: Append {
 
     /// Is one past the last durable offset, by partition, at one moment.
     fn ends(&self) -> Vec<u64>;
+
+    /// Has [`Log::ends`] know where a partition ends as of now, though others append to it too; else says
+    /// why not, for a person. What this node alone appends to is known anyway.
+    fn learn_end(&self, _partition: u16) -> Answering<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Whether something of the partition is acknowledged that [`Log::ends`] does not count,
     /// because it waits in a spool.

@@ -20,6 +20,8 @@ use crate::progress::Progress;
 const WAITING_MAX: usize = 256;
 /// Rows that one summary reads at most: some 40 MB with 20 metrics.
 const STEP_ROWS_MAX: usize = 200_000;
+/// Pause between two looks whether the log ends before what is waited for.
+const END_LOOK: Duration = Duration::from_millis(100);
 /// Threads that read the disk for questions.
 pub(crate) const QUERY_THREADS: usize = 2;
 
@@ -195,25 +197,46 @@ impl QueryService {
 
     /// Waits for what the logs hold of a bucket now; why not all of it is seen, if so.
     async fn caught_up(&self, table: &Table, bucket: u16) -> Option<String> {
-        let end = self.log.ends().get(usize::from(bucket)).copied();
-        let mut ends = vec![(self.log.id(), end.unwrap_or(0))];
         let mut missing = Vec::new();
         let reached = tokio::time::timeout(self.wait, async {
+            if let Err(why) = self.log.learn_end(bucket).await {
+                missing.push(why);
+            }
+            let end = self.end(bucket);
+            let mut others = Vec::new();
             if self.log.is_one_of_many() {
                 // A node that is slow to answer leaves time for the others.
-                let others = self.asker.ends(table, bucket, self.wait / 2).await;
-                let known = others.known.into_iter();
-                ends.extend(known.map(|(node, end)| (LogId(node), end)));
-                missing = others.unknown;
+                let ends = self.asker.ends(table, bucket, self.wait / 2).await;
+                others = ends.known;
+                missing.extend(ends.unknown);
             }
-            for (log, end) in &ends {
-                self.progress.reach(*log, bucket, *end).await;
+            self.reach(bucket, end).await;
+            for (node, end) in others {
+                self.progress.reach(LogId(node), bucket, end).await;
             }
         });
         if reached.await.is_err() || self.log.is_behind(bucket) {
             missing.push("the store has not caught up with the log yet".to_owned());
         }
         (!missing.is_empty()).then(|| missing.join("; "))
+    }
+
+    /// Where this node's log of a bucket ends.
+    fn end(&self, bucket: u16) -> u64 {
+        let end = self.log.ends().get(usize::from(bucket)).copied();
+        end.unwrap_or(0)
+    }
+
+    /// Waits until the writer has passed `end` of this node's log, or where the log turns out to end before
+    /// it: behind the last record there may be something else.
+    async fn reach(&self, bucket: u16, end: u64) {
+        loop {
+            let due = end.min(self.end(bucket));
+            let reached = self.progress.reach(self.log.id(), bucket, due);
+            if tokio::time::timeout(END_LOOK, reached).await.is_ok() {
+                return;
+            }
+        }
     }
 
     /// Answers from this node's store.

@@ -15,6 +15,7 @@ use runtime::{Clock, SystemClock};
 
 use super::*;
 use crate::kafka::contact::{block_on, check_topic};
+use crate::kafka::ends::Ends;
 use crate::kafka::message::headers_of;
 use crate::kafka::test_kafka::{self, Turn};
 
@@ -628,4 +629,28 @@ fn what_a_producer_may_send_is_nothing_to_a_reader() {
     let made = KafkaConsumer::new(&settings, "any", 1, &[None], Arc::new(Watch::new(1)));
 
     made.map(drop).expect("a reader is made");
+}
+
+#[test]
+fn where_a_partition_ends_is_learned_when_it_is_asked() {
+    let Some(mut kafka) = test_kafka::or_skip() else {
+        return;
+    };
+    let topic = Topic::new(&mut kafka, "ends", 3);
+    let watch = Arc::new(Watch::new(3));
+    let ends = Ends::start(&topic.settings, &topic.name, Arc::clone(&watch)).expect("a thread");
+    // Nobody reads it here: another node's store or producer may have written a moment ago.
+    topic.produce([record(1, 0), record(1, 1), record(2, 2)]);
+
+    block_on(ends.learn(1)).expect("Kafka answers");
+
+    assert_eq!(watch.ends(), [0, 2, 0], "what was asked for, no more");
+    topic.produce([record(1, 3)]);
+    block_on(ends.learn(1)).expect("Kafka answers");
+    block_on(ends.learn(0)).expect("Kafka answers");
+    assert_eq!(watch.ends(), [0, 3, 0]);
+
+    kafka.kill();
+    let why = block_on(ends.learn(1)).expect_err("nobody is there");
+    assert!(why.contains("where ends ends"), "{why}");
 }

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use super::consumer::KafkaConsumer;
 use super::dead_letters::LetterTopic;
+use super::ends::Ends;
 use super::sender::{Backlog, Handle, KafkaOutlet};
 use super::settings::Settings;
 use super::watch::Watch;
+use crate::buckets::Answering;
 use crate::log::{Append, AppendError, Consume, Log, LogId, Position, ReadError, Submission};
 use crate::room::Room;
 
@@ -23,6 +25,7 @@ pub(crate) struct KafkaLog {
     pub(crate) outlet: Arc<KafkaOutlet>,
     pub(crate) watch: Arc<Watch>,
     pub(crate) backlog: Arc<Backlog>,
+    pub(crate) ends: Ends,
     pub(crate) threads: Threads,
 }
 
@@ -90,6 +93,10 @@ impl Log for KafkaLog {
 
     fn ends(&self) -> Vec<u64> {
         self.watch.ends()
+    }
+
+    fn learn_end(&self, partition: u16) -> Answering<()> {
+        self.ends.learn(partition)
     }
 
     fn is_behind(&self, partition: u16) -> bool {

@@ -15,6 +15,7 @@ pub(crate) mod sender;
 
 mod consumer;
 pub(crate) mod dead_letters;
+mod ends;
 mod log;
 mod watch;
 

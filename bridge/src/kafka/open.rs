@@ -10,6 +10,7 @@ use storage::fs::Fs;
 
 use super::contact::check_topic;
 use super::delivery::{Contact, Policy};
+use super::ends::Ends;
 use super::letters::{self, TopicKeep};
 use super::log::{KafkaLog, NoLog, Threads};
 use super::producer::RECORD_OVERHEAD_BYTES;
@@ -234,16 +235,22 @@ impl Plan {
             sender: Mutex::new(Some(thread)),
         };
         let log: Arc<dyn Log> = match stored {
-            Some(stored) => Arc::new(KafkaLog {
-                settings: opening.settings,
-                topic: outlets[stored].topic.clone(),
-                node: opening.node,
-                partitions: opening.buckets,
-                outlet: outlet_of(stored),
-                watch: watches[stored].clone().expect("telemetry has a watch"),
-                backlog,
-                threads,
-            }),
+            Some(stored) => {
+                let topic = outlets[stored].topic.clone();
+                let watch = watches[stored].clone().expect("telemetry has a watch");
+                let ends = Ends::start(&opening.settings, &topic, Arc::clone(&watch));
+                Arc::new(KafkaLog {
+                    settings: opening.settings,
+                    topic,
+                    node: opening.node,
+                    partitions: opening.buckets,
+                    outlet: outlet_of(stored),
+                    watch,
+                    backlog,
+                    ends: ends.map_err(failed)?,
+                    threads,
+                })
+            }
             None => Arc::new(NoLog {
                 partitions: opening.buckets,
                 room: Room::new(0),

@@ -51,6 +51,32 @@ fn the_demo_through_kafka_loses_nothing_when_its_node_is_killed() {
 }
 
 #[test]
+fn three_nodes_through_kafka_lose_nothing_when_one_is_killed() {
+    let Some(jars) = or_skip() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let kafka = Cluster::start(&jars, folder.path(), 1, &[]).expect("Kafka starts");
+    let data = folder.path().join("demo");
+
+    let mut demo = tidewire();
+    demo.args(["demo", "--nodes", "3", "--devices", "30", "--for", "8s"])
+        .args(["--kill", "--json", "--kafka", &kafka.bootstrap(), "--data"])
+        .arg(&data);
+    let (code, stdout, stderr) = run(&mut demo);
+
+    // Each device has one store, and all stores have been asked through all nodes.
+    assert_eq!(code, Some(0), "{stdout}\n{stderr}");
+    let report = last_json(&stdout);
+    for count in ["lost", "duplicates", "unacked"] {
+        assert_eq!(report[count], 0, "{report}");
+    }
+    assert_eq!(report["cluster"]["lost_in_answers"], 0, "{report}");
+    assert_eq!(report["stored"], report["acked"], "{report}");
+    assert_eq!(check(&data), (Some(0), report));
+}
+
+#[test]
 fn three_nodes_lose_nothing_when_the_one_that_leads_meta_is_killed() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let data = folder.path().join("demo");

@@ -1,0 +1,160 @@
+//! Where partitions of a topic end as of now, for questions that wait until the store is there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::oneshot;
+
+use super::contact::Quiet;
+use super::settings::Settings;
+use super::watch::Watch;
+use crate::buckets::Answering;
+
+/// Questions that wait while Kafka is asked; further ones are told so.
+const WAITING_MAX: usize = 1_024;
+/// Longest wait for Kafka's answer: half of what a query waits by default.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// Pause between two looks at what the client reports while nobody asks.
+const IDLE: Duration = Duration::from_secs(1);
+/// What the client reports that one look passes over.
+const REPORTS_MAX: u32 = 1_000;
+
+struct Question {
+    partition: u16,
+    answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// Asks Kafka where partitions end, all waiting questions with one request. Its thread ends with it.
+pub(crate) struct Ends {
+    questions: Sender<Question>,
+}
+
+impl Ends {
+    /// Starts the thread; Kafka need not be there.
+    ///
+    /// # Errors
+    /// The machine gives no thread.
+    pub(crate) fn start(
+        settings: &Settings,
+        topic: &str,
+        watch: Arc<Watch>,
+    ) -> std::io::Result<Self> {
+        let (questions, waiting) = crossbeam_channel::bounded(WAITING_MAX);
+        let asker = Asker {
+            settings: settings.clone(),
+            topic: topic.to_owned(),
+            watch,
+            client: None,
+        };
+        std::thread::Builder::new()
+            .name("kafka-ends".to_owned())
+            .spawn(move || asker.run(&waiting))?;
+        Ok(Self { questions })
+    }
+
+    /// Has the [`Watch`] know where a partition ends, as of now.
+    pub(crate) fn learn(&self, partition: u16) -> Answering<()> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.questions.try_send(Question { partition, answer });
+        Box::pin(async move {
+            match asked {
+                Ok(()) => answered
+                    .await
+                    .unwrap_or_else(|_| Err("the node is stopping".to_owned())),
+                Err(TrySendError::Full(_)) => Err(format!(
+                    "{WAITING_MAX} questions wait to hear from Kafka where the topic ends"
+                )),
+                Err(TrySendError::Disconnected(_)) => Err("the node is stopping".to_owned()),
+            }
+        })
+    }
+}
+
+struct Asker {
+    settings: Settings,
+    topic: String,
+    watch: Arc<Watch>,
+    /// None until the first question.
+    client: Option<BaseConsumer<Quiet>>,
+}
+
+impl Asker {
+    fn run(mut self, waiting: &Receiver<Question>) {
+        loop {
+            match waiting.recv_timeout(IDLE) {
+                Ok(first) => {
+                    let mut questions: Vec<Question> = vec![first];
+                    questions.extend(waiting.try_iter().take(WAITING_MAX));
+                    questions.retain(|question| !question.answer.is_closed());
+                    let partitions = questions.iter().map(|question| question.partition);
+                    let asked = self.ask(&partitions.collect());
+                    for Question { answer, .. } in questions {
+                        // Whoever does not wait any more needs it no more.
+                        drop(answer.send(asked.clone()));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.pass_over();
+        }
+    }
+
+    /// Asks for the ends of these partitions.
+    fn ask(&mut self, partitions: &BTreeSet<u16>) -> Result<(), String> {
+        let unknown =
+            |why: &dyn std::fmt::Display| format!("where {} ends is not known: {why}", self.topic);
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => {
+                let mut config = self.settings.client();
+                config.set("allow.auto.create.topics", "false");
+                config
+                    .create_with_context(Quiet)
+                    .map_err(|error| unknown(&error))?
+            }
+        };
+        let client = self.client.insert(client);
+        let mut asked = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            let place = i32::from(*partition);
+            let added = asked.add_partition_offset(&self.topic, place, Offset::End);
+            added.map_err(|error| unknown(&error))?;
+        }
+        let found = client.offsets_for_times(asked, ANSWER_WAIT);
+        let found = found.map_err(|error| unknown(&error))?;
+        for one in found.elements() {
+            one.error().map_err(|error| unknown(&error))?;
+            let (Ok(partition), Offset::Offset(end)) =
+                (u16::try_from(one.partition()), one.offset())
+            else {
+                return Err(unknown(&format!(
+                    "partition {}: {:?}",
+                    one.partition(),
+                    one.offset()
+                )));
+            };
+            self.watch.note_end(partition, end.unsigned_abs());
+        }
+        Ok(())
+    }
+
+    /// Takes what the client reports of outages, which would pile up.
+    fn pass_over(&self) {
+        let Some(client) = &self.client else { return };
+        for _ in 0..REPORTS_MAX {
+            match client.poll(Duration::ZERO) {
+                Some(Err(error)) => tracing::debug!(%error, "kafka"),
+                Some(Ok(_)) => {}
+                None => return,
+            }
+        }
+    }
+}
