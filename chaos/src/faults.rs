@@ -248,6 +248,7 @@ impl Run {
         Ok(FaultRecord {
             kind,
             met: numbers(&met),
+            places: met,
             begin_s,
             end_s: self.seconds(),
             whole_s: None,

@@ -12,7 +12,7 @@ use benches::demo::Kept;
 use benches::machine::Machine;
 
 use crate::Error;
-use crate::checkers::{self, MemorySample, Observed, Window};
+use crate::checkers::{self, Cut, MemorySample, Observed, Window};
 use crate::figures::{Ends, Withheld};
 use crate::history::History;
 use crate::report::{FaultRecord, HISTORY, PICTURE, Report, Verdict};
@@ -169,6 +169,7 @@ impl Run {
         let budget = self.job_config_bytes();
         Observed {
             faults: faults.collect(),
+            cuts: self.cut_off(),
             dropped: dropped
                 .into_iter()
                 .filter(|(_, count)| *count > 0)
@@ -178,6 +179,25 @@ impl Run {
             failures: self.findings.clone(),
             silence_max: Some(SILENCE_MAX),
         }
+    }
+
+    /// Who was cut off from a quorum, and when.
+    fn cut_off(&self) -> Vec<Cut> {
+        let members = self.cluster.places().len();
+        let mut cuts = Vec::new();
+        for fault in &self.faults {
+            let cuts_off = matches!(fault.kind, Kind::Isolate | Kind::Deaf | Kind::Mute);
+            // Those that are together and are a majority go on.
+            if !cuts_off || 2 * fault.places.len() > members {
+                continue;
+            }
+            cuts.extend(fault.places.iter().map(|place| Cut {
+                node: *place as u16,
+                from_us: self.workload_us(fault.begin_s),
+                until_us: self.workload_us(fault.end_s),
+            }));
+        }
+        cuts
     }
 
     /// What a node plans its memory with.

@@ -5,6 +5,7 @@
 //! [`crate::workload::Workload::finish`] gives. Every checker says how much it has checked: nothing, where the
 //! workload had clients for it, is a violation too.
 
+mod lease;
 mod liveness;
 mod lost;
 mod memory;
@@ -36,6 +37,8 @@ use view::View;
 pub struct Observed {
     /// When something was broken, each until it was healed.
     pub faults: Vec<Window>,
+    /// When nodes had no way to a quorum of the others, or none back.
+    pub cuts: Vec<Cut>,
     /// Messages of QoS 1 and 2 that nodes dropped by a stated policy, by counter. So many may be missing.
     pub dropped: BTreeMap<String, u64>,
     /// Memory of the nodes now and then.
@@ -58,6 +61,17 @@ pub struct Window {
     pub until_us: u64,
     /// Whether a process stood still: what it had not read by then it reads afterwards (see `docs/adr/009`).
     pub is_pause: bool,
+}
+
+/// Is a time in which a node was cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The node, by its place in [`History::nodes`].
+    pub node: u16,
+    /// When it was cut off.
+    pub from_us: u64,
+    /// When it was joined again.
+    pub until_us: u64,
 }
 
 /// Is the memory of a node at one moment.
@@ -100,6 +114,7 @@ pub fn check(history: &History, observed: &Observed) -> Vec<Verdict> {
         wills::check(&view, observed),
         shared::check(&view, observed),
         suback::check(&view, observed),
+        lease::check(&view, observed),
         protocol::check(&view),
         memory::check(observed),
         liveness::check(&view, observed),
