@@ -186,7 +186,9 @@ pub(crate) fn run(options: &Options, out: &mut dyn Write) -> Result<Vec<Row>, Er
 
 fn place(folder: &std::path::Path, case: &Case, defect: Option<Defect>) -> PathBuf {
     let name = defect.map_or("without", Defect::name);
-    folder.join(format!("{}-{name}", case.scenario))
+    let strain = case.strain.replace([',', '='], "-");
+    let under = if strain.is_empty() { "" } else { "-" };
+    folder.join(format!("{}{under}{strain}-{name}", case.scenario))
 }
 
 fn chosen(options: &Options) -> Result<Vec<&'static Case>, Error> {

@@ -45,8 +45,11 @@ fn check_client(view: &View<'_>, client: &Client<'_>, verdict: &mut Verdict) {
             !view.is_shared[span.filter as usize] && view.matches(span.filter, topic)
         });
         let mut spans = spans.skip_while(|span| span.from_us > event.at_us);
-        let is_promised = spans.next().map(|span| span.from_us < published.first_us);
-        if is_promised != Some(true) {
+        // And when that session is over, the next one's subscription may have begun at any time before its SUBACK.
+        let is_promised = spans
+            .next()
+            .is_some_and(|span| span.from_us < published.first_us && event.at_us <= span.until_us);
+        if !is_promised {
             continue;
         }
         let connection = (published.qos == 0).then_some(published.connection);
@@ -101,6 +104,15 @@ mod tests {
             .delivered(1, 0, 0)
             .delivered(1, 0, 2);
         assert_eq!((verdict(&sketch).checked, verdict(&sketch).count), (3, 0));
+    }
+
+    #[test]
+    fn a_session_that_began_anew_has_no_order_before_its_suback() {
+        let mut sketch = sent([1, 1]);
+        sketch.ended(1, End::Closed).connected(1, false);
+        // It was sent again, and met the subscription whose SUBACK is still to come.
+        sketch.delivered(1, 0, 1).delivered(1, 0, 0);
+        assert_eq!((verdict(&sketch).checked, verdict(&sketch).count), (0, 0));
     }
 
     #[test]
