@@ -71,7 +71,7 @@ fn write_streams(peers: &Peers, out: &mut String) {
         ),
         (
             "deliveries_qos0_dropped",
-            "QoS 0 messages for sessions on another node dropped because its stream was full.",
+            "QoS 0 messages for sessions dropped because the stream to their node was full, or this node had stood still and may lead no more.",
             &counters.qos0_dropped_total,
         ),
     ] {

@@ -51,6 +51,12 @@ impl ShardHost {
     /// Hands a QoS 0 message to the connected sessions that want it, past the log.
     pub(super) fn deliver_qos0(&self, hosted: &mut Hosted, message: &Arc<Message>) {
         let Some(lead) = &hosted.lead else { return };
+        let dropped = &self.peers.counters().qos0_dropped_total;
+        // Who leads now may have handed out later ones.
+        if hosted.standstill.is_in_doubt(self.boot()) {
+            dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let publisher = message.publisher.as_ref();
         let recipients = lead.group.with(|machine| {
             let durable = machine.durable_mut();
@@ -68,7 +74,6 @@ impl ShardHost {
                     matched,
                 }),
                 Place::There(to) if !self.peers.has_room(to, QoS::AtMostOnce) => {
-                    let dropped = &self.peers.counters().qos0_dropped_total;
                     dropped.fetch_add(1, Ordering::Relaxed);
                 }
                 Place::There(to) => {

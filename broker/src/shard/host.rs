@@ -23,6 +23,7 @@ use super::answers::Answers;
 use super::backlog::Backlog;
 use super::lead::{Lead, Requests, Wired};
 use super::questions::{Answered, Question, Questions};
+use super::standstill::Standstill;
 use super::stream::{Carried, Item, Reply, Stream};
 use super::uplink::Uplink;
 use super::{Leading, Seat, ShardItem, ShardMessage, Shards};
@@ -90,6 +91,7 @@ pub(crate) struct Hosted {
     pub(super) full: BTreeSet<NodeEpoch>,
     /// [`ShardMessage::AcksDue`] is on its way.
     acks_are_timed: bool,
+    pub(super) standstill: Standstill,
     /// Are told once nothing is under way.
     draining: Vec<oneshot::Sender<()>>,
 }
@@ -130,6 +132,7 @@ impl Actor for ShardHost {
             letters: BTreeMap::new(),
             full: BTreeSet::new(),
             acks_are_timed: false,
+            standstill: Standstill::new(self.boot()),
             draining: Vec::new(),
         };
         self.replica(&mut hosted, self.group.clone());
@@ -368,6 +371,7 @@ impl ShardHost {
     }
 
     fn tick(&self, hosted: &mut Hosted) {
+        hosted.standstill.handle_tick(self.boot());
         hosted.asks_retained_later = false;
         self.look_for_room(hosted);
         if let (None, Leading::At(leader)) = (&hosted.lead, hosted.leading) {

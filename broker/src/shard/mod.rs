@@ -12,6 +12,7 @@ mod look;
 mod questions;
 mod room;
 mod rooms;
+mod standstill;
 mod stream;
 mod uplink;
 
