@@ -72,6 +72,8 @@ pub enum Role {
     Observer,
     /// Shares its client id with another.
     Contender,
+    /// Gives a node up that does not answer soon, and goes to another.
+    Impatient,
     /// Is one of a shared group.
     Member,
     /// Starts clean over its session now and then.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::config::Config;
-use super::plan::{Habit, Lane, Leaving, Plan, Span, Want};
+use super::plan::{Habit, Lane, Leaving, Patience, Plan, Span, Want};
 use crate::history::Role;
 
 /// Sessions that a scenario is not to outlive.
@@ -41,6 +41,7 @@ impl Cast {
         cast.add_retained(config);
         cast.add_wills(config);
         cast.add_takeovers(config);
+        cast.add_impatients(config);
         cast.add_resets(config);
         cast.add_groups(config);
         cast.add_owned(config);
@@ -304,6 +305,24 @@ impl Cast {
                     is_second,
                 }));
             }
+        }
+    }
+
+    /// An attempt that is given up must not unseat the connection at another node that follows it. The pause is
+    /// longer than what the checker of owners takes for attempts that overlap.
+    fn add_impatients(&mut self, config: &Config) {
+        for number in 0..config.impatients {
+            let id = self.id(&format!("impatient-{number}"));
+            let mut plan = Plan::new(id, Role::Impatient, LONG_S);
+            plan.patience = Some(Patience {
+                waits: Span(500..=900),
+                away: Span(1_100..=1_400),
+            });
+            self.plans.push(plan.habit(Habit::Leaves {
+                stay: Span(800..=2_500),
+                away: vec![Span(50..=500)],
+                how: Leaving::Either,
+            }));
         }
     }
 

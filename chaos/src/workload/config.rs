@@ -37,6 +37,8 @@ pub struct Config {
     pub wills: u32,
     /// Client ids that two clients use.
     pub takeovers: u32,
+    /// Clients that give a node up within a second and go to another one.
+    pub impatients: u32,
     /// Sessions that are started anew now and then, of subscribers and of publishers with QoS 2.
     pub resets: u32,
     /// Shared groups of four members, fed with 20 a second each.
@@ -74,6 +76,7 @@ impl Default for Config {
             readers: 4,
             wills: 6,
             takeovers: 4,
+            impatients: 6,
             resets: 4,
             groups: 3,
             owned: 12,
@@ -102,6 +105,7 @@ impl Config {
             readers: 0,
             wills: 0,
             takeovers: 0,
+            impatients: 0,
             resets: 0,
             groups: 0,
             owned: 0,

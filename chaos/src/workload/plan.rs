@@ -25,6 +25,15 @@ pub(super) struct Plan {
     pub(super) wants: Vec<Want>,
     pub(super) publishes: Option<Publishes>,
     pub(super) habit: Habit,
+    /// How long it waits for a CONNACK, and how long it stays away then; none: as long as a client does.
+    pub(super) patience: Option<Patience>,
+}
+
+/// Is how soon a client gives a node up.
+#[derive(Clone, Debug)]
+pub(super) struct Patience {
+    pub(super) waits: Span,
+    pub(super) away: Span,
 }
 
 /// Is a subscription.
@@ -112,6 +121,7 @@ impl Plan {
             wants: Vec::new(),
             publishes: None,
             habit: Habit::Stays,
+            patience: None,
         }
     }
 

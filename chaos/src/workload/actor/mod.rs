@@ -31,6 +31,8 @@ const KEEP_ALIVE_S: u16 = 10;
 const PING_AFTER: Duration = Duration::from_secs(4);
 /// Time for anything to come after a PINGREQ.
 const PONG_DEADLINE: Duration = Duration::from_secs(8);
+/// Longer than any answer is awaited, see [`Wire::open`].
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How often an actor looks around that has nothing to do.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -177,6 +179,11 @@ impl Actor {
     /// How long it stays away after a connection that ended so.
     fn absence(&mut self, ending: &Ending) -> Duration {
         let is_taken_over = ending.reason == ReasonCode::SessionTakenOver as u8;
+        if let Some(patience) = &self.plan.patience
+            && !ending.is_wanted
+        {
+            return patience.away.draw(&mut self.random);
+        }
         match &self.plan.habit {
             Habit::Leaves { away, .. } if ending.is_wanted => {
                 let at = self.timers.leaves as usize % away.len();
@@ -204,11 +211,15 @@ impl Actor {
             will: self.plan.will.is_some(),
         });
         let connect = self.connect_packet(connection, clean_start);
+        let patience = self.plan.patience.as_ref();
+        // Beyond what any client waits.
+        let patience = patience.map_or(PATIENCE, |one| one.waits.draw(&mut self.random));
         let mut phase = self.phase.clone();
         let mut cuts = self.cuts.clone();
         cuts.borrow_and_update();
         let opened = tokio::select! {
             opened = Wire::open(address, connect) => opened,
+            () = sleep(patience) => Err(Lost::Slow("the node")),
             _ = phase.wait_for(|phase| *phase == Phase::Over) => return Ending::wanted(End::Cut),
             _ = cuts.changed() => return Ending { is_wanted: false, ..Ending::wanted(End::Cut) },
         };
