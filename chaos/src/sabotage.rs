@@ -60,7 +60,7 @@ const CASES: [Case; 16] = [
     case(Defect::OutboxNotResumed, "leaders", "", 40),
     case(Defect::VoterAfterDamage, "damage", "", 40),
     case(Defect::ExpireWithoutEpoch, "kills", "slow-sync=15", 40),
-    case(Defect::RetainUnstamped, "partitions", "", 60),
+    case(Defect::RetainUnstamped, "delay", "", 60),
     case(Defect::AckBeforeCommit, "kills", "slow-sync=15", 40),
 ];
 

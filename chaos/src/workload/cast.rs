@@ -181,9 +181,10 @@ impl Cast {
             self.publisher(Role::Publisher, &format!("feed-{number}"), lanes, 100);
         }
         for number in 0..config.cleans {
-            let filter = self.filter(&match number % 2 {
-                0 => "feed/+".to_owned(),
-                _ => format!("feed/{}", number % 4),
+            // The second is that of the churners: where one of these is, its node has the row already.
+            let filter = self.filter(match number % 2 {
+                0 => "feed/+",
+                _ => "feed/0",
             });
             let plan = Plan::new(self.id(&format!("clean-{number}")), Role::Clean, 0);
             let plan = plan.wants(filter, 2 - (number % 2) as u8);
@@ -222,14 +223,14 @@ impl Cast {
             return;
         }
         for number in 0..config.writers {
-            let topics = [0, 1, 2, 3].map(|at| self.topic(&format!("kept/{number}/{at}")));
-            let lanes = (0..4).map(|at| Lane {
-                topic: topics[at],
+            let lanes = (0..kept_by(number)).map(|at| Lane {
+                topic: self.topic(&format!("kept/{number}/{at}")),
                 qos: 1 + u8::from(at == 3),
                 retain: true,
             });
             let lanes = lanes.collect();
-            let (interval, burst) = self.paced(250, 1);
+            let every_ms = if number % 2 == 1 { 100 } else { 250 };
+            let (interval, burst) = self.paced(every_ms, 1);
             let plan = Plan::new(
                 self.id(&format!("kept-{number}-from")),
                 Role::Writer,
@@ -237,9 +238,9 @@ impl Cast {
             );
             let plan = plan.publishes(lanes, interval, burst);
             self.plans.push(match number % 2 {
-                // One that moves from node to node by itself.
+                // One that moves from node to node by itself, with values under way behind it.
                 1 => plan.habit(Habit::Leaves {
-                    stay: Span(1_000..=3_000),
+                    stay: Span(800..=2_000),
                     away: vec![Span(10..=200)],
                     how: Leaving::Abruptly,
                 }),
@@ -248,8 +249,14 @@ impl Cast {
         }
         for number in 0..config.readers {
             let (name, retained) = match number % 2 {
-                0 => ("kept/+/+".to_owned(), 4 * config.writers as usize),
-                _ => (format!("kept/{}/+", number % config.writers), 4),
+                0 => (
+                    "kept/+/+".to_owned(),
+                    (0..config.writers).map(kept_by).sum(),
+                ),
+                _ => {
+                    let writer = number % config.writers;
+                    (format!("kept/{writer}/+"), kept_by(writer))
+                }
             };
             let filter = self.filter(&name);
             let expiry_s = if number % 4 < 2 { 0 } else { LONG_S };
@@ -471,6 +478,11 @@ fn place(texts: &mut Vec<String>, text: String) -> u32 {
         texts.len() - 1
     });
     u32::try_from(place).unwrap_or(u32::MAX)
+}
+
+/// How many retained topics a writer has. One that moves has one: an older value is soon followed by a newer.
+fn kept_by(writer: u32) -> usize {
+    if writer % 2 == 1 { 1 } else { 4 }
 }
 
 #[cfg(test)]

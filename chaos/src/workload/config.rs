@@ -29,7 +29,8 @@ pub struct Config {
     pub multis: u32,
     /// Subscribers whose sessions end with their connections, for four publishers of 10 a second.
     pub cleans: u32,
-    /// Writers of four retained topics each, 4 a second.
+    /// Writers of four retained topics each, 4 a second; every other has one, 10 a second, and moves from node to
+    /// node.
     pub writers: u32,
     /// Readers of these; every other has a session.
     pub readers: u32,
@@ -80,7 +81,7 @@ impl Default for Config {
             resets: 4,
             groups: 3,
             owned: 12,
-            churns: 6,
+            churns: 12,
             expiring: 6,
             noises: 4,
             slows: 3,
