@@ -49,8 +49,8 @@ const CASES: [Case; 16] = [
         "power-cut=1,slow-sync=20",
         60,
     ),
-    case(Defect::SubackWithoutLease, "partitions", "", 60),
-    case(Defect::AckWithoutLease, "partitions", "", 60),
+    case(Defect::SubackWithoutLease, "leases", "", 60),
+    case(Defect::AckWithoutLease, "leases", "", 60),
     case(
         Defect::ReaderAheadOfFsync,
         "kills",

@@ -18,12 +18,13 @@ macro_rules! files {
     };
 }
 
-const ALL: [Shipped; 16] = files![
+const ALL: [Shipped; 17] = files![
     "kills",
     "outage",
     "five",
     "pauses",
     "partitions",
+    "leases",
     "loss",
     "delay",
     "storms",

@@ -172,7 +172,7 @@ impl Cast {
 
     /// Clean sessions and those that subscribe again and again have publishers in common.
     fn add_cleans(&mut self, config: &Config) {
-        if config.cleans + config.churns == 0 {
+        if config.cleans + config.churns + config.lones == 0 {
             return;
         }
         for number in 0..4 {
@@ -197,25 +197,27 @@ impl Cast {
                 _ => plan,
             });
         }
+        // The first and last subscriber of a filter makes and ends its row in the routes, the others do not.
         for number in 0..config.churns {
-            // The first and last subscriber of a filter makes and ends its row in the routes, the others do not.
-            let name = match number % 2 {
-                0 => "feed/0".to_owned(),
-                _ => format!("lone/{number}"),
-            };
-            if number % 2 == 1 {
-                let topic = self.topic(&name);
-                let lanes = vec![lane(topic, 1)];
-                self.publisher(Role::Publisher, &format!("lone-{number}-from"), lanes, 50);
-            }
-            let filter = self.filter(&name);
-            let expiry_s = if number % 4 == 2 { LONG_S } else { 0 };
-            let plan = Plan::new(self.id(&format!("churn-{number}")), Role::Churner, expiry_s);
-            self.plans.push(plan.wants(filter, 1).habit(Habit::Churns {
-                hold: Span(1_000..=4_000),
-                pause: Span(50..=1_500),
-            }));
+            let expiry_s = if number % 3 == 1 { LONG_S } else { 0 };
+            self.churner(&format!("churn-{number}"), "feed/0", expiry_s);
         }
+        for number in 0..config.lones {
+            let name = format!("lone/{number}");
+            let topic = self.topic(&name);
+            let lanes = vec![lane(topic, 1)];
+            self.publisher(Role::Publisher, &format!("lone-{number}-from"), lanes, 50);
+            self.churner(&format!("lone-{number}"), &name, 0);
+        }
+    }
+
+    fn churner(&mut self, name: &str, filter: &str, expiry_s: u32) {
+        let filter = self.filter(filter);
+        let plan = Plan::new(self.id(name), Role::Churner, expiry_s);
+        self.plans.push(plan.wants(filter, 1).habit(Habit::Churns {
+            hold: Span(1_000..=4_000),
+            pause: Span(50..=1_500),
+        }));
     }
 
     fn add_retained(&mut self, config: &Config) {

@@ -46,8 +46,10 @@ pub struct Config {
     pub groups: u32,
     /// Clients that subscribe below their own `cmd/<id>/`.
     pub owned: u32,
-    /// Clients that subscribe and unsubscribe again and again; half of them to a topic of their own.
+    /// Clients that subscribe and unsubscribe again and again, all to one topic.
     pub churns: u32,
+    /// The same, each to a topic of its own.
+    pub lones: u32,
     /// Clients that come back about when their session of two seconds expires.
     pub expiring: u32,
     /// Publishers with QoS 0, 10 a second.
@@ -81,7 +83,8 @@ impl Default for Config {
             resets: 4,
             groups: 3,
             owned: 12,
-            churns: 12,
+            churns: 4,
+            lones: 3,
             expiring: 6,
             noises: 4,
             slows: 3,
@@ -111,6 +114,7 @@ impl Config {
             groups: 0,
             owned: 0,
             churns: 0,
+            lones: 0,
             expiring: 0,
             noises: 0,
             slows: 0,
