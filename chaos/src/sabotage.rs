@@ -40,7 +40,7 @@ const CASES: [Case; 16] = [
     case(Defect::PubcompBeforeQ2Out, "kills", "slow-sync=15", 40),
     case(Defect::NoGapRefusal, "storms", "lose-items=20", 30),
     case(Defect::RepeatRecomputed, "storms", "lose-answers=20", 30),
-    case(Defect::OpenWithoutExpectedEpoch, "partitions", "", 60),
+    case(Defect::OpenWithoutExpectedEpoch, "late", "", 60),
     case(Defect::RouteVersionIsLogIndex, "storms", "", 20),
     case(Defect::EpochsRestart, "storms", "", 20),
     case(
@@ -60,7 +60,7 @@ const CASES: [Case; 16] = [
     case(Defect::OutboxNotResumed, "leaders", "", 40),
     case(Defect::VoterAfterDamage, "damage", "", 40),
     case(Defect::ExpireWithoutEpoch, "kills", "slow-sync=15", 40),
-    case(Defect::RetainUnstamped, "delay", "", 60),
+    case(Defect::RetainUnstamped, "late", "", 60),
     case(Defect::AckBeforeCommit, "kills", "slow-sync=15", 40),
 ];
 

@@ -18,7 +18,7 @@ macro_rules! files {
     };
 }
 
-const ALL: [Shipped; 17] = files![
+const ALL: [Shipped; 18] = files![
     "kills",
     "outage",
     "five",
@@ -27,6 +27,7 @@ const ALL: [Shipped; 17] = files![
     "leases",
     "loss",
     "delay",
+    "late",
     "storms",
     "disks",
     "full-disk",

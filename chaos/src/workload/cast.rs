@@ -324,7 +324,7 @@ impl Cast {
             let id = self.id(&format!("impatient-{number}"));
             let mut plan = Plan::new(id, Role::Impatient, LONG_S);
             plan.patience = Some(Patience {
-                waits: Span(500..=900),
+                waits: Span(400..=700),
                 away: Span(1_100..=1_400),
             });
             self.plans.push(plan.habit(Habit::Leaves {
