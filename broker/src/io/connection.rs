@@ -250,6 +250,9 @@ impl Connection {
             ConnectionMessage::WrongEpoch(current) => self.open_again(current),
             ConnectionMessage::Answer(token, answer) => {
                 self.trim_due |= matches!(answer, Answer::Subscribed(_));
+                if let Answer::WrongEpoch { current } = answer {
+                    tracing::debug!(id = ?self.id, ?current, "a command of a former owner is refused");
+                }
                 self.live.handle_answer(token, answer, now);
             }
             ConnectionMessage::Settled(token) => self.settled(token),

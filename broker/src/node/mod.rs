@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bridge::Telemetry;
-use cluster_core::{NodeId, Offer};
+use cluster_core::{NodeId, Offer, Sighting};
 use mqtt::ReasonCode;
 use ractor::ActorRef;
 use runtime::{ChildSpec, IoThread, Random, Restarts, SupervisorMessage, ractor, usable_cores};
@@ -239,12 +239,16 @@ impl Node {
         let redirects = config.mqtt.server_reference == ServerReference::Redirect;
         let references = References::new(redirects);
         let shard_count = NonZeroU32::new(u32::from(config.cluster.shards)).expect("validated");
+        let lease = entered.member.lease();
+        // Before the first sample nothing may be replaced; a lone node needs none.
+        let is_alone = lease.until_ms() == u64::MAX;
+        let sighting = (!is_alone).then(|| Arc::new(Sighting::default()));
         let shared = Arc::new(Shared {
             session: Arc::new(config.session(&streams)),
             limits: config.codec(),
             node_epoch: NodeEpoch(entered.epoch.0),
-            lease: entered.member.lease(),
-            sighting: ArcSwapOption::empty(),
+            lease,
+            sighting: ArcSwapOption::new(sighting),
             homes: Homes::new(shard_count, templates),
             shard_count,
             streams,

@@ -142,15 +142,27 @@ impl ShardHost {
             DurableEffect::TakenOver {
                 connection,
                 node_epoch,
-                ..
-            } => match self.place(node_epoch, connection) {
-                Place::Here(thread) => {
-                    hosted.out[thread].push(ShardEvent::TakenOver { connection });
+                client,
+                epoch,
+            } => {
+                let (client, epoch) = (client.as_str(), epoch.0);
+                tracing::debug!(
+                    shard = self.shard,
+                    client,
+                    epoch,
+                    ?connection,
+                    ?node_epoch,
+                    "taken over"
+                );
+                match self.place(node_epoch, connection) {
+                    Place::Here(thread) => {
+                        hosted.out[thread].push(ShardEvent::TakenOver { connection });
+                    }
+                    Place::There(to) => {
+                        hosted.post(to, Posted::of(Letter::TakenOver { connection }));
+                    }
                 }
-                Place::There(to) => {
-                    hosted.post(to, Posted::of(Letter::TakenOver { connection }));
-                }
-            },
+            }
             DurableEffect::Route(row) => lead.drain.handle_route(RouteDelta {
                 filter: row.filter,
                 wanted: row.wanted,

@@ -260,6 +260,13 @@ impl ShardHost {
             } => {
                 let client = command.client.clone();
                 let open = hosted.expecting(*command);
+                tracing::debug!(
+                    shard = self.shard,
+                    client = client.as_str(),
+                    ?connection,
+                    expected = ?open.expected_epoch,
+                    "to be opened"
+                );
                 if !self.may_replace(hosted, &open, sighting.as_deref()) {
                     return hosted.refuse_open(connection, client);
                 }
