@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster_core::{BucketId, Layout, Meta, MetaAnswer, MetaState, NodeId, Offer, ShardId};
+use cluster_core::{
+    BucketId, Layout, Meta, MetaAnswer, MetaState, NodeId, Offer, Recovered, ShardId,
+};
 use mqtt::Templates;
 use storage::state::{Changes, Row};
 
 use crate::stored::MetaEntry;
 use crate::stored::meta_rows::{
-    HOLDING_KIND, LAYOUT_KIND, MOVING_KIND, OFFERS_KIND, PINS_KIND, STATE_KIND, TEMPLATES_KIND,
+    HOLDING_KIND, LAYOUT_KIND, MOVING_KIND, OFFERS_KIND, PINS_KIND, RECOVERED_KIND, STATE_KIND,
+    TEMPLATES_KIND,
 };
 use crate::stored::row::{damaged, decode_value, encode_value, readable};
 use crate::stored::wire::Why;
@@ -26,9 +29,10 @@ pub struct MetaMachine {
     has_layout: bool,
     /// Whether a bucket with rows was ever being moved: from then on there is a row for that.
     has_moved: bool,
-    /// Whether there ever was a pin, and an offer: likewise.
+    /// Whether there ever was a pin, an offer, and a recovery: likewise.
     has_pins: bool,
     has_offers: bool,
+    has_recovered: bool,
 }
 
 impl MetaMachine {
@@ -59,6 +63,7 @@ impl Machine for MetaMachine {
         let mut moving = None;
         let mut pins = None;
         let mut offers = None;
+        let mut recovered = None;
         for row in rows {
             let row = readable(NAME, row)?;
             let read = match row.kind {
@@ -81,6 +86,9 @@ impl Machine for MetaMachine {
                 OFFERS_KIND => decode_value(&row.value)
                     .and_then(|value| of_members(value, state.as_ref()))
                     .map(|value| offers = Some(value)),
+                RECOVERED_KIND => decode_value(&row.value)
+                    .and_then(|value| of_recovered(value, state.as_ref()))
+                    .map(|value| recovered = Some(value)),
                 tag => Err(Why::Tag {
                     what: "kind of row",
                     tag,
@@ -92,10 +100,12 @@ impl Machine for MetaMachine {
         let moving = moving.unwrap_or_default();
         let templates = templates.unwrap_or_default();
         let (has_pins, has_offers) = (pins.is_some(), offers.is_some());
+        let has_recovered = recovered.is_some();
+        let recovered = recovered.unwrap_or_default();
         let (pins, offers) = (pins.unwrap_or_default(), offers.unwrap_or_default());
         let meta = state.map(|state| {
             let meta = Meta::restore(state, layout, holding, moving, templates);
-            meta.steered(pins, offers)
+            meta.steered(pins, offers).having_recovered(recovered)
         });
         Ok(Self {
             meta: meta.unwrap_or_default(),
@@ -104,6 +114,7 @@ impl Machine for MetaMachine {
             has_moved,
             has_pins,
             has_offers,
+            has_recovered,
         })
     }
 
@@ -116,6 +127,7 @@ impl Machine for MetaMachine {
         self.has_moved |= !self.meta.moving().is_empty();
         self.has_pins |= !self.meta.pins().is_empty();
         self.has_offers |= !self.meta.offers().is_empty();
+        self.has_recovered |= !self.meta.recovered().is_empty();
         Ok(answer)
     }
 
@@ -138,6 +150,9 @@ impl Machine for MetaMachine {
             }
             if self.has_offers {
                 changes.put(OFFERS_KIND, &[], &encode_value(self.meta.offers()));
+            }
+            if self.has_recovered {
+                changes.put(RECOVERED_KIND, &[], &encode_value(self.meta.recovered()));
             }
         }
         changes
@@ -217,4 +232,16 @@ fn of_members(
         None => Some("offers stand without the members"),
     };
     fault.map_or(Ok(offers), |fault| Err(Why::State(fault.to_owned())))
+}
+
+/// Recoveries of shards of the state that was read before them.
+fn of_recovered(
+    recovered: BTreeMap<ShardId, Recovered>,
+    state: Option<&MetaState>,
+) -> Result<BTreeMap<ShardId, Recovered>, Why> {
+    let fault = match state {
+        Some(state) => state.fault_of_recovered(&recovered),
+        None => Some("recoveries stand without the shards"),
+    };
+    fault.map_or(Ok(recovered), |fault| Err(Why::State(fault.to_owned())))
 }

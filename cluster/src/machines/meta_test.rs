@@ -1,7 +1,7 @@
 use cluster_core::{
     Begin, BucketClaim, BucketId, EndReason, FeatureLevel, FolderId, Found, Group, Incarnation,
-    Join, Leftover, MetaCommand, NodeEpoch, NodeId, Offer, Pin, Placement, RaftId, ShardId,
-    StartCount, StartMove, WallMs,
+    Join, Leftover, MetaCommand, NodeEpoch, NodeId, Offer, Pin, Placement, RaftId, RecoverShard,
+    ShardId, StartCount, StartMove, WallMs,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -26,7 +26,7 @@ fn command(rng: &mut StdRng, count: usize) -> MetaCommand {
         bucket: BucketId(rng.random_range(0..2)),
         epoch: if rng.random() { 1 } else { expected },
     };
-    match rng.random_range(0..28) {
+    match rng.random_range(0..30) {
         _ if count == 0 && rng.random() => MetaCommand::Found(found()),
         _ if count == 0 => found_with(),
         0 => MetaCommand::Found(found()),
@@ -98,6 +98,11 @@ fn command(rng: &mut StdRng, count: usize) -> MetaCommand {
             to: NodeId(rng.random_range(1..4)),
         }),
         26 => MetaCommand::Unpin { shard },
+        27 | 28 => MetaCommand::RecoverShard(RecoverShard {
+            shard,
+            expected: if rng.random_bool(0.5) { 1 } else { expected },
+            node,
+        }),
         _ => MetaCommand::Drain {
             node,
             is_leaving: rng.random(),
@@ -143,6 +148,7 @@ fn entry(time: u64, command: MetaCommand) -> Vec<u8> {
 #[test]
 fn a_crash_changes_nothing_of_meta() {
     let (mut moved, mut held, mut owned, mut moving, mut offered) = (0, 0, 0, 0, 0);
+    let mut recovered = 0;
     for seed in 0..60 {
         let (crashed, spared) = crashes_change_nothing::<MetaMachine>(
             &(),
@@ -163,6 +169,8 @@ fn a_crash_changes_nothing_of_meta() {
         assert_eq!(crashed.meta().moving(), spared.meta().moving());
         assert_eq!(crashed.meta().pins(), spared.meta().pins());
         assert_eq!(crashed.meta().offers(), spared.meta().offers());
+        assert_eq!(crashed.meta().recovered(), spared.meta().recovered());
+        recovered += crashed.meta().recovered().len();
         offered += crashed.meta().offers().len();
         held += crashed.meta().holding().len();
         moving += crashed.meta().moving().len();
@@ -172,6 +180,7 @@ fn a_crash_changes_nothing_of_meta() {
     assert!(moved > 30, "only {moved} seeds moved anything");
     assert!(held > 30, "only {held} buckets hold rows");
     assert!(offered > 30, "only {offered} members offer anything");
+    assert!(recovered > 0, "no seed recovered a shard");
     assert!(moving > 5, "only {moving} buckets are being moved");
     assert!((10..50).contains(&owned), "{owned} seeds have templates");
 }
@@ -305,11 +314,11 @@ fn a_damaged_row_of_meta_is_named() {
     let error = restored::<MetaMachine>(&(), rows.clone()).unwrap_err();
     assert_eq!(error.what, "row 1 \"\" of meta");
 
-    rows[0].kind = 8;
+    rows[0].kind = 9;
     let error = restored::<MetaMachine>(&(), rows.clone()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "row 8 \"\" of meta: tag 8 is no kind of row"
+        "row 9 \"\" of meta: tag 9 is no kind of row"
     );
     rows[0].kind = 2;
     let error = restored::<MetaMachine>(&(), rows).unwrap_err();

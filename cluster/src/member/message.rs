@@ -260,6 +260,7 @@ choice!(Refusal, "refusal of meta" {
     17 => HoldsNone(node),
     18 => HoldsOne(node),
     19 => Away(node),
+    20 => NotLost { alive, voters },
 });
 record!(Hello {
     cluster,

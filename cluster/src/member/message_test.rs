@@ -171,6 +171,10 @@ fn a_refusal_of_meta_keeps_its_words() {
     let (node, level) = (NodeId(4), FeatureLevel(1));
     let refusals = [
         Refusal::NotFounded,
+        Refusal::NotLost {
+            alive: 2,
+            voters: 3,
+        },
         Refusal::Founded {
             shards: 1,
             buckets: 2,

@@ -3,8 +3,8 @@
 use cluster_core::{
     Attempt, Begin, BucketClaim, BucketId, Deltas, EndReason, EpochView, FeatureLevel, FolderId,
     Found, Group, Incarnation, Join, Leftover, MetaCommand, NodeEpoch, NodeId, Offer, Pin,
-    Placement, RaftId, RouteDelta, RouteVersion, RoutesCommand, ShardId, Source, StartCount,
-    StartMove, WallMs,
+    Placement, RaftId, RecoverShard, RouteDelta, RouteVersion, RoutesCommand, ShardId, Source,
+    StartCount, StartMove, WallMs,
 };
 
 use super::wire::{choice, record, wrapped};
@@ -43,12 +43,18 @@ choice!(MetaCommand, "command of meta" {
     20 => Pin(pin),
     21 => Unpin { shard },
     22 => Offer { node, offer },
+    23 => RecoverShard(asked),
 });
 record!(Pin {
     shard,
     expected,
     from,
     to,
+});
+record!(RecoverShard {
+    shard,
+    expected,
+    node,
 });
 record!(Offer { stores, server });
 record!(BucketClaim { bucket, epoch });

@@ -1,7 +1,7 @@
 //! The state file of meta: two rows, another once there was more than a lone node, and one more each once a
-//! bucket with rows was moved, an operator moved a shard, and a member said what it offers.
+//! bucket with rows was moved, an operator moved a shard, a member said what it offers, and a shard was recovered.
 
-use cluster_core::{BucketRow, Founded, Layout, Member, MetaState, MoveRow, ShardRow};
+use cluster_core::{BucketRow, Founded, Layout, Member, MetaState, MoveRow, Recovered, ShardRow};
 
 use super::wire::record;
 
@@ -20,6 +20,8 @@ pub(crate) const MOVING_KIND: u8 = 5;
 pub(crate) const PINS_KIND: u8 = 6;
 /// What members offer, once one ever said so; its key is empty.
 pub(crate) const OFFERS_KIND: u8 = 7;
+/// How shards were recovered last, once one ever was; its key is empty.
+pub(crate) const RECOVERED_KIND: u8 = 8;
 
 record!(MetaState {
     index,
@@ -47,6 +49,13 @@ record!(Member {
     last,
 });
 record!(ShardRow { placement, version });
+record!(Recovered {
+    node,
+    expected,
+    from,
+    replica,
+    incarnation,
+});
 record!(BucketRow { owner, epoch });
 record!(Layout {
     system,

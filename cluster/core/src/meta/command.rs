@@ -64,8 +64,8 @@ pub enum MetaCommand {
         /// The level from now on; lower than the present one changes nothing.
         level: FeatureLevel,
     },
-    /// Raises the incarnation of a group that is recovered with loss. Answers
-    /// [`MetaAnswer::Recovered`].
+    /// Raises the incarnation of a group, and nothing else. Answers [`MetaAnswer::Recovered`]. Nobody
+    /// proposes it: a shard is recovered by [`Self::RecoverShard`], and logs may hold it.
     Recover {
         /// The group.
         group: Group,
@@ -149,6 +149,9 @@ pub enum MetaCommand {
         /// What.
         offer: Offer,
     },
+    /// Has a shard whose majority is lost go on with what one replica has, under a raised incarnation.
+    /// Answers [`MetaAnswer::Recovered`].
+    RecoverShard(RecoverShard),
 }
 
 /// See [`MetaCommand::StartMove`].
@@ -162,6 +165,17 @@ pub struct StartMove {
     pub to: Placement,
     /// A node of both placements whose replica is damaged: it gets a new Raft id.
     pub renewed: Option<NodeId>,
+}
+
+/// See [`MetaCommand::RecoverShard`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoverShard {
+    /// The shard.
+    pub shard: ShardId,
+    /// [`super::ShardRow::version`] of the row that was read.
+    pub expected: u64,
+    /// Whose replica the shard is to go on with.
+    pub node: NodeId,
 }
 
 /// A replica that is no member of its group any longer and may still lie on its node's disk.
@@ -395,4 +409,12 @@ pub enum Refusal {
     /// The node does not run.
     #[error("node {0} does not run")]
     Away(NodeId),
+    /// The shard has its majority: it needs no recovery.
+    #[error("{alive} of the shard's {voters} voters run: nothing is lost")]
+    NotLost {
+        /// Voters on nodes with an epoch.
+        alive: usize,
+        /// All of them.
+        voters: usize,
+    },
 }

@@ -391,7 +391,7 @@ impl Meta {
 }
 
 /// A Raft id that nothing had before: by the entry that gives it.
-fn raft_id(incarnation: Incarnation, index: u64, n: u64) -> RaftId {
+pub(super) fn raft_id(incarnation: Incarnation, index: u64, n: u64) -> RaftId {
     let count = RAFT_IDS_FROM + index * RAFT_IDS_PER_ENTRY + n;
     RaftId(Rising::new(incarnation, count).get())
 }

@@ -14,6 +14,9 @@ mod layout;
 mod layout_test;
 #[cfg(test)]
 mod meta_test;
+mod recovery;
+#[cfg(test)]
+mod recovery_test;
 mod state;
 mod steering;
 #[cfg(test)]
@@ -26,12 +29,13 @@ use mqtt::Templates;
 pub use bucket_moves::BUCKET_MOVES_PER_NODE_MAX;
 pub use buckets::{BucketClaim, BucketRow};
 pub use command::{
-    Begin, EndReason, Found, Group, Join, Leftover, MetaAnswer, MetaCommand, Placement, Refusal,
-    StartMove,
+    Begin, EndReason, Found, Group, Join, Leftover, MetaAnswer, MetaCommand, Placement,
+    RecoverShard, Refusal, StartMove,
 };
 pub use effect::MetaEffect;
 pub use hello::Hello;
 pub use layout::{Layout, MOVES_PER_NODE_MAX, MoveRow};
+pub use recovery::Recovered;
 pub use state::{Founded, MetaState};
 pub use steering::{Offer, Pin};
 
@@ -74,6 +78,8 @@ pub struct Meta {
     moving: BTreeMap<BucketId, NodeId>,
     /// Where operators want shards to be.
     pins: BTreeMap<ShardId, BTreeSet<NodeId>>,
+    /// The last recovery of each shard that ever was.
+    recovered: BTreeMap<ShardId, Recovered>,
     /// What members offer that have said so.
     offers: BTreeMap<NodeId, Offer>,
     incarnations: BTreeMap<Group, Incarnation>,
@@ -155,6 +161,7 @@ impl Meta {
             MetaCommand::Pin(pin) => self.pin(pin),
             MetaCommand::Unpin { shard } => Ok(self.unpin(*shard)),
             MetaCommand::Offer { node, offer } => self.set_offer(*node, offer),
+            MetaCommand::RecoverShard(asked) => self.recover_shard(asked),
         };
         result.unwrap_or_else(MetaAnswer::Refused)
     }

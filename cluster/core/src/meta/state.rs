@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mqtt::Templates;
 
-use super::{BucketRow, Group, Layout, Member, Meta, Offer, ShardRow};
+use super::{BucketRow, Group, Layout, Member, Meta, Offer, Recovered, ShardRow};
 use crate::{BucketId, FeatureLevel, FolderId, Incarnation, NodeEpoch, NodeId, ShardId, WallMs};
 
 /// The replicated state of the meta group as a value, without its [`Layout`] and its templates. Small: bounded by members, shards, buckets
@@ -46,7 +46,7 @@ pub struct Founded {
 
 impl Meta {
     /// All that is replicated beside [`Self::layout`], [`Self::holding`], [`Self::moving`],
-    /// [`Self::pins`], [`Self::offers`] and [`Self::templates`].
+    /// [`Self::pins`], [`Self::offers`], [`Self::recovered`] and [`Self::templates`].
     pub fn state(&self) -> MetaState {
         MetaState {
             index: self.index,
@@ -91,6 +91,7 @@ impl Meta {
             holding,
             moving,
             pins: BTreeMap::new(),
+            recovered: BTreeMap::new(),
             offers: BTreeMap::new(),
             incarnations: state.incarnations,
             layout,
@@ -110,5 +111,11 @@ impl Meta {
             offers,
             ..self
         }
+    }
+
+    /// The same with these recoveries, which a state that was written before there were any has not.
+    #[must_use]
+    pub fn having_recovered(self, recovered: BTreeMap<ShardId, Recovered>) -> Self {
+        Self { recovered, ..self }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Group, MOVES_PER_NODE_MAX, Meta, MetaCommand, NodeId, NodeState, Placement, StartMove,
-    wanted_pinned,
+    Group, MOVES_PER_NODE_MAX, Meta, MetaCommand, NodeId, NodeState, Placement, StartMove, VOTERS,
+    wanted, wanted_pinned,
 };
 
 /// What meta's leader proposes to bring the groups closer to where they should be: moves as far
@@ -26,12 +26,25 @@ pub fn plan(meta: &Meta) -> Vec<MetaCommand> {
         })
         .collect();
     let wanted = wanted_pinned(&nodes, &today, meta.pins());
+    let by_those_that_run = wanted_of_serving(&nodes, &today);
     let mut rows: Vec<_> = meta.placements().collect();
     rows.sort_by_key(|(group, row)| (row.placement.voters.len(), *group));
     let mut busy = layout.busy();
     let mut commands = Vec::new();
     for (group, row) in rows {
-        let to = &wanted[&group];
+        let is_there = |node: &NodeId| {
+            let is_lost = row.placement.nodes().any(|n| n == *node);
+            is_lost || nodes.get(node) == Some(&NodeState::Serving)
+        };
+        // A shard that lacks replicas waits for no node that is away, when others could have them.
+        let waits = !touched(&row.placement, &wanted[&group])
+            .iter()
+            .all(is_there);
+        let lacks = row.placement.voters.len() < VOTERS && matches!(group, Group::Shard(_));
+        let to = match by_those_that_run.get(&group) {
+            Some(others) if waits && lacks => others,
+            _ => &wanted[&group],
+        };
         if layout.moves.contains_key(&group) || row.placement == *to {
             continue;
         }
@@ -52,10 +65,6 @@ pub fn plan(meta: &Meta) -> Vec<MetaCommand> {
             busy.get(node)
                 .is_none_or(|moves| *moves < MOVES_PER_NODE_MAX)
         };
-        let is_there = |node: &NodeId| {
-            let is_lost = row.placement.nodes().any(|n| n == *node);
-            is_lost || nodes.get(node) == Some(&NodeState::Serving)
-        };
         if touched.iter().all(|node| has_room(node) && is_there(node)) {
             for node in touched {
                 *busy.entry(node).or_default() += 1;
@@ -69,6 +78,21 @@ pub fn plan(meta: &Meta) -> Vec<MetaCommand> {
         }
     }
     commands
+}
+
+/// Where the groups should be, if whoever is away were no member; nowhere if that are all.
+fn wanted_of_serving(
+    nodes: &BTreeMap<NodeId, NodeState>,
+    today: &BTreeMap<Group, Placement>,
+) -> BTreeMap<Group, Placement> {
+    let serving = nodes
+        .iter()
+        .filter(|(_, state)| **state == NodeState::Serving);
+    let serving: BTreeMap<NodeId, NodeState> = serving.map(|(n, state)| (*n, *state)).collect();
+    match serving.is_empty() {
+        true => BTreeMap::new(),
+        false => wanted(&serving, today),
+    }
 }
 
 /// Nodes that gain or lose a replica.

@@ -2,8 +2,8 @@
 
 use cluster_core::{
     Begin, BucketClaim, BucketId, Deltas, EndReason, FeatureLevel, FolderId, Found, Group,
-    Incarnation, Join, Leftover, MetaCommand, NodeId, Offer, Pin, Placement, RaftId, RouteDelta,
-    RouteVersion, RoutesCommand, ShardId, Source, StartCount, StartMove,
+    Incarnation, Join, Leftover, MetaCommand, NodeId, Offer, Pin, Placement, RaftId, RecoverShard,
+    RouteDelta, RouteVersion, RoutesCommand, ShardId, Source, StartCount, StartMove,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -142,7 +142,15 @@ fn steering() -> impl Strategy<Value = MetaCommand> {
         let (node, offer) = (NodeId(node), Offer { stores, server });
         MetaCommand::Offer { node, offer }
     });
-    prop_oneof![pin, unpin, offer]
+    let recover = any::<(u16, u64, u32)>().prop_map(|(shard, expected, node)| {
+        let (shard, node) = (ShardId(shard), NodeId(node));
+        MetaCommand::RecoverShard(RecoverShard {
+            shard,
+            expected,
+            node,
+        })
+    });
+    prop_oneof![pin, unpin, offer, recover]
 }
 
 fn group() -> impl Strategy<Value = Group> {
