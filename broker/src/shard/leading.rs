@@ -165,7 +165,9 @@ impl ShardHost {
                     self.answered(hosted, &item, answer);
                 }
             }
-            (Wired::Sent(sent), Outcome::Gap { .. }) => hosted.stream.handle_error(sent.attempt),
+            (Wired::Sent(sent), Outcome::Gap { next }) => {
+                hosted.stream.handle_gap(sent.attempt, next);
+            }
             (Wired::Remote(remote), outcome) => hosted.requests.handle_outcome(&remote, outcome),
             (_, Outcome::Ended) => self.epoch_ended(),
             (Wired::Duty(command), _) => hosted.duty_done(&command),

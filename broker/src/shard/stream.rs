@@ -185,6 +185,11 @@ impl Stream {
         self.numbered.handle_error(attempt);
     }
 
+    /// The shard wants this number in the place of an item of this sending.
+    pub(super) fn handle_gap(&mut self, attempt: Attempt, next: u64) {
+        self.numbered.handle_gap(attempt, next);
+    }
+
     /// Everything unanswered is to be sent again: another node leads the shard, or this one anew.
     pub(super) fn restart(&mut self) {
         self.numbered.handle_error(self.numbered.attempt());

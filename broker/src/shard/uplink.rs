@@ -183,7 +183,7 @@ impl ShardHost {
                         self.answered(hosted, &item, answer);
                     }
                 }
-                Outcome::Gap { .. } => hosted.stream.handle_error(flight.attempt),
+                Outcome::Gap { next } => hosted.stream.handle_gap(flight.attempt, next),
                 Outcome::Ended => self.epoch_ended(),
             }
         }

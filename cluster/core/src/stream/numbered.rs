@@ -17,6 +17,12 @@ pub struct Numbered<T> {
     /// Slots from the first that were handed out since the last error.
     sent: usize,
     attempt: Attempt,
+    /// Number of the first slot when that began.
+    attempt_first: u64,
+    /// Numbers below the first that go once more, as nothing.
+    refilled: u64,
+    /// Those of them that were handed out since the last error.
+    refilled_sent: u64,
     withdrawn: u64,
 }
 
@@ -79,6 +85,9 @@ impl<T: Clone> Numbered<T> {
             first: 0,
             sent: 0,
             attempt: Attempt(0),
+            attempt_first: 0,
+            refilled: 0,
+            refilled_sent: 0,
             withdrawn: 0,
         }
     }
@@ -142,6 +151,15 @@ impl<T: Clone> Numbered<T> {
     /// What is there since an error, of a connection that has ended, goes as [`Body::Nop`]. Without an
     /// error all goes as itself: a client that publishes and leaves at once is served.
     pub fn poll_item(&mut self, is_open: impl Fn(ConnectionId) -> bool) -> Option<Sent<T>> {
+        if self.refilled_sent < self.refilled {
+            let n = self.first - self.refilled + self.refilled_sent;
+            self.refilled_sent += 1;
+            return Some(Sent {
+                n,
+                attempt: self.attempt,
+                body: Body::Nop,
+            });
+        }
         let slot = self.slots.get_mut(self.sent)?;
         let n = self.first + self.sent as u64;
         self.sent += 1;
@@ -163,6 +181,13 @@ impl<T: Clone> Numbered<T> {
     /// ignored, and so is one whose predecessor's was lost: both are sent again after
     /// [`Self::handle_error`] and answered as before.
     pub fn handle_answer(&mut self, n: u64) -> Option<Confirmed<T>> {
+        if self.refilled > 0 {
+            if n == self.first - self.refilled {
+                self.refilled -= 1;
+                self.refilled_sent = self.refilled_sent.saturating_sub(1);
+            }
+            return None;
+        }
         if n != self.first {
             return None;
         }
@@ -183,9 +208,25 @@ impl<T: Clone> Numbered<T> {
         let is_news = attempt == self.attempt;
         if is_news {
             self.attempt.0 += 1;
+            self.attempt_first = self.first - self.refilled;
             self.sent = 0;
+            self.refilled_sent = 0;
         }
         is_news
+    }
+
+    /// As [`Self::handle_error`], for an item of that sending in whose place the receiver wants the
+    /// number `next`. Where everything below that sending was answered, and the receiver wants a number
+    /// of it, the receiver was recovered with loss: what it has lost goes once more as [`Body::Nop`], a
+    /// number each, or nothing would ever be taken again.
+    pub fn handle_gap(&mut self, attempt: Attempt, next: u64) -> bool {
+        if attempt != self.attempt {
+            return false;
+        }
+        if next < self.attempt_first {
+            self.refilled = self.first - next;
+        }
+        self.handle_error(attempt)
     }
 
     /// The sending under way, for an error that concerns all of it: a lost link.
@@ -310,6 +351,56 @@ mod tests {
         assert_eq!(sent(&mut stream, &[A, B]), []);
         assert!(stream.handle_error(stream.attempt()));
         assert_eq!(sent(&mut stream, &[A, B]).len(), 3);
+    }
+
+    /// The receiver's end of the stream, as a shard has it that has lost what it had answered last.
+    #[test]
+    fn what_a_recovered_receiver_has_lost_goes_once_more_as_nothing() {
+        let mut stream = of_three();
+        sent(&mut stream, &[A, B]);
+        stream.handle_answer(0);
+        stream.handle_answer(1);
+        stream.handle_error(stream.attempt());
+        let epoch = crate::NodeEpoch(1);
+        let mut receiver = crate::Receiver::default();
+        let only = stream.poll_item(|_| true).unwrap();
+        let refused = receiver.admit(epoch, only.attempt, only.n);
+        assert_eq!(refused, crate::Admission::Gap { next: 0 });
+
+        assert!(stream.handle_gap(only.attempt, 0));
+
+        let again = std::iter::from_fn(|| stream.poll_item(|_| true)).collect::<Vec<_>>();
+        let bodies: Vec<_> = again
+            .iter()
+            .map(|sent| (sent.n, sent.body.clone()))
+            .collect();
+        let expected = [(0, Body::Nop), (1, Body::Nop), (2, Body::Item('c'))];
+        assert_eq!(bodies, expected);
+        for sent in again {
+            let admitted = receiver.admit(epoch, sent.attempt, sent.n);
+            assert_eq!(admitted, crate::Admission::New);
+        }
+        assert_eq!(
+            (stream.handle_answer(0), stream.handle_answer(1)),
+            (None, None)
+        );
+        assert_eq!(stream.handle_answer(2).map(|c| c.item), Some('c'));
+        assert!(stream.is_empty());
+    }
+
+    #[test]
+    fn a_gap_of_what_was_never_answered_fills_nothing_in() {
+        let mut stream = of_three();
+        sent(&mut stream, &[A, B]);
+        assert!(stream.handle_gap(Attempt(0), 0));
+        assert!(!stream.handle_gap(Attempt(0), 0), "of an earlier sending");
+        assert_eq!(sent(&mut stream, &[A, B]).len(), 3);
+        // Answered in the sending under way: the gap may be older than the answer.
+        stream.handle_answer(0);
+        assert!(stream.handle_gap(stream.attempt(), 0));
+
+        let expected = [(1, Body::Item('b')), (2, Body::Item('c'))];
+        assert_eq!(sent(&mut stream, &[A, B]), expected);
     }
 
     #[test]
