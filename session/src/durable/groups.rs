@@ -86,6 +86,15 @@ impl Groups {
         }
     }
 
+    /// Counts what is handed out under this command from now on.
+    pub(super) fn begin_anew(&mut self, incarnation: Epoch) {
+        for (filter, group) in &mut self.of {
+            group.incarnation = incarnation;
+            group.restart_delivery();
+            self.changed.mark(filter.clone(), true);
+        }
+    }
+
     fn make_ready(&mut self, filter: &Filter) {
         if let Some(group) = self.of.get_mut(filter)
             && !group.is_ready

@@ -31,6 +31,9 @@ mod qos2;
 mod queue;
 #[cfg(test)]
 mod queue_test;
+mod recovery;
+#[cfg(test)]
+mod recovery_test;
 mod repeat;
 mod restore;
 mod restore_groups;

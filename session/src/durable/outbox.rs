@@ -87,6 +87,18 @@ impl Outbox {
         }
     }
 
+    /// Goes on above a number, and has every row told anew: nobody knows what the routes were told of
+    /// rows that are lost.
+    pub(super) fn restate(&mut self, floor: u64) {
+        self.version = self.version.max(floor);
+        self.will_ids = self.will_ids.max(floor);
+        let rows = self.rows.iter();
+        let rows: Vec<(Filter, bool)> = rows.map(|(f, row)| (f.clone(), row.wanted)).collect();
+        for (filter, wanted) in rows {
+            self.route(&filter, wanted, self.version + 1);
+        }
+    }
+
     /// The version of the last route row, and the id of the last will.
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.version, self.will_ids)

@@ -171,7 +171,7 @@ impl Durable {
         }
     }
 
-    fn disconnect(&mut self, client: &ClientId) {
+    pub(super) fn disconnect(&mut self, client: &ClientId) {
         let Some(session) = self.sessions.get_mut(client) else {
             return;
         };

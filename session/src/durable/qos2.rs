@@ -8,6 +8,9 @@ use super::changed::Changed;
 use super::{Limits, OriginRow, RowKey, rows as stored};
 use crate::{Epoch, Origin, OriginKind, WallMs};
 
+/// What the numbers of a recovered shard have in common is above these bits.
+const COUNT: u64 = (1 << 48) - 1;
+
 /// Inbound QoS 2 exchanges of a session that wait for PUBREL.
 #[derive(Debug, Default)]
 pub(super) struct Q2Open {
@@ -27,13 +30,20 @@ impl Q2Open {
         if let Some(&n) = self.open.get(&packet_id) {
             return Some((n, self.floor()));
         }
-        if self.next - self.floor() >= limits.q2_open {
+        // A recovery has left out numbers between an open exchange and the next.
+        if (self.next - self.floor()) & COUNT >= limits.q2_open {
             return None;
         }
         let n = self.next;
         self.next += 1;
         self.open.insert(packet_id, n);
         Some((n, self.floor()))
+    }
+
+    /// Numbers exchanges that begin from now on above `floor`: those of a lost entry had lower ones, and
+    /// targets may know them.
+    pub(super) fn count_above(&mut self, floor: u64) {
+        self.next = floor + (self.next & COUNT);
     }
 
     /// Ends an exchange; says whether it was open.

@@ -86,6 +86,20 @@ impl Shares {
         version
     }
 
+    /// Goes on above a number, and has every membership told anew.
+    pub(super) fn restate(&mut self, floor: u64) {
+        self.version = self.version.max(floor);
+        let of = self.of.iter();
+        let rows = of.flat_map(|(client, all)| {
+            let all = all.iter();
+            all.map(move |(filter, held)| (client.clone(), filter.clone(), held.share))
+        });
+        let rows: Vec<(ClientId, Filter, Option<Share>)> = rows.collect();
+        for (client, filter, share) in rows {
+            self.put(&client, &filter, share);
+        }
+    }
+
     /// Forgets the row of this version if it still waits: its home shard has it.
     pub(super) fn done(&mut self, version: u64) {
         let Some((client, filter)) = self.pending.remove(&version) else {
