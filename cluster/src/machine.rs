@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use cluster_core::Incarnation;
 use storage::state::{Changes, Row};
 
 /// A replicated state: it changes by entries alone, equal entries give equal states.
@@ -38,6 +39,10 @@ pub trait Machine: Send + Sized + 'static {
     fn reached(&self) -> u64 {
         0
     }
+
+    /// Entries behind this state are lost for good: what the state counts goes on in this incarnation,
+    /// above whatever it counted in those. By default a state counts nothing.
+    fn handle_recovered(&mut self, _incarnation: Incarnation) {}
 
     /// Takes the rows that changed since the last call. Until [`Machine::handle_flushed`] it keeps
     /// in memory what they hold, and is not asked again.

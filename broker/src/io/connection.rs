@@ -278,6 +278,12 @@ impl Connection {
                 self.exit.get_or_insert(Exit::Kicked);
                 self.live.handle_end(reason, now);
             }
+            ConnectionMessage::ShardRecovered(shard) => {
+                if self.shard() == Some(shard) {
+                    self.exit.get_or_insert(Exit::Kicked);
+                    self.live.handle_kick(ReasonCode::ServerBusy, now);
+                }
+            }
             ConnectionMessage::Report(asked) => self.report(&asked),
             ConnectionMessage::ReadOn => self.read_on(),
             ConnectionMessage::Leased => self.keep_promises(),

@@ -63,6 +63,8 @@ pub(crate) enum IoMessage {
     Report(Vec<ConnectionId>, ReportAsked),
     /// End one connection.
     EndOne(Ending),
+    /// End those whose clients are of this shard.
+    ShardRecovered(u16),
     /// Drop everything and end the thread.
     End,
 }

@@ -147,6 +147,19 @@ impl Io {
         }
     }
 
+    /// What a shard has told its clients may be lost: they are to come again, and hear what it knows.
+    pub(super) fn end_of_shard(&self, shard: u16) {
+        for mailbox in self.slots.borrow().all() {
+            let message = ConnectionMessage::ShardRecovered(shard);
+            if mailbox
+                .push(runtime::Priority::Control, 0, message)
+                .is_err()
+            {
+                tracing::debug!("the connection has just ended");
+            }
+        }
+    }
+
     pub(super) fn end_one(&self, ending: Ending) {
         let is_there = self.slots.borrow().get(ending.connection).is_some();
         if is_there {

@@ -294,6 +294,7 @@ impl Io {
             } => self.ask_home(from, count, &asked, next),
             IoMessage::Report(connections, asked) => self.ask_reports(connections, &asked),
             IoMessage::EndOne(ending) => self.end_one(ending),
+            IoMessage::ShardRecovered(shard) => self.end_of_shard(shard),
             IoMessage::End => return false,
         }
         true

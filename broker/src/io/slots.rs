@@ -28,6 +28,8 @@ pub(crate) enum ConnectionMessage {
     Kick(ReasonCode),
     /// As `Kick`, and the session ends with the connection.
     EndSession(ReasonCode),
+    /// This shard has lost what it may have told the connection: end, if the client is of it.
+    ShardRecovered(u16),
     /// Say something about itself.
     Report(ReportAsked),
     /// Go to the node that leads the client's shard.
@@ -120,6 +122,11 @@ impl Slots {
         slot.mailbox
             .as_ref()
             .filter(|_| slot.generation == place.generation)
+    }
+
+    /// The mailboxes of all connections.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Mailbox<ConnectionMessage>> {
+        self.slots.iter().filter_map(|slot| slot.mailbox.as_ref())
     }
 
     /// Whoever is told to end next is the first again: nobody is told to any more.

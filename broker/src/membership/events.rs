@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Starter, leaders};
 use crate::environment::{Fatal, OnFatal};
-use crate::io::Shared;
+use crate::io::{IoMessage, Shared};
 use crate::peers::InboxMessage;
 use crate::routes::RoutesMessage;
 use crate::shard::{Leading, ShardMessage, Shards};
@@ -172,7 +172,19 @@ impl Membership {
             MemberEvent::Gone { node, epoch } => {
                 tracing::warn!(%node, %epoch, "a node is dead: its epoch has ended");
             }
-            MemberEvent::RemoveReplica { .. } | MemberEvent::StartReplica { .. } => {
+            MemberEvent::ShardRecovered(ShardId(shard)) => {
+                tracing::warn!(
+                    shard,
+                    "a shard was recovered with loss: its clients connect again"
+                );
+                let threads = &self.shared.threads;
+                for thread in 0..threads.len() {
+                    threads.send(thread, IoMessage::ShardRecovered(shard)).await;
+                }
+            }
+            MemberEvent::RemoveReplica { .. }
+            | MemberEvent::StartReplica { .. }
+            | MemberEvent::RecoverReplica { .. } => {
                 following.forget_removed(&event, &self.shared.shards);
                 following.starter.handle(&event).await?;
             }
@@ -281,9 +293,13 @@ impl Following {
         self.replicas.insert(shard, group);
     }
 
-    /// Before a replica is removed its host has let it go.
+    /// Before a replica is removed, or goes on as another, its host has let it go.
     fn forget_removed(&mut self, event: &MemberEvent, shards: &Shards) {
         if let MemberEvent::RemoveReplica {
+            group: GroupName::Shard(shard),
+            ..
+        }
+        | MemberEvent::RecoverReplica {
             group: GroupName::Shard(shard),
             ..
         } = event

@@ -65,6 +65,8 @@ pub(crate) enum RoutesMessage {
     },
     /// Rows of a shard on this node.
     Shard { shard: u16, deltas: Deltas },
+    /// A recovered shard on this node has stated all its rows again: those below this version are over.
+    Restate { shard: u16, from: RouteVersion },
     /// What became of a batch that was proposed; none if it is not known.
     Landed {
         source: Option<Source>,
@@ -187,6 +189,7 @@ impl Actor for Routes {
                 let source = Source::Shard(ShardId(shard));
                 self.propose(routing, Some(source), RoutesCommand::Deltas(deltas));
             }
+            RoutesMessage::Restate { shard, from } => self.restate(shard, from),
             RoutesMessage::Landed { source, answer } => self.landed(routing, source, answer),
             RoutesMessage::Follow | RoutesMessage::Epochs | RoutesMessage::Tick => {
                 self.follow(routing);
@@ -298,6 +301,19 @@ impl Routes {
             if me.cast(RoutesMessage::Landed { source, answer }).is_err() {
                 tracing::debug!("the routes have ended: the node is stopping");
             }
+        });
+    }
+
+    fn restate(&self, shard: u16, from: RouteVersion) {
+        let (group, shards, peers) = (self.group.clone(), self.shards.clone(), self.peers.clone());
+        let time = WallMs(self.clock.wall_ms());
+        let command = RoutesCommand::Restated {
+            shard: ShardId(shard),
+            from,
+        };
+        tokio::spawn(async move {
+            let answer = elsewhere::propose(&group, &peers, time, command).await;
+            shards.tell(shard, ShardMessage::RoutesRestated(answer.is_some()));
         });
     }
 

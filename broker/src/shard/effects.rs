@@ -10,7 +10,8 @@ use cluster::ShardMachine;
 use cluster::exchange::Letter;
 use cluster::raft::Group;
 use cluster_core::{
-    Deltas, DrainEffect, MembershipEffect, NodeEpoch, RouteDelta, RouteVersion, WillKey,
+    Deltas, DrainEffect, Incarnation, MembershipEffect, NodeEpoch, Rising, RouteDelta,
+    RouteVersion, WillKey,
 };
 use mqtt::QoS;
 use session::{
@@ -19,7 +20,7 @@ use session::{
 };
 
 use super::host::{Hosted, ShardHost};
-use super::lead::Wired;
+use super::lead::{Lead, Restating, Wired};
 use super::{ShardItem, ShardMessage};
 use crate::environment::Fatal;
 use crate::ids::{self, shard_of};
@@ -288,11 +289,33 @@ impl ShardHost {
         }
     }
 
+    /// Has the routes forget what the shard wanted before it was recovered and does not want any more,
+    /// once they have all that it wants now.
+    pub(super) fn restate_routes(&self, lead: &mut Lead) {
+        if lead.restating != Restating::Due {
+            return;
+        }
+        let (version, pending) = lead.group.with(|machine| {
+            let durable = machine.durable();
+            (durable.route_version(), durable.counters().outbox_routes)
+        });
+        let incarnation = Rising::incarnation_of(version);
+        if incarnation == Incarnation(0) {
+            lead.restating = Restating::Done;
+        } else if pending == 0 {
+            lead.restating = Restating::UnderWay;
+            let from = RouteVersion(Rising::new(incarnation, 0).get());
+            let shard = self.shard;
+            self.tell_routes(RoutesMessage::Restate { shard, from });
+        }
+    }
+
     fn send_routes(&self, deltas: Deltas) {
-        let message = RoutesMessage::Shard {
-            shard: self.shard,
-            deltas,
-        };
+        let shard = self.shard;
+        self.tell_routes(RoutesMessage::Shard { shard, deltas });
+    }
+
+    fn tell_routes(&self, message: RoutesMessage) {
         let routes = self.routes.get();
         let routes = routes.expect("the routes start before any shard");
         if routes.cast(message).is_err() {

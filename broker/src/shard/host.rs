@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::answers::Answers;
 use super::backlog::Backlog;
-use super::lead::{Lead, Requests, Wired};
+use super::lead::{Lead, Requests, Restating, Wired};
 use super::questions::{Answered, Question, Questions};
 use super::standstill::Standstill;
 use super::stream::{Carried, Item, Reply, Stream};
@@ -166,6 +166,11 @@ impl Actor for ShardHost {
             ShardMessage::RoutesVisible(version) => {
                 hosted.answers.handle_visible(version);
                 self.let_go(hosted);
+            }
+            ShardMessage::RoutesRestated(is_done) => {
+                if let Some(lead) = &mut hosted.lead {
+                    lead.restating = Restating::after(is_done);
+                }
             }
             ShardMessage::Seated(version) => {
                 hosted.memberships.handle_seated(version);
@@ -386,6 +391,7 @@ impl ShardHost {
         }
         if let Some(lead) = &mut hosted.lead {
             self.look_for_due(lead);
+            self.restate_routes(lead);
         }
         if let Some(group) = &hosted.replica {
             let counted = group.with(|machine| {

@@ -103,6 +103,27 @@ pub(super) struct Lead {
     pub(super) times: Times,
     pub(super) times_at: BootMs,
     pub(super) drain: Drain<WillRow>,
+    pub(super) restating: Restating,
+}
+
+/// Whether the routes were told that all rows of a shard from before its recovery are over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Restating {
+    /// Not by this leadership.
+    #[default]
+    Due,
+    UnderWay,
+    Done,
+}
+
+impl Restating {
+    /// The routes were told, or it is not known.
+    pub(super) fn after(is_done: bool) -> Self {
+        match is_done {
+            true => Self::Done,
+            false => Self::Due,
+        }
+    }
 }
 
 impl Lead {
@@ -137,6 +158,7 @@ impl Lead {
             times_at: reading.boot,
             log_clock,
             drain,
+            restating: Restating::default(),
         }
     }
 

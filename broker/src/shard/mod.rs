@@ -131,6 +131,8 @@ pub(crate) enum ShardMessage {
     RetainedCame(u64, Option<RetainedReply>),
     /// Every reader of the routes sees the shard's rows up to here.
     RoutesVisible(RouteVersion),
+    /// The routes have forgotten what the shard wanted before it was recovered, or have not.
+    RoutesRestated(bool),
     /// Payloads came back from the disk; none where nobody needs it any more.
     Loaded(Vec<(MessageId, Option<Arc<Message>>)>),
     /// A state file that was closed may give these payloads now.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use cluster_core::{Admission, Attempt, Body, EpochView, LogTime, NodeEpoch, Receiver, Standing};
+use cluster_core::{
+    Admission, Attempt, Body, EpochView, Incarnation, LogTime, NodeEpoch, Receiver, Rising,
+    Standing,
+};
 use defects::Defect;
 use mqtt::Templates;
 use session::{Answer, Command, Durable, Limits, WallMs};
@@ -208,6 +211,12 @@ impl Machine for ShardMachine {
     /// In the unit of ownership epochs.
     fn reached(&self) -> u64 {
         self.durable.index()
+    }
+
+    fn handle_recovered(&mut self, incarnation: Incarnation) {
+        let floor = Rising::new(incarnation, 0);
+        self.durable.handle_recovered(floor.get());
+        self.is_applied = true;
     }
 
     fn changes(&mut self) -> Changes {

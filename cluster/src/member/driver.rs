@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cluster_core::{
     BootMs, Group as GroupName, Leftover, Meta, MetaAnswer, NodeEpoch, NodeId, RaftId, RenewalId,
-    Round, StartCount, Suspicion,
+    Round, ShardId, StartCount, Suspicion,
 };
 use runtime::Random;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -295,6 +295,13 @@ impl Runtime {
         let epochs = meta.epochs();
         self.handle_members(&meta, before);
         self.handle_epochs(&meta, before, &epochs, now);
+        // Of one that was recovered before this node knew of any there are no connections here.
+        let known = |shard: &ShardId| before.map(|before| before.recovered().get(shard));
+        for (shard, recovered) in meta.recovered() {
+            if known(shard).is_some_and(|known| known != Some(recovered)) {
+                self.say(MemberEvent::ShardRecovered(*shard));
+            }
+        }
         self.inner
             .epochs
             .send_if_modified(|known| known.renew(&epochs));

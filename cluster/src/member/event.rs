@@ -1,6 +1,6 @@
 //! What the node has to do because of its membership.
 
-use cluster_core::{Group, NodeEpoch, NodeId, RaftId, Refusal};
+use cluster_core::{Group, Incarnation, NodeEpoch, NodeId, RaftId, Refusal, ShardId};
 
 /// Something that happened, in order. What a late reader finds changed by then is no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,22 @@ pub enum MemberEvent {
         /// Whether a move brings it here.
         is_new: bool,
     },
+    /// Have this node's replica `from` of a group, whether it runs or not, go on as `replica`, and alone:
+    /// [`crate::raft::RaftNode::recover_replica`]. It may have been done in a run before; then `replica`
+    /// is started only.
+    RecoverReplica {
+        /// The group.
+        group: Group,
+        /// What lies on the disk, or lay there.
+        from: RaftId,
+        /// As what it goes on.
+        replica: RaftId,
+        /// In what the group counts since.
+        incarnation: Incarnation,
+    },
+    /// A shard was recovered with loss: what this node's connections know of it may be lost, and they
+    /// are to be closed.
+    ShardRecovered(ShardId),
     /// Stop this node's replica of a group, delete what it has on the disk, then
     /// [`super::Member::handle_removed`]. It may not run, or not be there.
     RemoveReplica {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster_core::{Group, Leftover, Meta, NodeId, RaftId};
+use cluster_core::{Group, Leftover, Meta, NodeId, RaftId, Recovered};
 
 use super::message::{Prepare, Prepared};
 
@@ -15,6 +15,8 @@ pub(super) enum Order {
         replica: RaftId,
         is_new: bool,
     },
+    /// Have what lies on disk go on as this one, which may have been done.
+    Recover { group: Group, recovered: Recovered },
     /// Stop it and delete what it has on disk, then say so.
     Remove(Leftover),
     /// Tell meta that it is gone.
@@ -96,7 +98,13 @@ impl Hosted {
             .unwrap_or_default();
         let mut orders = Vec::new();
         let placed = meta.map(|meta| wanted(meta, me)).unwrap_or_default();
-        let strays = self.strays(me, meta.is_some(), &placed, running);
+        let recovered = recovered(meta, me, &placed);
+        let mut strays = self.strays(me, meta.is_some(), &placed, running);
+        // What survived is no stray: another is made of it.
+        strays.retain(|stray| {
+            let survivor = recovered.get(&stray.group).map(|recovered| recovered.from);
+            survivor != Some(stray.replica)
+        });
         self.removed
             .retain(|order| leftovers.contains(order) || strays.contains(order));
         for stray in strays.difference(&leftovers) {
@@ -120,16 +128,26 @@ impl Hosted {
             }
         }
         let announced = self.announced.iter().map(|(group, (id, _))| (*group, *id));
-        self.started
-            .retain(|group, id| running.get(group).is_none_or(|running| running == id));
+        self.started.retain(|group, id| {
+            let is_made = recovered.get(group).is_some_and(|of| of.replica == *id);
+            is_made || running.get(group).is_none_or(|running| running == id)
+        });
         for (group, replica) in placed.into_iter().chain(announced) {
+            let recovered = recovered.get(&group).filter(|of| of.replica == replica);
+            let survivor = recovered.map(|recovered| recovered.from);
             // Both would lie in the same place.
-            let is_taken = running.contains_key(&group)
+            let is_taken = running
+                .get(&group)
+                .is_some_and(|there| Some(*there) != survivor)
                 || leftovers.iter().any(|leftover| leftover.group == group);
             if is_taken || self.started.get(&group) == Some(&replica) {
                 continue;
             }
             self.started.insert(group, replica);
+            if let Some(recovered) = recovered.copied() {
+                orders.push(Order::Recover { group, recovered });
+                continue;
+            }
             let is_placed = meta.is_some_and(|meta| meta.replica(group, me) == Some(replica));
             orders.push(Order::Start {
                 group,
@@ -161,6 +179,22 @@ impl Hosted {
             })
             .collect()
     }
+}
+
+/// Of the wanted replicas those that a recovery has made, or is to make.
+fn recovered(
+    meta: Option<&Meta>,
+    me: NodeId,
+    wanted: &BTreeSet<(Group, RaftId)>,
+) -> BTreeMap<Group, Recovered> {
+    let Some(meta) = meta else {
+        return BTreeMap::new();
+    };
+    let made = wanted.iter().filter_map(|(group, replica)| {
+        let recovered = meta.recovery_of(*group, me)?;
+        (recovered.replica == *replica).then_some((*group, recovered))
+    });
+    made.collect()
 }
 
 /// The replicas of a node that are members, or are to be: of a group that is being moved the one of

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use cluster_core::{
-    Begin, FeatureLevel, FolderId, Found, Group, Join, Leftover, Meta, MetaAnswer, MetaCommand,
-    NodeId, Placement, RaftId, ShardId, StartCount, StartMove, WallMs,
+    Begin, EndReason, FeatureLevel, FolderId, Found, Group, Join, Leftover, Meta, MetaAnswer,
+    MetaCommand, NodeId, Placement, RaftId, RecoverShard, ShardId, StartCount, StartMove, WallMs,
 };
 
 use super::hosted::{Hosted, Order};
@@ -266,4 +266,52 @@ fn of_a_replica_that_is_renewed_the_new_one_alone_is_wanted() {
         hosted.poll_orders(ME, Some(&cluster.0), true, &none),
         [start]
     );
+}
+
+#[test]
+fn what_survives_of_a_lost_shard_goes_on_as_another_and_is_not_removed() {
+    let mut cluster = Cluster::new();
+    let from = cluster.start(&[1], &[2]).0.unwrap();
+    cluster.end();
+    let founder = cluster.0.member(NodeId(1)).unwrap().epoch.unwrap();
+    cluster.apply(&MetaCommand::End {
+        epoch: founder,
+        reason: EndReason::Dead,
+    });
+    let expected = cluster.0.placement(G).unwrap().version;
+    cluster.apply(&MetaCommand::RecoverShard(RecoverShard {
+        shard: ShardId(0),
+        expected,
+        node: ME,
+    }));
+    let recovered = cluster.0.recovery_of(G, ME).unwrap();
+    assert_eq!(recovered.from, from);
+    let recover = Order::Recover {
+        group: G,
+        recovered,
+    };
+    let none = BTreeMap::new();
+
+    let mut hosted = Hosted::default();
+    for (running, orders) in [
+        (runs(from), vec![recover]),
+        (runs(from), vec![]),
+        (none.clone(), vec![]),
+        (runs(recovered.replica), vec![]),
+    ] {
+        let polled = hosted.poll_orders(ME, Some(&cluster.0), true, &running);
+        assert_eq!(polled, orders);
+    }
+    // After a start nothing runs, and what lies on the disk may be either.
+    let mut hosted = Hosted::default();
+    let polled = hosted.poll_orders(ME, Some(&cluster.0), true, &none);
+    assert_eq!(polled, [recover]);
+    // The lost one deletes what it has once it is back.
+    let polled = Hosted::default().poll_orders(NodeId(1), Some(&cluster.0), true, &runs(RaftId(1)));
+    let lost = Leftover {
+        node: NodeId(1),
+        group: G,
+        replica: RaftId(1),
+    };
+    assert!(polled.contains(&Order::Remove(lost)), "{polled:?}");
 }

@@ -55,6 +55,8 @@ mod membership_test;
 #[cfg(test)]
 mod message_test;
 #[cfg(test)]
+mod recovery_test;
+#[cfg(test)]
 mod test_cluster;
 #[cfg(test)]
 mod test_node;

@@ -113,6 +113,8 @@ impl Service for Switch {
     }
 }
 
+pub(super) type Tallies = Arc<Mutex<BTreeMap<GroupName, Group<Tally>>>>;
+
 /// What a node keeps over its runs.
 #[derive(Clone)]
 pub(super) struct Kept {
@@ -130,6 +132,8 @@ pub(super) struct TestNode {
     pub(super) raft: RaftNode,
     pub(super) member: Member,
     pub(super) events: Arc<Mutex<Vec<MemberEvent>>>,
+    /// The shards whose replicas its host has started.
+    pub(super) tallies: Tallies,
     /// Starts that this process has counted.
     starts: Arc<Mutex<StartCount>>,
     tasks: Vec<JoinHandle<()>>,
@@ -229,6 +233,7 @@ pub(super) async fn found(hub: &MemoryHub, clock: &TokioClock, shards: u16) -> T
         placements.map(|(group, _)| group).collect()
     });
     let mut routes = None;
+    let mut tallies = BTreeMap::new();
     for group in groups {
         match group {
             GroupName::Meta => {}
@@ -241,12 +246,14 @@ pub(super) async fn found(hub: &MemoryHub, clock: &TokioClock, shards: u16) -> T
             GroupName::Shard(_) => {
                 let (id, name) = (group_id(group), name(group));
                 let started = raft.start_group::<Tally>(id, &name, ());
-                started.await.expect("a new group");
+                tallies.insert(group, started.await.expect("a new group"));
             }
         }
         kept.replicas.lock().unwrap().insert(group, own);
     }
-    start(hub, clock, kept, raft, Some(meta), routes).await
+    let node = start(hub, clock, kept, raft, Some(meta), routes).await;
+    node.tallies.lock().unwrap().extend(tallies);
+    node
 }
 
 /// Has a node join through another one.
@@ -351,8 +358,10 @@ async fn start(
         routes: routes_sender,
         seen: Arc::default(),
         replicas: Arc::clone(&kept.replicas),
+        tallies: Tallies::default(),
         starts: Arc::new(Mutex::new(kept.start)),
     };
+    let tallies = Arc::clone(&host.tallies);
     let (seen, starts) = (Arc::clone(&host.seen), Arc::clone(&host.starts));
     let tasks = vec![
         tokio::spawn(async move {
@@ -374,6 +383,7 @@ async fn start(
         raft,
         member,
         events: seen,
+        tallies,
         starts,
         tasks,
         stop: vec![stop_links, stop_member],
@@ -388,6 +398,7 @@ struct Host {
     routes: watch::Sender<u64>,
     seen: Arc<Mutex<Vec<MemberEvent>>>,
     replicas: Arc<Mutex<BTreeMap<GroupName, RaftId>>>,
+    tallies: Tallies,
     starts: Arc<Mutex<StartCount>>,
 }
 
@@ -404,12 +415,37 @@ impl Host {
                     // Meta as this node knows it may still be moving what has arrived.
                     let on_disk = self.replicas.lock().unwrap().get(&group).copied();
                     if is_new || on_disk == Some(replica) {
+                        if on_disk.is_some_and(|other| other != replica) {
+                            // The announcement came before this node's meta said that it is over.
+                            let (id, name) = (group_id(group), name(group));
+                            let removed = self.raft.remove_replica(id, &name);
+                            removed.await.expect("a good disk");
+                        }
                         self.replicas.lock().unwrap().insert(group, replica);
                         self.start(group, replica).await;
                     } else {
                         let renewed = self.member.renew(group).await;
                         assert_eq!(renewed, Ok(MetaAnswer::Done), "{group:?}");
                     }
+                }
+                MemberEvent::RecoverReplica {
+                    group,
+                    from,
+                    replica,
+                    incarnation,
+                } => {
+                    let on_disk = self.replicas.lock().unwrap().get(&group).copied();
+                    assert!(on_disk == Some(from) || on_disk == Some(replica));
+                    let recovery = crate::raft::Recovery {
+                        replica,
+                        incarnation,
+                    };
+                    let (id, name) = (group_id(group), name(group));
+                    let recovered = self.raft.recover_replica::<Tally>(id, &name, recovery, ());
+                    let recovered = recovered.await.expect("a good disk");
+                    self.replicas.lock().unwrap().insert(group, replica);
+                    recovered.control().elect().await;
+                    self.tallies.lock().unwrap().insert(group, recovered);
                 }
                 MemberEvent::RemoveReplica { group, replica } => {
                     let (id, name) = (group_id(group), name(group));
@@ -451,7 +487,8 @@ impl Host {
             }
             GroupName::Shard(_) => {
                 let started = self.raft.start_replica::<Tally>(id, &name, replica, ());
-                started.await.expect("a good disk");
+                let started = started.await.expect("a good disk");
+                self.tallies.lock().unwrap().insert(group, started);
             }
         }
     }

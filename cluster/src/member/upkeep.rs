@@ -57,6 +57,12 @@ impl Runtime {
                     replica,
                     is_new,
                 }),
+                Order::Recover { group, recovered } => self.say(MemberEvent::RecoverReplica {
+                    group,
+                    from: recovered.from,
+                    replica: recovered.replica,
+                    incarnation: recovered.incarnation,
+                }),
                 Order::Remove(leftover) => self.say(MemberEvent::RemoveReplica {
                     group: leftover.group,
                     replica: leftover.replica,

@@ -22,14 +22,29 @@ pub(super) fn catch_up<M: Machine>(replica: &Replica<M>, log: &RaftLog) -> Resul
             .map_err(|error| unreadable(format!("the committed position: {error}")))?,
         None => None,
     };
-    let Some(committed) = committed else {
-        return Ok(());
-    };
+    match committed {
+        Some(committed) => apply_upto(replica, log, committed.index),
+        None => Ok(()),
+    }
+}
+
+/// Applies every entry behind the state file, whether it is known to be committed or not. Blocks on the
+/// disk.
+pub(super) fn apply_all<M: Machine>(replica: &Replica<M>, log: &RaftLog) -> Result<(), OpenError> {
+    match log.log_state(replica.group).last {
+        Some(last) => apply_upto(replica, log, last.index),
+        None => Ok(()),
+    }
+}
+
+fn apply_upto<M: Machine>(replica: &Replica<M>, log: &RaftLog, upto: u64) -> Result<(), OpenError> {
+    let group = replica.group;
+    let unreadable = |why: String| OpenError::Failed(Fatal::Read { group, why });
     let applied = replica.applied_state().0;
     let mut next = applied.map_or(0, |applied| applied.index + 1);
-    while next <= committed.index {
+    while next <= upto {
         let stored = log
-            .entries(group, next..committed.index + 1, STEP_BYTES)
+            .entries(group, next..upto + 1, STEP_BYTES)
             .map_err(|error| unreadable(error.to_string()))?;
         // Raft says what it makes of a log that ends before what is committed.
         let Some(last) = stored.last() else {

@@ -1,6 +1,7 @@
 //! What Raft does not do by itself here: heartbeats of the groups that are in use, flushes of
 //! their states, and purges of what is flushed. Groups have no ticks of their own.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -203,6 +204,8 @@ pub(super) trait Drive: GroupControl {
     /// Flushes, for a close. Blocks.
     fn flush(&self) -> Result<(), state::Error>;
     fn stop(&self) -> Boxed<'_, ()>;
+    /// Its [`Replica`].
+    fn hosted(&self) -> Arc<dyn Any + Send + Sync>;
 }
 
 impl<M: Machine> Drive for Driven<M> {
@@ -303,6 +306,10 @@ impl<M: Machine> Drive for Driven<M> {
                 tracing::error!(group = %self.id(), %error, "a group stopped in disorder");
             }
         })
+    }
+
+    fn hosted(&self) -> Arc<dyn Any + Send + Sync> {
+        Arc::clone(&self.replica) as _
     }
 }
 

@@ -19,6 +19,7 @@ mod members;
 mod network;
 mod node;
 mod receiving;
+mod recovery;
 mod replica;
 mod rows;
 mod sending;
@@ -51,6 +52,8 @@ mod members_test;
 #[cfg(test)]
 mod node_test;
 #[cfg(test)]
+mod recovery_test;
+#[cfg(test)]
 mod session_crash_test;
 #[cfg(test)]
 mod suite_test;
@@ -72,6 +75,7 @@ pub use group::{Group, GroupStatus, Unproposed};
 pub use hold::HoldLimits;
 pub use members::{CHANNELS, RemoveError};
 pub use node::{RaftNode, StateCounters};
+pub use recovery::Recovery;
 pub use traffic::{Traffic, Way};
 #[doc(hidden)]
 pub use wire::reread;

@@ -191,6 +191,14 @@ impl RaftNode {
         self.inner.log.vote(id).is_some()
     }
 
+    /// Term and index of the last entry that the log has of a group, fsynced or not; none of a group
+    /// that it does not know.
+    #[must_use]
+    pub fn last_entry(&self, id: GroupId) -> Option<(u64, u64)> {
+        let last = self.inner.log.log_state(id).last?;
+        Some((last.term, last.index))
+    }
+
     /// What can be seen of the state files from outside.
     #[must_use]
     pub fn state_counters(&self) -> StateCounters {

@@ -1,6 +1,7 @@
 //! The machine of a group and its state file: what was applied, and how much of it is flushed.
 
 mod flush;
+mod recovery;
 
 use std::fmt;
 use std::io;
@@ -111,6 +112,8 @@ struct Hosted<M> {
     unflushed_bytes: u64,
     /// Bytes of log applied since the start.
     applied_bytes: u64,
+    /// See [`Replica::begin_run`].
+    run: u64,
 }
 
 /// A state as Raft passes it on.
@@ -174,6 +177,7 @@ impl<M: Machine> Replica<M> {
             policy: FlushPolicy::new(limits.flush_log_bytes, limits.flush_age),
             unflushed_bytes: 0,
             applied_bytes: 0,
+            run: 0,
         };
         Ok(Self {
             group,
@@ -262,11 +266,18 @@ impl<M: Machine> Replica<M> {
     /// Applies entries under one lock; the answers of those that have one, in their order. After
     /// an error the process is to end: no other replica will have skipped the entry.
     pub(super) fn apply(&self, entries: &[Entry]) -> Result<Vec<Option<M::Answer>>, Fatal> {
+        self.apply_holding(self.hosted(), entries)
+    }
+
+    fn apply_holding(
+        &self,
+        mut hosted: MutexGuard<'_, Hosted<M>>,
+        entries: &[Entry],
+    ) -> Result<Vec<Option<M::Answer>>, Fatal> {
         let panics = OnPanic {
             group: self.group,
             latch: &self.context.latch,
         };
-        let mut hosted = self.hosted();
         let mut answers = Vec::with_capacity(entries.len());
         let mut bytes = 0;
         for entry in entries {
@@ -350,12 +361,17 @@ impl<M: Machine> Replica<M> {
         self.file.draft()
     }
 
-    /// Puts a state from elsewhere in the place of this one. Blocks on the disk.
-    pub(super) fn install(&self, meta: &SnapshotMeta, view: View) -> io::Result<()> {
+    /// Puts a state from elsewhere in the place of this one; in a run that is over, an error. Blocks on
+    /// the disk.
+    pub(super) fn install_in(&self, run: u64, meta: &SnapshotMeta, view: View) -> io::Result<()> {
         let Some(last) = &meta.last_log_id else {
             return Ok(());
         };
+        // A run ends under this lock.
         let mut flushing = self.flushing();
+        if self.hosted().run != run {
+            return Err(stop("the run of this Raft is over"));
+        }
         let applied = Applied {
             id: stored_id(last),
             opaque: codec::write_stored_membership(&meta.last_membership),

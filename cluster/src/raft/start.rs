@@ -78,7 +78,7 @@ impl RaftNode {
 }
 
 impl Inner {
-    fn enter(&self, id: GroupId, name: &str) -> Result<(), OpenError> {
+    pub(super) fn enter(&self, id: GroupId, name: &str) -> Result<(), OpenError> {
         let mut groups = self.groups();
         if groups.is_closed {
             return Err(OpenError::Closed);
@@ -93,7 +93,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn open_replica<M: Machine>(
+    pub(super) async fn open_replica<M: Machine>(
         &self,
         id: GroupId,
         name: &str,
@@ -113,14 +113,17 @@ impl Inner {
         self.opening(id, open).await.map(Arc::new)
     }
 
-    async fn catch_up<M: Machine>(&self, replica: &Arc<Replica<M>>) -> Result<(), OpenError> {
+    pub(super) async fn catch_up<M: Machine>(
+        &self,
+        replica: &Arc<Replica<M>>,
+    ) -> Result<(), OpenError> {
         let (replica, log) = (Arc::clone(replica), Arc::clone(&self.log));
         self.opening(replica.group, move || catch_up(&replica, &log))
             .await
     }
 
     /// Whether log and state file are of one time.
-    fn check_log<M: Machine>(&self, replica: &Replica<M>) -> Result<(), OpenError> {
+    pub(super) fn check_log<M: Machine>(&self, replica: &Replica<M>) -> Result<(), OpenError> {
         let (group, path) = (replica.group, replica.path().to_owned());
         let flushed = replica.flushed().map(|id| id.index);
         let purged = self.log.log_state(group).last_purged.map(|id| id.index);
@@ -166,7 +169,7 @@ impl Inner {
     }
 
     /// Runs a step of a start that blocks.
-    async fn opening<T: Send + 'static>(
+    pub(super) async fn opening<T: Send + 'static>(
         &self,
         group: GroupId,
         step: impl FnOnce() -> Result<T, OpenError> + Send + 'static,
@@ -179,7 +182,7 @@ impl Inner {
     }
 
     /// Starts Raft.
-    async fn open_raft<M: Machine>(
+    pub(super) async fn open_raft<M: Machine>(
         &self,
         id: RaftId,
         replica: &Arc<Replica<M>>,
@@ -195,7 +198,7 @@ impl Inner {
             Arc::clone(&self.raft_config),
             Network::new(Arc::clone(&self.context), replica.group, id.0),
             log,
-            Hosting(Arc::clone(replica)),
+            Hosting::new(Arc::clone(replica)),
         )
         .await
         .map_err(|error| self.not_started(replica.group, error))
@@ -262,7 +265,7 @@ impl Inner {
     }
 
     /// The damage that was found meanwhile, if any: it says more than Raft does.
-    fn not_started(&self, group: GroupId, why: impl fmt::Display) -> OpenError {
+    pub(super) fn not_started(&self, group: GroupId, why: impl fmt::Display) -> OpenError {
         match self.context.latch.first() {
             Some(fatal) => OpenError::Failed(fatal),
             None => OpenError::Raft {
@@ -273,7 +276,10 @@ impl Inner {
     }
 
     /// Hands the group to the driver.
-    async fn drive<M: Machine>(self: &Arc<Self>, driven: Arc<Driven<M>>) -> Result<(), OpenError> {
+    pub(super) async fn drive<M: Machine>(
+        self: &Arc<Self>,
+        driven: Arc<Driven<M>>,
+    ) -> Result<(), OpenError> {
         let id = driven.id();
         let is_closed = {
             let mut groups = self.groups();

@@ -44,7 +44,7 @@ impl StoreBuilder<Types<TestMachine>, GroupLog<TestMachine>, Hosting<TestMachine
         let group = GroupId(store);
         let replica = replica(&fs, group, &latch);
         let log = GroupLog::new(Arc::new(log.unwrap()), group, latch, Blocking::Threads);
-        Ok(((), log, Hosting(Arc::new(replica))))
+        Ok(((), log, Hosting::new(Arc::new(replica))))
     }
 }
 
@@ -95,7 +95,7 @@ async fn an_installed_state_takes_the_place_of_machine_and_file_and_outlives_a_c
     new.apply(&commands(4, &["e"])).unwrap();
     new.flush().unwrap();
 
-    old.install(&meta, view).unwrap();
+    old.install_in(0, &meta, view).unwrap();
 
     let entries = |replica: &Replica<TestMachine>| {
         replica.with(|machine| machine.entries.values().cloned().collect::<Vec<_>>())
@@ -138,7 +138,8 @@ async fn a_file_has_one_draft_which_changes_nothing_until_it_is_adopted() {
         last_log_id: Some(commands(4, &["y"])[0].log_id),
         ..SnapshotMeta::default()
     };
-    old.install(&meta, View::Received(Box::new(draft))).unwrap();
+    old.install_in(0, &meta, View::Received(Box::new(draft)))
+        .unwrap();
     assert_eq!(entries(&old), [b"a".to_vec()]);
     assert_eq!(*old.watch_applied().borrow(), 4);
     assert_eq!(entries(&replica_of(&fs.crash())), [b"a".to_vec()]);

@@ -75,6 +75,12 @@ impl Machine for TestMachine {
         self.entries.len() as u64
     }
 
+    fn handle_recovered(&mut self, incarnation: cluster_core::Incarnation) {
+        let number = self.next();
+        let entry = format!("recovered {incarnation}");
+        self.entries.insert(number, entry.into_bytes());
+    }
+
     fn changes(&mut self) -> Changes {
         assert!(!self.flushing, "one flush at a time");
         self.flushing = true;
