@@ -18,7 +18,10 @@ use crate::query::QueryAnswer;
 use crate::question::{Question, encode};
 use crate::retained::{RetainedMessages, RetainedQuestion};
 use crate::session::{Kick, Kicked, SessionDetails, SessionQuestion, Sessions};
-use crate::shard::{MoveRequest, Pinned, ShardDetails, Transfer, Transferred, UnpinRequest};
+use crate::shard::{
+    MoveRequest, Pinned, RecoverRequest, Recovering, ShardDetails, Transfer, Transferred,
+    UnpinRequest,
+};
 use crate::sub::{Routes, RoutesQuestion};
 use crate::trace::{Line, SECONDS_DEFAULT, TraceQuestion};
 use crate::tsdb::Status;
@@ -231,6 +234,18 @@ impl Client {
     /// [`ClientError`].
     pub fn unpin_shard(&self, shard: u16, request: UnpinRequest) -> Result<Pinned, ClientError> {
         self.post(&format!("/v1/shard/{shard}/unpin"), &request)
+    }
+
+    /// Has a shard go on with what one replica has.
+    ///
+    /// # Errors
+    /// [`ClientError`]; asking again does no harm.
+    pub fn recover_shard(
+        &self,
+        shard: u16,
+        request: RecoverRequest,
+    ) -> Result<Recovering, ClientError> {
+        self.post(&format!("/v1/shard/{shard}/recover"), &request)
     }
 
     /// Has a member leave whose place another one takes.

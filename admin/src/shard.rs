@@ -1,5 +1,5 @@
 //! One shard, who leads it and where it is: `GET /v1/shard/N`, `POST /v1/shard/N/transfer`,
-//! `POST /v1/shard/N/move`, `POST /v1/shard/N/unpin`.
+//! `POST /v1/shard/N/move`, `POST /v1/shard/N/unpin`, `POST /v1/shard/N/recover`.
 
 use serde::{Deserialize, Serialize};
 
@@ -119,4 +119,53 @@ pub struct Pinned {
     pub is_pinned: bool,
     /// Whether nothing was done.
     pub dry_run: bool,
+}
+
+/// With which replica a shard is to go on whose majority is lost for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoverRequest {
+    /// The node; none for the one whose log goes furthest.
+    #[serde(default)]
+    pub node: Option<u32>,
+    /// Whether somebody has decided that what the lost replicas had is lost.
+    #[serde(default)]
+    pub accept_loss: bool,
+    /// Only says what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A shard that goes on with one replica, or would.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovering {
+    /// The shard.
+    pub shard: u16,
+    /// The node with whose replica.
+    pub node: u32,
+    /// What there is of each replica.
+    pub replicas: Vec<Survivor>,
+    /// The node whose log goes furthest, of those that answer.
+    pub best: u32,
+    /// What is lost by it.
+    pub loses: Vec<String>,
+    /// How often the shard was recovered by now; none if nothing was done.
+    pub incarnation: Option<u16>,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+}
+
+/// What there is of a replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Survivor {
+    /// Its node.
+    pub node: u32,
+    /// Whether it had a vote.
+    pub votes: bool,
+    /// The term of the last entry of its log.
+    pub last_term: Option<u64>,
+    /// The index of that entry.
+    pub last_index: Option<u64>,
+    /// Why it does not say so.
+    pub silent: Option<String>,
 }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::drain;
 use crate::http::AdminState;
 use crate::memory;
-use crate::views::{rebalancing, retained, sessions, shards, subscribers, vitals};
+use crate::views::{rebalancing, recovery, retained, sessions, shards, subscribers, vitals};
 
 /// How long another node may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -61,6 +61,8 @@ pub(crate) enum Question {
     Hold { shard: u16, hold_s: u64 },
     /// Nothing: it hands a shard over that it leads.
     HandOver { shard: u16, to: u32 },
+    /// A [`recovery::Reach`] of its replica of a shard.
+    Reach { shard: u16 },
     /// [`admin::health::Vitals`].
     Vitals,
     /// An [`admin::cluster::Rebalancing`]: it sends clients to the nodes of their shards.
@@ -178,6 +180,7 @@ async fn answer(state: &AdminState, question: &[u8]) -> Result<Vec<u8>, String> 
             bytes(&())
         }
         Question::HandOver { shard, to } => bytes(&shards::hand_over(state, shard, to).await?),
+        Question::Reach { shard } => bytes(&recovery::reach(state, shard)?),
         Question::Vitals => bytes(&vitals::vitals(state)),
         Question::Rebalance(asked) => bytes(&rebalancing::begin(state, asked).await),
         Question::Rebalancing => bytes(&rebalancing::progress(state)),

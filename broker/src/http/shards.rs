@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use admin::shard::{MoveRequest, Transfer, UnpinRequest};
+use admin::shard::{MoveRequest, RecoverRequest, Transfer, UnpinRequest};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::{AdminState, answer, body, may_look};
-use crate::views::{shards, steering};
+use crate::views::{recovery, shards, steering};
 
 /// The routes of shards.
 pub(super) fn routes() -> Router<Arc<AdminState>> {
@@ -19,6 +19,7 @@ pub(super) fn routes() -> Router<Arc<AdminState>> {
         .route("/v1/shard/{shard}/transfer", post(transfer))
         .route("/v1/shard/{shard}/move", post(move_replica))
         .route("/v1/shard/{shard}/unpin", post(unpin))
+        .route("/v1/shard/{shard}/recover", post(recover))
 }
 
 async fn show(State(state): State<Arc<AdminState>>, Path(shard): Path<u16>) -> Response {
@@ -59,6 +60,17 @@ async fn unpin(
 ) -> Response {
     match body(asked) {
         Ok(asked) => answer(steering::unpin(&state, shard, asked).await),
+        Err(refusal) => *refusal,
+    }
+}
+
+async fn recover(
+    State(state): State<Arc<AdminState>>,
+    Path(shard): Path<u16>,
+    asked: Result<Json<RecoverRequest>, JsonRejection>,
+) -> Response {
+    match body(asked) {
+        Ok(asked) => answer(recovery::recover(&state, shard, asked).await),
         Err(refusal) => *refusal,
     }
 }

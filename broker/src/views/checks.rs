@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use admin::health::{Check, State, Vitals};
 use cluster::member::MemberStatus;
-use cluster_core::{LAG_MAX, NodeId};
+use cluster_core::{Group, LAG_MAX, NodeId};
 
 use super::stopping::{named, serves};
 use super::vitals::Said;
@@ -147,6 +147,23 @@ fn leaders(status: &MemberStatus) -> Look {
             format!("nobody leads {}", named(&unled)),
             "an election takes seconds; if it stays so, too few of its voters serve: start them",
         );
+    }
+    for (group, row) in &status.groups {
+        let serving = |node: &&NodeId| status.members.get(node).is_some_and(serves);
+        let (alive, voters) = (row.voters.iter().filter(serving).count(), row.voters.len());
+        // Who led it when the others died still says so.
+        if let Group::Shard(shard) = group
+            && 2 * alive <= voters
+        {
+            look.find(
+                State::Broken,
+                format!("shard {shard} has lost its majority: {alive} of its {voters} voters serve"),
+                format!(
+                    "start the others; only if their folders are lost for good, `tidewire ctl shard recover \
+                     {shard} --dry-run` says with which replica it can go on, and what is lost then"
+                ),
+            );
+        }
     }
     look
 }

@@ -1,7 +1,7 @@
 use admin::cluster::RestartReport;
 use admin::health::{Disk, Led};
 use cluster::member::{GroupRow, MemberRow};
-use cluster_core::{Group, NodeEpoch};
+use cluster_core::{Group, NodeEpoch, ShardId};
 
 use super::super::vitals_test::vitals;
 use super::*;
@@ -94,6 +94,35 @@ fn a_group_without_leader_or_voters_is_named() {
         .entry(Group::Meta)
         .and_modify(|row| row.leader = None);
     assert_eq!(bad(&unled, &said()), ["leaders: nobody leads meta"]);
+    // A shard that too few of its voters are left of waits for a person.
+    let mut lost = status(3);
+    let shard = Group::Shard(ShardId(0));
+    let row = GroupRow {
+        voters: (1..=3).map(NodeId).collect(),
+        ..GroupRow::default()
+    };
+    lost.groups.insert(shard, row);
+    for node in [2, 3] {
+        lost.members
+            .entry(NodeId(node))
+            .and_modify(|row| row.epoch = None);
+    }
+    let found = of(&lost, &said());
+    let about = |check: &&Check| check.found.contains("has lost its majority");
+    let check = found.iter().find(about).expect("it is found");
+    assert_eq!(
+        check.found,
+        "shard 0 has lost its majority: 1 of its 3 voters serve"
+    );
+    assert!(
+        check
+            .todo
+            .contains("`tidewire ctl shard recover 0 --dry-run`")
+    );
+    lost.members
+        .entry(NodeId(2))
+        .and_modify(|row| row.epoch = Some(NodeEpoch(2)));
+    assert!(!of(&lost, &said()).iter().any(|check| about(&check)));
     let mut few = status(3);
     few.groups.entry(Group::Meta).and_modify(|row| {
         row.voters.pop();

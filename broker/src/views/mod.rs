@@ -4,6 +4,7 @@
 pub(crate) mod holdings;
 pub(crate) mod memory;
 pub(crate) mod rebalancing;
+pub(crate) mod recovery;
 pub(crate) mod retained;
 pub(crate) mod sessions;
 pub(crate) mod shards;

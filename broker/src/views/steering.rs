@@ -96,7 +96,7 @@ pub(crate) async fn propose(
 }
 
 /// A refusal, and what to do about it.
-fn said(shard: u16, refusal: &Refusal) -> String {
+pub(super) fn said(shard: u16, refusal: &Refusal) -> String {
     match refusal {
         Refusal::Moving { .. } => format!(
             "shard {shard} is being moved already; `tidewire ctl shard show {shard}` says where to"

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use admin::cluster::GroupStatus;
-use admin::shard::{MoveRequest, Pinned, ShardDetails, Transfer, Transferred, UnpinRequest};
+use admin::shard::{
+    MoveRequest, Pinned, RecoverRequest, Recovering, ShardDetails, Survivor, Transfer, Transferred,
+    UnpinRequest,
+};
 use clap::Subcommand;
 
 use super::cluster::is_shard;
@@ -35,6 +38,21 @@ pub(crate) enum Verb {
         #[arg(long, conflicts_with_all = ["from", "to"])]
         unpin: bool,
         /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Have a shard that has lost the majority of its voters for good go on with what one replica has.
+    /// What the lost ones had acknowledged beyond it is lost; first try to start them again.
+    Recover {
+        /// Its number.
+        shard: u16,
+        /// The node of the replica: of those that are left, the one whose log goes furthest.
+        #[arg(long, value_name = "NODE", required_unless_present = "dry_run")]
+        node: Option<u32>,
+        /// Accept that what is not on that node is lost.
+        #[arg(long)]
+        accept_loss: bool,
+        /// Say which replicas are left, how far each goes and what would be lost, and do nothing.
         #[arg(long)]
         dry_run: bool,
     },
@@ -89,6 +107,20 @@ pub(super) fn run(node: &Node, verb: &Verb) -> Done {
                 _ => node.client.unpin_shard(*shard, UnpinRequest { dry_run })?,
             };
             node.print(&answer, pinned)
+        }
+        Verb::Recover {
+            shard,
+            node: survivor,
+            accept_loss,
+            dry_run,
+        } => {
+            let request = RecoverRequest {
+                node: *survivor,
+                accept_loss: *accept_loss,
+                dry_run: *dry_run,
+            };
+            let answer = node.client.recover_shard(*shard, request)?;
+            node.print(&answer, recovering)
         }
         Verb::TransferLeader {
             shard,
@@ -230,6 +262,52 @@ fn pinned(answer: &Pinned) -> String {
             format!("the ring places shard {shard}, which was held at nodes {nodes}\n")
         }
     }
+}
+
+fn recovering(answer: &Recovering) -> String {
+    let Recovering { shard, node, .. } = answer;
+    let mut table = Table::new(&[
+        ("node", Side::Right),
+        ("votes", Side::Left),
+        ("last term", Side::Right),
+        ("last entry", Side::Right),
+        ("", Side::Left),
+    ]);
+    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    for replica in &answer.replicas {
+        let Survivor { node, votes, .. } = replica;
+        let is_best = *node == answer.best;
+        table.row([
+            node.to_string(),
+            if *votes { "yes" } else { "no" }.to_owned(),
+            number(replica.last_term),
+            number(replica.last_index),
+            match &replica.silent {
+                Some(why) => why.clone(),
+                None if is_best => "goes furthest".to_owned(),
+                None => String::new(),
+            },
+        ]);
+    }
+    let mut text = table.text();
+    text += match answer.dry_run {
+        true => "lost would be:\n",
+        false => "lost is:\n",
+    };
+    for lost in &answer.loses {
+        text += &format!("  {lost}\n");
+    }
+    text += &match answer.dry_run {
+        true => format!(
+            "start the others again if that is possible at all; else `tidewire ctl shard recover {shard} --node \
+             {node} --accept-loss`\n"
+        ),
+        false => format!(
+            "shard {shard} goes on with what node {node} has, and gets its replicas again; `tidewire ctl shard \
+             show {shard}` says how far it is\n"
+        ),
+    };
+    text
 }
 
 /// A group's name in a sentence.

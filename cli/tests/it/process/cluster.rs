@@ -16,6 +16,7 @@ mod nodes;
 mod owned;
 mod partition;
 mod paused;
+mod recovery;
 mod refusal;
 mod rolling;
 mod scale;
