@@ -50,7 +50,7 @@ const CASES: [Case; 16] = [
         60,
     ),
     case(Defect::SubackWithoutLease, "leases", "", 60),
-    case(Defect::AckWithoutLease, "leases", "", 60),
+    case(Defect::AckWithoutLease, "partitions", "", 60),
     case(
         Defect::ReaderAheadOfFsync,
         "kills",
