@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ViewError;
 use super::shards::row;
-use super::steering::{propose, said};
+use super::steering::{TRIES_MAX, propose, said};
 use crate::control::{Question, ask_each};
 use crate::http::AdminState;
 
@@ -68,12 +68,12 @@ pub(crate) async fn recover(
         incarnation: None,
         dry_run: asked.dry_run,
     };
-    let command = MetaCommand::RecoverShard(RecoverShard {
+    let mut command = RecoverShard {
         shard: ShardId(shard),
         expected: row.version,
         node,
-    });
-    let rehearsed = propose(state, &command, true).await;
+    };
+    let rehearsed = ask_meta(state, &mut command, true).await;
     if let MetaAnswer::Refused(refusal) = rehearsed.map_err(ViewError::Away)? {
         return Err(refused(shard, &refusal));
     }
@@ -88,7 +88,7 @@ pub(crate) async fn recover(
         )));
     }
     tracing::warn!(shard, %node, "an operator has a shard go on with what one replica has");
-    match propose(state, &command, false).await {
+    match ask_meta(state, &mut command, false).await {
         Ok(MetaAnswer::Recovered { incarnation }) => {
             recovering.incarnation = Some(incarnation.0);
             Ok(recovering)
@@ -102,6 +102,24 @@ pub(crate) async fn recover(
              recovered: start one of its voters again"
         ))),
     }
+}
+
+/// Has meta apply the command, or says what it would answer. The row that was read may be an older one: it
+/// is asked again of the present one, for what has to hold is looked at by meta itself.
+async fn ask_meta(
+    state: &AdminState,
+    command: &mut RecoverShard,
+    dry_run: bool,
+) -> Result<MetaAnswer, String> {
+    let mut answer = propose(state, &MetaCommand::RecoverShard(*command), dry_run).await?;
+    for _ in 1..TRIES_MAX {
+        let MetaAnswer::Refused(Refusal::Changed { current }) = answer else {
+            break;
+        };
+        command.expected = current;
+        answer = propose(state, &MetaCommand::RecoverShard(*command), dry_run).await?;
+    }
+    Ok(answer)
 }
 
 /// Whether a majority of a shard's voters serves.

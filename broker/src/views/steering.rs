@@ -8,7 +8,7 @@ use super::shards::row;
 use crate::http::AdminState;
 
 /// How often a move is proposed again whose row has changed under it: it says itself who has a replica.
-const TRIES_MAX: u32 = 3;
+pub(super) const TRIES_MAX: u32 = 3;
 
 /// Has a replica of a shard moved, and the shard stay there.
 pub(crate) async fn move_replica(

@@ -1,10 +1,10 @@
 //! A shard that goes on with one replica, after a person has accepted that the two others are lost.
 
-use admin::cluster::GroupStatus;
+use admin::cluster::{ClusterStatus, GroupStatus};
 use admin::shard::{Recovering, ShardDetails};
 
 use super::client::Client;
-use super::nodes::{Cluster, Nodes, ctl, json};
+use super::nodes::{Cluster, ctl, json};
 use crate::process::node::Place;
 use crate::process::sessions::DEFAULTS;
 use crate::process::wait::until;
@@ -22,7 +22,9 @@ fn shards_that_lost_two_of_three_go_on_with_the_third_once_somebody_accepts_the_
         place.numbered(number).with_config(DEFAULTS)
     });
     let joined = places.each_ref().map(Place::start);
-    let doomed = until("five nodes to share the shards", || doomed(&nodes));
+    let shared = until("five nodes to share the shards", || {
+        nodes.status(0).filter(is_shared)
+    });
     let at_first = cluster.places[0].mqtt;
     let mut teller = Client::connect(at_first, "teller", false);
     for (id, topic) in sessions() {
@@ -31,15 +33,15 @@ fn shards_that_lost_two_of_three_go_on_with_the_third_once_somebody_accepts_the_
         kept.disconnect();
         teller.publish(&topic, 1, &id);
     }
-    for shard in &doomed {
+    let shared = doomed(&shared);
+    for shard in &shared {
         until("the survivor to have everything", || {
             let details: ShardDetails = json(&nodes, 0, &["shard", "show", shard]);
             let lags = &details.group.lags;
             (details.by_leader && lags.iter().all(|(_, lag)| *lag == 0)).then_some(())
         });
     }
-    let shard = doomed[0].as_str();
-    let (code, _, error) = ctl(&nodes, 0, &["shard", "recover", shard, "--dry-run"]);
+    let (code, _, error) = ctl(&nodes, 0, &["shard", "recover", &shared[0], "--dry-run"]);
     assert!(
         code == Some(1) && error.contains("nothing is lost"),
         "{error}"
@@ -50,14 +52,17 @@ fn shards_that_lost_two_of_three_go_on_with_the_third_once_somebody_accepts_the_
     fifth.kill_9();
     std::fs::remove_dir_all(places[1].data()).expect("the node is dead");
     // They wait, and whoever asks how the cluster is hears what can be done.
-    until("the shards to wait", || {
+    let dead = until("the shards to wait", || {
         let status = nodes.status(1)?;
         let are_dead = status
             .members
             .iter()
             .filter(|member| member.epoch.is_none());
-        (are_dead.count() == 2).then_some(())
+        let are_two = are_dead.count() == 2;
+        are_two.then_some(status)
     });
+    let doomed = doomed(&dead);
+    let shard = doomed[0].as_str();
     let (_, out, _) = ctl(&nodes, 1, &["doctor"]);
     let named = format!("tidewire ctl shard recover {shard} --dry-run");
     assert!(out.contains(&named), "{out}");
@@ -137,30 +142,31 @@ fn sessions() -> impl Iterator<Item = (String, String)> {
     (0..SESSIONS).map(|n| (format!("kept{n}"), format!("kept/{n}")))
 }
 
-/// The shards that nodes 4 and 5 both have, once five nodes share them and nothing moves. Meta and the
-/// routes have their voters on the first three.
-fn doomed(nodes: &Nodes<'_>) -> Option<Vec<String>> {
-    let status = nodes.status(0)?;
+/// Whether five nodes share the shards, and nothing is to be moved any more.
+fn is_shared(status: &ClusterStatus) -> bool {
+    let groups = &status.groups;
     let is_calm = |group: &GroupStatus| group.moving_to.is_none() && group.leader.is_some();
     let held = |node: u32| {
-        let held = status
-            .groups
-            .iter()
-            .filter(|group| group.voters.contains(&node));
-        held.count()
+        let shards = groups.iter().filter(|group| is_shard(&group.group));
+        shards.filter(|group| group.voters.contains(&node)).count()
     };
-    let is_shared = status.members.len() == 5 && held(4) > 10 && held(5) > 10;
-    if !is_shared || !status.groups.iter().all(is_calm) {
-        return None;
-    }
-    let both = status.groups.into_iter();
+    let is_fair = (1..=5).all(|node| (1..=20).contains(&held(node)));
+    status.members.len() == 5 && is_fair && groups.iter().all(is_calm)
+}
+
+/// The shards that nodes 4 and 5 both have. Meta and the routes have their voters on the first three.
+fn doomed(status: &ClusterStatus) -> Vec<String> {
+    let both = status.groups.iter();
     let both = both.filter(|group| group.voters.contains(&4) && group.voters.contains(&5));
-    let doomed: Vec<String> = both.map(|group| group.group).collect();
+    let doomed: Vec<String> = both.map(|group| group.group.clone()).collect();
     assert!(
         !doomed.is_empty(),
         "of so many shards two nodes have some both"
     );
-    let is_shard = |group: &String| group.parse::<u16>().is_ok();
-    assert!(doomed.iter().all(is_shard), "{doomed:?}");
-    Some(doomed)
+    assert!(doomed.iter().all(|group| is_shard(group)), "{doomed:?}");
+    doomed
+}
+
+fn is_shard(group: &str) -> bool {
+    group.parse::<u16>().is_ok()
 }
