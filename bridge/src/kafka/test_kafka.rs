@@ -36,6 +36,9 @@ pub(super) fn or_skip() -> Option<Turn> {
                 "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             ),
             ("allow.everyone.if.no.acl.found", "true"),
+            // Half a minute after each start Kafka would delete what is old by its time, as records of
+            // tests are.
+            ("log.retention.ms", "-1"),
         ];
         let cluster = Cluster::start(&jars, &folder, 1, &properties);
         Kafka {
