@@ -46,6 +46,8 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 const HANDOVER_WAIT: Duration = Duration::from_secs(5);
 /// Longest wait for the end of the epoch at a stop.
 const END_WAIT: Duration = Duration::from_secs(5);
+/// How long state files may stay open after their groups were closed, before another start opens them.
+const RELEASE_WAIT: Duration = Duration::from_secs(3);
 
 /// Why a node does not become, or stay, a member. The folder is as a crash would have left it.
 #[derive(Debug, thiserror::Error)]
@@ -214,6 +216,7 @@ impl Entered {
             Ok(entered) => Ok(entered),
             Err(error) => {
                 close(&raft).await;
+                release(&raft).await;
                 Err(error)
             }
         }
@@ -431,6 +434,22 @@ impl Running {
     pub(crate) async fn close(self) {
         self.services.stop().await;
         close(&self.raft).await;
+    }
+
+    /// As [`Running::close`], for who may begin anew in this process.
+    pub(crate) async fn abandon(self) {
+        let raft = self.raft.clone();
+        self.close().await;
+        release(&raft).await;
+    }
+}
+
+/// Waits until the state files are nobody's: a flush or a start that is under way ends in its own time.
+async fn release(raft: &RaftNode) {
+    if !raft.released(RELEASE_WAIT).await {
+        tracing::error!(
+            "state files of this node's groups are still open {RELEASE_WAIT:?} after they were closed"
+        );
     }
 }
 

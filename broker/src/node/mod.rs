@@ -457,7 +457,7 @@ impl Node {
         end_http(self.http).await;
         drop(self.state);
         drop(self.shared);
-        self.running.close().await;
+        self.running.abandon().await;
         if let Some(telemetry) = &self.telemetry {
             telemetry.shutdown().await;
         }

@@ -1,9 +1,11 @@
 //! All groups of a node.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use openraft::Config;
 use runtime::Clock;
@@ -17,9 +19,10 @@ use super::config::{RaftConfig, raft_config};
 use super::driver::Drive;
 use super::failure::{CloseError, Fatal, Latch, OpenError};
 use super::marker::Marker;
-use super::replica::Context;
+use super::replica::{Context, Replica};
 use super::serving::SERVED_MAX;
 use super::traffic::Traffic;
+use crate::machine::Machine;
 
 /// What can be seen of the state files of all groups from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,6 +49,10 @@ pub(super) struct Inner {
     groups: Mutex<Groups>,
     /// Requests of other members that may be served at once.
     pub(super) served: Arc<Semaphore>,
+    /// The replicas that were opened, whose state files are open as long as anybody holds one.
+    opened: Mutex<Vec<Weak<dyn Any + Send + Sync>>>,
+    /// Held by each step of a start that is under way.
+    pub(super) step: Arc<()>,
 }
 
 #[derive(Default)]
@@ -155,6 +162,8 @@ impl RaftNode {
                 context: Arc::new(context),
                 groups: Mutex::default(),
                 served: Arc::new(Semaphore::new(SERVED_MAX)),
+                opened: Mutex::default(),
+                step: Arc::default(),
             }),
         })
     }
@@ -177,6 +186,19 @@ impl RaftNode {
         let log = Arc::clone(&self.inner.log);
         blocking.run(move || log.close()).await?;
         Ok(flushed??)
+    }
+
+    /// Waits until nobody holds a replica of a node that is closed, and no start of one is under way, but
+    /// for `patience` at most; whether that is so. Until then their state files are open, and are written
+    /// to at the latest when they are dropped: who opens the same folder again in this process, as a node
+    /// does that begins another epoch, has to wait for it, or two write one file.
+    pub async fn released(&self, patience: Duration) -> bool {
+        let released = async {
+            while self.inner.is_held() {
+                tokio::time::sleep(RELEASE_LOOK).await;
+            }
+        };
+        tokio::time::timeout(patience, released).await.is_ok()
     }
 
     /// What can be seen of the log from outside.
@@ -222,7 +244,26 @@ impl RaftNode {
     }
 }
 
+/// Pause between two looks whether replicas are released.
+const RELEASE_LOOK: Duration = Duration::from_millis(10);
+
 impl Inner {
+    fn opened(&self) -> MutexGuard<'_, Vec<Weak<dyn Any + Send + Sync>>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A replica was opened.
+    pub(super) fn note_opened<M: Machine>(&self, replica: &Arc<Replica<M>>) {
+        let replica: Arc<dyn Any + Send + Sync> = Arc::clone(replica) as _;
+        let mut opened = self.opened();
+        opened.retain(|one| one.strong_count() > 0);
+        opened.push(Arc::downgrade(&replica));
+    }
+
+    fn is_held(&self) -> bool {
+        Arc::strong_count(&self.step) > 1 || self.opened().iter().any(|one| one.strong_count() > 0)
+    }
+
     pub(super) fn groups(&self) -> MutexGuard<'_, Groups> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -125,6 +125,21 @@ async fn a_close_flushes_so_that_a_start_applies_nothing_again() {
     eventually("a start purges", || group.status().purged == flushed).await;
 }
 
+/// As of a node that begins another epoch in the same process, whose hosts end a moment later.
+#[tokio::test]
+async fn a_closed_node_is_released_once_nobody_holds_its_groups_any_more() {
+    let node = TestNode::open(&FaultFs::new(6));
+    let group = node.start(3).await;
+    propose(&group, 0..20).await;
+    node.node.close().await.unwrap();
+
+    let at_once = Duration::ZERO;
+    assert!(!node.node.released(at_once).await, "its file is open");
+    drop(group);
+
+    assert!(node.node.released(Duration::from_secs(60)).await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_groups_share_a_log_and_start_again() {
     const GROUPS: u32 = 34;

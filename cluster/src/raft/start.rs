@@ -109,8 +109,13 @@ impl Inner {
             flush_age: self.config.flush_age,
         };
         let (fs, context) = (Arc::clone(&self.fs), Arc::clone(&self.context));
-        let open = move || Replica::open(fs, &path, id, limits, config, context);
-        self.opening(id, open).await.map(Arc::new)
+        let step = Arc::clone(&self.step);
+        let open = move || Ok((Replica::open(fs, &path, id, limits, config, context)?, step));
+        let (replica, step) = self.opening(id, open).await?;
+        let replica = Arc::new(replica);
+        self.note_opened(&replica);
+        drop(step);
+        Ok(replica)
     }
 
     pub(super) async fn catch_up<M: Machine>(
@@ -174,6 +179,12 @@ impl Inner {
         group: GroupId,
         step: impl FnOnce() -> Result<T, OpenError> + Send + 'static,
     ) -> Result<T, OpenError> {
+        let held = Arc::clone(&self.step);
+        let step = move || {
+            let outcome = step();
+            drop(held);
+            outcome
+        };
         let outcome = self.context.blocking.run(step).await;
         outcome.map_err(|error| OpenError::Raft {
             group,
