@@ -73,6 +73,10 @@ impl Connection {
     /// Whether the client has closed its side. Who has sent something behind its CONNECT seems to be
     /// there; no promise rests on this.
     fn is_abandoned(&self) -> bool {
+        // A client may publish behind its CONNECT and leave at once (§3.1.4): it is served.
+        if self.held_back {
+            return false;
+        }
         let mut byte = [MaybeUninit::uninit()];
         match SockRef::from(&self.socket).peek(&mut byte) {
             Ok(length) => length == 0,

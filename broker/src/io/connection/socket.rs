@@ -120,6 +120,8 @@ impl Connection {
                     self.live.handle_malformed(error.reason, self.io.now());
                 }
             }
+            // A CONNECT is opened by its effects, which look whether something stands behind it.
+            self.held_back |= self.live.is_connecting() && !bytes.is_empty();
             self.drain_effects();
         }
     }
