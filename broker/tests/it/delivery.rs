@@ -2,7 +2,9 @@
 
 use mqtt::{Packet, QoS, ReasonCode, SubscribeOptions};
 
-use crate::harness::{ALL_QOS, Client, Dial, TestNode, ack, config, options, start};
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::{ALL_QOS, Client, Dial, TestNode, ack, config, options, publish, start};
 
 /// Takes a delivery through its whole exchange.
 async fn take(client: &mut Client) -> (QoS, String) {
@@ -134,6 +136,31 @@ async fn an_idle_connection_is_heard_again_and_again_without_any_mailbox_message
     let mut client = node.clean("quiet").await;
     for _ in 0..50 {
         client.ping().await;
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_publishes_behind_its_connect_and_leaves_at_once_is_served() {
+    let node = start(config()).await;
+    let mut subscriber = node.clean("subscriber").await;
+    subscriber.subscribe("left/#", QoS::AtMostOnce).await;
+    for round in 0..20 {
+        let (name, text) = (format!("leaver-{round}"), round.to_string());
+        let dial = match round % 2 {
+            0 => Dial::v5(&name),
+            _ => Dial::v311(&name).persistent(),
+        };
+        let mut leaver = node.socket(dial.0.version).await;
+        // All of it, and the end of the stream, lie there before the node reads.
+        let bytes = leaver.encode(&[
+            dial.packet(),
+            Packet::Publish(publish("left/t", QoS::AtMostOnce, &text)),
+            Packet::Disconnect(Box::default()),
+        ]);
+        leaver.raw(&bytes).await;
+        leaver.socket.shutdown().await.expect("it is open");
+        assert_eq!(take(&mut subscriber).await, (QoS::AtMostOnce, text));
     }
     node.stop().await;
 }

@@ -46,6 +46,11 @@ impl Connection {
         let open = self.extra.as_ref().and_then(|extra| extra.open.as_ref());
         let Some(open) = open else { return };
         let shard = shard_of(&open.client, self.io.shared.shard_count);
+        // It may have lain in the listener's backlog while this node began a new epoch, and its client be
+        // at another node by now.
+        if self.is_abandoned() {
+            return self.opened(Opened::No(ReasonCode::ServerUnavailable));
+        }
         if self.io.shared.shards.is_stuck(shard) {
             return self.propose_open();
         }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BufMut, BytesMut};
+use mqtt::Packet;
 use runtime::Exit;
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
@@ -112,7 +113,11 @@ impl Connection {
                 return;
             }
             match self.decoder.decode(bytes) {
-                Ok(Some(packet)) => self.take_packet(packet),
+                Ok(Some(packet)) => {
+                    // What stands behind a CONNECT says that its client was there.
+                    self.held_back |= matches!(packet, Packet::Connect(_)) && !bytes.is_empty();
+                    self.take_packet(packet);
+                }
                 Ok(None) => return,
                 Err(error) => {
                     self.exit
@@ -120,8 +125,6 @@ impl Connection {
                     self.live.handle_malformed(error.reason, self.io.now());
                 }
             }
-            // A CONNECT is opened by its effects, which look whether something stands behind it.
-            self.held_back |= self.live.is_connecting() && !bytes.is_empty();
             self.drain_effects();
         }
     }
