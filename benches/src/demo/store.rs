@@ -89,12 +89,12 @@ impl Segments {
     }
 }
 
-/// Copies a folder of files into a temporary one.
+/// Copies a folder of files into a temporary one, without the notes of a disk under strain.
 fn copy(folder: &Path) -> io::Result<TempDir> {
     let copy = tempfile::tempdir()?;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_type()?.is_file() {
+        if entry.file_type()?.is_file() && !storage::fs::is_note(&entry.file_name()) {
             std::fs::copy(entry.path(), copy.path().join(entry.file_name()))?;
         }
     }

@@ -2,6 +2,7 @@
 //! alone loses nothing that the kernel has, so without this no kill shows who promised too early.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -87,6 +88,12 @@ impl FrailFs {
     }
 }
 
+/// Whether a file of this name is such a note: it is no part of the folder in which it lies.
+#[must_use]
+pub fn is_note(name: &OsStr) -> bool {
+    name.as_encoded_bytes().ends_with(NOTE_END.as_bytes())
+}
+
 impl Note {
     fn write(&self, synced: u64) -> Result<(), Error> {
         self.file.write_at(0, &synced.to_le_bytes())
@@ -135,12 +142,16 @@ impl Fs for FrailFs {
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
         RealFs.rename(from, to)?;
-        if self.is_noted(from) && RealFs.exists(&note_of(from))? {
-            RealFs.rename(&note_of(from), &note_of(to))?;
-            let mut notes = self.notes();
-            if let Some(note) = notes.remove(from) {
-                notes.insert(to.to_owned(), note);
-            }
+        if !self.is_noted(from) || !RealFs.exists(&note_of(from))? {
+            return Ok(());
+        }
+        let note = self.notes().remove(from);
+        if !self.is_noted(to) {
+            return RealFs.unlink(&note_of(from));
+        }
+        RealFs.rename(&note_of(from), &note_of(to))?;
+        if let Some(note) = note {
+            self.notes().insert(to.to_owned(), note);
         }
         Ok(())
     }
@@ -160,7 +171,7 @@ impl Fs for FrailFs {
 
     fn list(&self, folder: &Path) -> Result<Vec<String>, Error> {
         let mut names = RealFs.list(folder)?;
-        names.retain(|name| !name.ends_with(NOTE_END));
+        names.retain(|name| !is_note(name.as_ref()));
         Ok(names)
     }
 
@@ -261,6 +272,22 @@ mod tests {
         });
 
         assert_eq!(RealFs.list(folder.path()).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_database_has_no_note_also_when_it_was_made_under_another_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = folder.path().join("rows.redb.new");
+        run(folder.path(), |fs, _| {
+            fs.create(&made).unwrap().write_at(0, b"rows").unwrap();
+            fs.rename(&made, &folder.path().join("rows.redb")).unwrap();
+        });
+
+        assert_eq!(RealFs.list(folder.path()).unwrap(), ["rows.redb"]);
+        run(folder.path(), |fs, _| {
+            let rows = fs.read(&folder.path().join("rows.redb")).unwrap();
+            assert_eq!(rows, b"rows");
+        });
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod real;
 
 pub use counting::{CountingFs, Written};
 pub use fault::{Fault, FaultFs, FaultKind, SECTOR_BYTES};
-pub use frail::FrailFs;
+pub use frail::{FrailFs, is_note};
 pub use real::RealFs;
 
 use std::fmt;
