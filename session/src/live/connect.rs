@@ -81,7 +81,9 @@ impl Live {
         if self.phase == Phase::ClosingOpen {
             // The socket ended meanwhile; what was opened is closed again.
             self.phase = Phase::Open;
-            let will = if self.early.iter().any(is_normal_disconnect) {
+            // A will is stored if the request is accepted (§3.1.2.5).
+            let was_refused = self.connecting.is_none();
+            let will = if was_refused || self.early.iter().any(is_normal_disconnect) {
                 WillFate::Discard
             } else {
                 WillFate::Keep
@@ -113,6 +115,7 @@ impl Live {
     }
 
     pub(super) fn send_refusal(&mut self, reason: ReasonCode) {
+        self.connecting = None;
         let connack = ConnAck {
             reason: for_connack(reason),
             ..ConnAck::default()

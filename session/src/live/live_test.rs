@@ -8,7 +8,7 @@ use mqtt::{
 use super::{AckKind, Admitted, Effect, Live, Opened};
 use crate::{
     Answer, Command, Config, ConnectionId, Delivery, DeliveryStep, Epoch, Identity, Match, Message,
-    MonoMs, NodeEpoch, Now, Seq, Subscription, Token, WallMs,
+    MonoMs, NodeEpoch, Now, Seq, Subscription, Token, WallMs, WillFate,
 };
 
 pub(super) const NOW: Now = Now {
@@ -483,6 +483,31 @@ fn a_connection_that_is_kicked_takes_its_session_along_only_if_told_to() {
     };
     live.handle_opened(opened, NOW);
     assert_eq!(closed_with(&mut live), Some(0));
+}
+
+#[test]
+fn the_will_of_a_connect_that_was_refused_while_it_opened_is_discarded() {
+    let will_of = |ending: fn(&mut Live)| {
+        let mut live = connecting(60);
+        ending(&mut live);
+        let opened = Opened::Yes {
+            epoch: Epoch(9),
+            incarnation: Epoch(9),
+            session_present: false,
+        };
+        live.handle_opened(opened, NOW);
+        let last = effects(&mut live).pop();
+        let Some(Effect::Close(closed)) = last else {
+            panic!("{last:?}");
+        };
+        closed.command.expect("it owned the session").will
+    };
+    // It was never connected (§3.1.2.5).
+    let refused = will_of(|live| live.handle_kick(ReasonCode::ServerUnavailable, NOW));
+    assert_eq!(refused, WillFate::Discard);
+    // Nobody told it that it was not accepted.
+    let cut = will_of(|live| live.handle_closed(NOW));
+    assert_eq!(cut, WillFate::Keep);
 }
 
 #[test]
