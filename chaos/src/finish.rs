@@ -50,6 +50,7 @@ impl Run {
             let mut verdicts = checkers::check(&looked_at, &observed);
             // Folders, since answers do not show what is stored twice.
             let kept = Kept::Folders(&folders);
+            verdicts.push(checkers::replicas(&folders));
             verdicts.extend(ledger.map(|ledger| checkers::telemetry(&ledger, &kept)));
             verdicts
         });

@@ -33,6 +33,8 @@ const FLOW_DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// Time from SIGTERM to the end of a process; a node's own `stop_deadline` is 30 s.
 pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(45);
+/// Time for anything once a defect has been found: what it broke does not come.
+const DEFECT_DEADLINE: Duration = Duration::from_secs(20);
 /// Starts of a node that ended unexpectedly, over all nodes.
 const RESTARTS_MAX: usize = 10;
 /// Findings of liveness that are kept in words.
@@ -336,6 +338,9 @@ impl Run {
         let mut late = Duration::ZERO;
         let mut next = planned.iter().peekable();
         loop {
+            if self.is_caught() {
+                next = [].iter().peekable();
+            }
             active.sort_by_key(|(end, _)| *end);
             let drawn = active.iter().position(|(_, one)| one.is_drawn);
             let ending = match (active.first(), next.peek()) {
@@ -509,6 +514,11 @@ impl Run {
         }
     }
 
+    /// Whether a defect has shown while the run went on.
+    fn is_caught(&self) -> bool {
+        self.job.defect.is_some() && self.found > 0
+    }
+
     /// Seconds since the beginning of the faults.
     pub(crate) fn seconds(&self) -> f64 {
         self.faults_from.elapsed().as_secs_f64()
@@ -535,9 +545,13 @@ impl Run {
         time: Duration,
         mut look: impl FnMut(&mut Self) -> bool,
     ) -> Result<bool, Error> {
-        let deadline = Instant::now() + time;
+        let begun = Instant::now();
         while !look(self) {
-            if Instant::now() >= deadline {
+            let time = match self.is_caught() {
+                true => time.min(DEFECT_DEADLINE),
+                false => time,
+            };
+            if begun.elapsed() >= time {
                 return Ok(false);
             }
             self.tick().await?;

@@ -45,7 +45,7 @@ const CASES: [Case; 16] = [
     case(Defect::EpochsRestart, "storms", "", 20),
     case(
         Defect::LeaderRestored,
-        "kills",
+        "outage",
         "power-cut=1,slow-sync=20",
         60,
     ),
@@ -57,7 +57,7 @@ const CASES: [Case; 16] = [
         "power-cut=1,slow-sync=50",
         60,
     ),
-    case(Defect::OutboxNotResumed, "leaders", "", 40),
+    case(Defect::OutboxNotResumed, "leaders", "slow-sync=40", 60),
     case(Defect::VoterAfterDamage, "damage", "", 40),
     case(Defect::ExpireWithoutEpoch, "kills", "slow-sync=15", 40),
     case(Defect::RetainUnstamped, "late", "", 60),

@@ -13,6 +13,7 @@ mod once;
 mod order;
 mod owner;
 mod protocol;
+mod replicas;
 mod retained;
 mod session;
 mod shared;
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::history::{History, Role};
+pub use replicas::replicas;
 pub use telemetry::telemetry;
 pub use verdict::{VIOLATIONS_SHOWN_MAX, Verdict};
 use view::View;
@@ -99,8 +101,8 @@ impl Observed {
     }
 }
 
-/// Looks at everything and returns one verdict of each checker, but that of the telemetry, which asks nodes:
-/// [`telemetry`].
+/// Looks at everything and returns one verdict of each checker, but those that look into the nodes' folders:
+/// [`telemetry`] and [`replicas`].
 #[must_use]
 pub fn check(history: &History, observed: &Observed) -> Vec<Verdict> {
     let view = View::of(history);
