@@ -21,6 +21,8 @@ mod state;
 mod steering;
 #[cfg(test)]
 mod steering_test;
+#[cfg(test)]
+mod test_log;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

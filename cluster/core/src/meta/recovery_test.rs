@@ -1,85 +1,13 @@
 //! Shards that go on with what one replica has.
 
-use std::num::NonZeroU16;
-
+use super::test_log::Log;
 use super::*;
 use crate::{RaftId, plan};
 
 const SHARD: ShardId = ShardId(0);
 const GROUP: Group = Group::Shard(SHARD);
 
-struct Log {
-    meta: Meta,
-    index: u64,
-}
-
 impl Log {
-    /// Five nodes that share eight shards, and nothing moves.
-    fn of_five() -> Self {
-        let mut log = Self {
-            meta: Meta::default(),
-            index: 0,
-        };
-        log.apply(&MetaCommand::Found(Found {
-            node: NodeId(1),
-            folder: FolderId(1),
-            shards: NonZeroU16::new(8).unwrap(),
-            buckets: NonZeroU16::MIN,
-            level: FeatureLevel(1),
-        }));
-        for node in 2..=5 {
-            log.apply(&MetaCommand::Join(Join {
-                node: Some(NodeId(node)),
-                folder: FolderId(node.into()),
-                level: FeatureLevel(1),
-            }));
-        }
-        (1..=5).for_each(|node| log.begin(NodeId(node)));
-        log.settle();
-        log
-    }
-
-    fn apply(&mut self, command: &MetaCommand) -> MetaAnswer {
-        self.index += 1;
-        self.meta.apply(self.index, WallMs(0), command)
-    }
-
-    fn begin(&mut self, node: NodeId) {
-        let begun = self.apply(&MetaCommand::Begin(Begin {
-            node,
-            folder: FolderId(node.0.into()),
-            start: StartCount(self.index),
-            address: String::new(),
-            level: FeatureLevel(1),
-        }));
-        assert!(matches!(begun, MetaAnswer::Begun { .. }));
-    }
-
-    fn end(&mut self, node: NodeId) {
-        let epoch = self.meta.member(node).unwrap().epoch.unwrap();
-        let reason = EndReason::Dead;
-        self.apply(&MetaCommand::End { epoch, reason });
-    }
-
-    /// Moves as the planner wants, until it wants nothing.
-    fn settle(&mut self) {
-        for _ in 0..1_000 {
-            let commands = plan(&self.meta);
-            if commands.is_empty() && self.meta.layout().moves.is_empty() {
-                return;
-            }
-            for command in commands {
-                self.apply(&command);
-            }
-            let moves = self.meta.layout().moves.iter();
-            let moves: Vec<_> = moves.map(|(group, row)| (*group, row.version)).collect();
-            for (group, expected) in moves {
-                self.apply(&MetaCommand::EndMove { group, expected });
-            }
-        }
-        panic!("the planner finds no end");
-    }
-
     fn row(&self) -> ShardRow {
         self.meta.shard(SHARD).unwrap().clone()
     }
@@ -88,9 +16,18 @@ impl Log {
         self.meta.replica(GROUP, node).unwrap()
     }
 
+    fn start(&mut self, to: Placement, renewed: Option<NodeId>) -> MetaAnswer {
+        self.apply(&MetaCommand::StartMove(StartMove {
+            group: GROUP,
+            expected: self.row().version,
+            to,
+            renewed,
+        }))
+    }
+
     /// The shard's voters, of which all but the first have died.
     fn lost() -> (Self, [NodeId; 3]) {
-        let mut log = Self::of_five();
+        let mut log = Self::of(5);
         let voters: [NodeId; 3] = log.row().placement.voters.try_into().unwrap();
         voters[1..].iter().for_each(|node| log.end(*node));
         (log, voters)
@@ -165,7 +102,7 @@ fn a_repeat_is_answered_as_the_first_and_changes_nothing() {
 
 #[test]
 fn a_shard_with_its_majority_is_not_recovered() {
-    let mut log = Log::of_five();
+    let mut log = Log::of(5);
     let row = log.row();
     let [survivor, second, third] = row.placement.voters[..] else {
         panic!("three voters");
@@ -208,7 +145,7 @@ fn only_a_node_that_runs_and_has_a_replica_survives() {
 
 #[test]
 fn a_recovery_ends_the_move_and_the_pin_of_its_shard() {
-    let mut log = Log::of_five();
+    let mut log = Log::of(5);
     let row = log.row();
     let voters = row.placement.voters.clone();
     let mut others = (1..=5).map(NodeId).filter(|node| !voters.contains(node));
@@ -256,4 +193,46 @@ fn the_planner_brings_a_recovered_shard_to_three_nodes_that_run() {
     log.settle();
     let stale = log.meta.recovery_of(GROUP, second);
     assert_eq!(stale, None);
+}
+
+#[test]
+fn a_shard_that_may_be_its_new_voters_already_is_lost_with_these() {
+    let mut log = Log::of(5);
+    let row = log.row();
+    let old = &row.placement.voters;
+    let new = (1..=5).map(NodeId).filter(|node| !old.contains(node));
+    let new: Vec<NodeId> = new.collect();
+    let to = Placement {
+        voters: vec![old[0], new[0], new[1]],
+        learners: Vec::new(),
+    };
+    assert_eq!(log.start(to, None), MetaAnswer::Done);
+    new.iter().for_each(|node| log.end(*node));
+
+    assert_eq!(log.recover(row.version, old[0]), incarnation(1));
+}
+
+#[test]
+fn of_a_node_whose_replica_is_being_renewed_the_new_one_survives_unless_that_was_given_up() {
+    for is_aborted in [false, true] {
+        let mut log = Log::of(5);
+        let row = log.row();
+        let voters = &row.placement.voters;
+        let before = log.replica(voters[0]);
+        let started = log.start(row.placement.clone(), Some(voters[0]));
+        assert_eq!(started, MetaAnswer::Done);
+        let moving = &log.meta.layout().moves[&GROUP];
+        let (renewed, expected) = (moving.replicas[&voters[0]], moving.version);
+        assert_ne!(renewed, before);
+        if is_aborted {
+            let group = GROUP;
+            log.apply(&MetaCommand::AbortMove { group, expected });
+        }
+        voters[1..].iter().for_each(|node| log.end(*node));
+
+        assert_eq!(log.recover(row.version, voters[0]), incarnation(1));
+
+        let from = log.meta.recovered()[&SHARD].from;
+        assert_eq!(from, if is_aborted { before } else { renewed });
+    }
 }

@@ -1,89 +1,17 @@
 //! Where operators want shards to be, and what members offer.
 
-use std::num::NonZeroU16;
-
+use super::test_log::Log;
 use super::*;
-use crate::{NodeState, plan};
+use crate::NodeState;
 
 const SHARD: ShardId = ShardId(0);
 const GROUP: Group = Group::Shard(SHARD);
 
-struct Log {
-    meta: Meta,
-    index: u64,
-}
-
 impl Log {
-    /// Four nodes that share eight shards, and nothing moves.
-    fn of_four() -> Self {
-        let mut log = Self {
-            meta: Meta::default(),
-            index: 0,
-        };
-        log.apply(&MetaCommand::Found(Found {
-            node: NodeId(1),
-            folder: FolderId(1),
-            shards: NonZeroU16::new(8).unwrap(),
-            buckets: NonZeroU16::MIN,
-            level: FeatureLevel(1),
-        }));
-        for node in 2..=4 {
-            log.apply(&MetaCommand::Join(Join {
-                node: Some(NodeId(node)),
-                folder: FolderId(node.into()),
-                level: FeatureLevel(1),
-            }));
-        }
-        (1..=4).for_each(|node| log.begin(node));
-        log.settle();
-        log
-    }
-
-    fn apply(&mut self, command: &MetaCommand) -> MetaAnswer {
-        self.index += 1;
-        self.meta.apply(self.index, WallMs(0), command)
-    }
-
-    fn begin(&mut self, node: u32) {
-        let begun = self.apply(&MetaCommand::Begin(Begin {
-            node: NodeId(node),
-            folder: FolderId(node.into()),
-            start: StartCount(self.index),
-            address: String::new(),
-            level: FeatureLevel(1),
-        }));
-        assert!(matches!(begun, MetaAnswer::Begun { .. }));
-    }
-
-    fn end(&mut self, node: u32) {
-        let epoch = self.meta.member(NodeId(node)).unwrap().epoch.unwrap();
-        let reason = EndReason::Dead;
-        self.apply(&MetaCommand::End { epoch, reason });
-    }
-
     fn drain(&mut self, node: u32) {
         let node = NodeId(node);
         let is_leaving = true;
         self.apply(&MetaCommand::Drain { node, is_leaving });
-    }
-
-    /// All moves that are planned begin and end, until there is none; how many of shards.
-    fn settle(&mut self) -> usize {
-        let mut moves = 0;
-        loop {
-            let commands = plan(&self.meta);
-            if commands.is_empty() {
-                return moves;
-            }
-            for command in commands {
-                assert_eq!(self.apply(&command), MetaAnswer::Done, "{command:?}");
-                if let MetaCommand::StartMove(start) = command {
-                    let (group, expected) = (start.group, self.index);
-                    moves += usize::from(matches!(group, Group::Shard(_)));
-                    self.apply(&MetaCommand::EndMove { group, expected });
-                }
-            }
-        }
     }
 
     fn holders(&self) -> BTreeSet<u32> {
@@ -121,7 +49,7 @@ impl Log {
 
 #[test]
 fn a_replica_is_where_an_operator_wants_it_and_stays_there() {
-    let mut log = Log::of_four();
+    let mut log = Log::of(4);
     let wish = log.wish();
 
     assert_eq!(log.pin(wish), MetaAnswer::Done);
@@ -131,8 +59,8 @@ fn a_replica_is_where_an_operator_wants_it_and_stays_there() {
     assert!(holders.contains(&wish.to.0) && !holders.contains(&wish.from.0));
     assert_eq!(log.most_held(), 6, "the others made room");
     // A node that comes and goes is no reason.
-    log.end(wish.from.0);
-    log.begin(wish.from.0);
+    log.end(wish.from);
+    log.begin(wish.from);
     log.settle();
     assert_eq!(log.holders(), holders);
     assert_eq!(log.pin(wish), MetaAnswer::Done, "a repeat");
@@ -140,7 +68,7 @@ fn a_replica_is_where_an_operator_wants_it_and_stays_there() {
 
 #[test]
 fn without_the_pin_the_same_move_would_be_undone_by_the_planner() {
-    let mut log = Log::of_four();
+    let mut log = Log::of(4);
     let wish = log.wish();
     let before = log.most_held();
     log.pin(wish);
@@ -167,7 +95,7 @@ fn without_the_pin_the_same_move_would_be_undone_by_the_planner() {
 
 #[test]
 fn what_cannot_be_moved_there_is_refused_with_the_reason() {
-    let mut log = Log::of_four();
+    let mut log = Log::of(4);
     let wish = log.wish();
     let refusal = |log: &mut Log, pin| match log.pin(pin) {
         MetaAnswer::Refused(refusal) => refusal,
@@ -201,9 +129,9 @@ fn what_cannot_be_moved_there_is_refused_with_the_reason() {
         refusal(&mut log, Pin { shard, ..wish }),
         Refusal::Invalid("no such shard")
     );
-    log.end(wish.to.0);
+    log.end(wish.to);
     assert_eq!(refusal(&mut log, wish), Refusal::Away(wish.to));
-    log.begin(wish.to.0);
+    log.begin(wish.to);
     log.drain(wish.to.0);
     assert_eq!(refusal(&mut log, wish), Refusal::Leaving(wish.to));
     assert!(log.meta.pins().is_empty());
@@ -211,7 +139,7 @@ fn what_cannot_be_moved_there_is_refused_with_the_reason() {
 
 #[test]
 fn a_shard_that_is_being_moved_is_not_moved_elsewhere() {
-    let mut log = Log::of_four();
+    let mut log = Log::of(4);
     let wish = log.wish();
     let mut to = log.meta.placement(GROUP).unwrap().placement.clone();
     to.voters[2] = wish.to;
@@ -231,7 +159,7 @@ fn a_shard_that_is_being_moved_is_not_moved_elsewhere() {
 
 #[test]
 fn a_drain_and_a_word_release_a_shard() {
-    let mut log = Log::of_four();
+    let mut log = Log::of(4);
     let wish = log.wish();
     log.pin(wish);
     log.settle();
@@ -242,7 +170,7 @@ fn a_drain_and_a_word_release_a_shard() {
     log.settle();
     assert!(!log.holders().contains(&wish.to.0));
 
-    let mut log = Log::of_four();
+    let mut log = Log::of(4);
     log.pin(wish);
     assert_eq!(
         log.apply(&MetaCommand::Unpin { shard: SHARD }),
@@ -253,7 +181,7 @@ fn a_drain_and_a_word_release_a_shard() {
 
 #[test]
 fn any_pins_can_be_kept_even_if_no_table_keeps_to_the_bounds_then() {
-    let mut log = Log::of_four();
+    let mut log = Log::of(4);
     // Everything at three of four nodes.
     for shard in (0..8).map(ShardId) {
         let row = log.meta.placement(Group::Shard(shard)).unwrap();
@@ -286,7 +214,7 @@ fn any_pins_can_be_kept_even_if_no_table_keeps_to_the_bounds_then() {
 
 #[test]
 fn a_member_says_what_it_offers_until_it_has_left() {
-    let mut log = Log::of_four();
+    let mut log = Log::of(4);
     let node = NodeId(4);
     assert_eq!(log.meta.offer(node), Offer::default());
     let offer = Offer {
@@ -312,7 +240,7 @@ fn a_member_says_what_it_offers_until_it_has_left() {
     ));
     log.drain(4);
     log.settle();
-    log.end(4);
+    log.end(NodeId(4));
     log.settle();
     assert_eq!(log.meta.node_states()[&node], NodeState::Gone);
     assert_eq!(log.apply(&MetaCommand::Leave { node }), MetaAnswer::Done);
