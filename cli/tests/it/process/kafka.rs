@@ -103,6 +103,16 @@ impl Line {
     }
 }
 
+/// A node in contact with Kafka, and devices whose messages it acknowledges; waits begin to count now.
+fn flowing(place: &Place) -> (Node<'_>, Fleet) {
+    let node = place.start();
+    in_contact(&node);
+    let mut fleet = Fleet::start(place.mqtt, DEVICES);
+    fleet.wait_for_acks(2_000);
+    fleet.forget_waits();
+    (node, fleet)
+}
+
 fn now() -> String {
     format!(r#"{{"ts":{},"metrics":{{"n":1}}}}"#, rows::ms_now())
 }
@@ -131,12 +141,8 @@ fn kafka_killed_for_a_while_holds_up_no_puback_of_mode_log_for_long() {
     let Some(mut line) = Line::new(1, "log") else {
         return;
     };
-    let node = line.place.start();
-    in_contact(&node);
-    let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
-    fleet.wait_for_acks(2_000);
+    let (node, mut fleet) = flowing(&line.place);
 
-    fleet.forget_waits();
     line.kafka.kill(1).expect("it runs");
     let killed = Instant::now();
     // Acknowledged by the spool: they come although Kafka is away.
@@ -162,12 +168,8 @@ fn kafka_killed_for_a_while_stops_every_puback_of_mode_kafka() {
     let Some(mut line) = Line::new(1, "kafka") else {
         return;
     };
-    let node = line.place.start();
-    in_contact(&node);
-    let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
-    fleet.wait_for_acks(2_000);
+    let (node, mut fleet) = flowing(&line.place);
 
-    fleet.forget_waits();
     line.kafka.kill(1).expect("it runs");
     // What Kafka had confirmed before may still be on its way to the devices.
     pause_for(Duration::from_secs(1));
@@ -188,12 +190,8 @@ fn kafka_dead_while_the_node_dies_loses_nothing_and_keeps_the_order() {
     let Some(mut line) = Line::new(1, "log") else {
         return;
     };
-    let node = line.place.start();
-    in_contact(&node);
-    let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
-    fleet.wait_for_acks(2_000);
+    let (node, mut fleet) = flowing(&line.place);
 
-    fleet.forget_waits();
     line.kafka.kill(1).expect("it runs");
     fleet.wait_for_acks(2_000);
     pause_for(outage() / 2);
@@ -341,12 +339,8 @@ fn one_of_three_brokers_killed_stops_mode_kafka_until_leaders_are_elected() {
     let Some(mut line) = Line::new(3, "kafka") else {
         return;
     };
-    let node = line.place.start();
-    in_contact(&node);
-    let mut fleet = Fleet::start(line.place.mqtt, DEVICES);
-    fleet.wait_for_acks(2_000);
+    let (node, mut fleet) = flowing(&line.place);
 
-    fleet.forget_waits();
     let watch = Leaders::watch(&line.kafka.bootstrap(), "tidewire.telemetry");
     let tell = watch.map(Leaders::killed_now);
     line.kafka.kill(1).expect("it runs");

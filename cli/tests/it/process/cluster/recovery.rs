@@ -6,20 +6,22 @@ use admin::shard::{Recovering, ShardDetails};
 use super::client::Client;
 use super::nodes::{Cluster, ctl, json};
 use crate::process::node::Place;
-use crate::process::sessions::DEFAULTS;
 use crate::process::wait::until;
 
 /// Sessions with a message each: more than there are shards.
 const SESSIONS: usize = 48;
 
+/// A publish to a shard that waits is held for as long as this test takes.
+const PATIENT: &str = "[mqtt]\nsettle_deadline = \"600s\"\n";
+
 #[test]
 fn shards_that_lost_two_of_three_go_on_with_the_third_once_somebody_accepts_the_loss() {
-    let cluster = Cluster::new(DEFAULTS);
+    let cluster = Cluster::new(PATIENT);
     let nodes = cluster.start();
     let places = [4, 5].map(|number| {
         let join = [cluster.places[0].cluster];
         let place = Place::of_cluster(&join);
-        place.numbered(number).with_config(DEFAULTS)
+        place.numbered(number).with_config(PATIENT)
     });
     let joined = places.each_ref().map(Place::start);
     let shared = until("five nodes to share the shards", || {
@@ -47,6 +49,7 @@ fn shards_that_lost_two_of_three_go_on_with_the_third_once_somebody_accepts_the_
         "{error}"
     );
 
+    let mut holder = Client::connect(at_first, "holder", false);
     let [fourth, fifth] = joined;
     fourth.kill_9();
     fifth.kill_9();
@@ -63,6 +66,9 @@ fn shards_that_lost_two_of_three_go_on_with_the_third_once_somebody_accepts_the_
     });
     let doomed = doomed(&dead);
     let shard = doomed[0].as_str();
+    let held = std::thread::spawn(move || {
+        sessions().for_each(|(_, topic)| holder.publish(&topic, 1, "held"));
+    });
     let (_, out, _) = ctl(&nodes, 1, &["doctor"]);
     let named = format!("tidewire ctl shard recover {shard} --dry-run");
     assert!(out.contains(&named), "{out}");
@@ -90,6 +96,7 @@ fn shards_that_lost_two_of_three_go_on_with_the_third_once_somebody_accepts_the_
     let (code, _, error) = recover(&["--accept-loss"]);
     assert!(code == Some(2) && error.contains("--node"), "{error}");
 
+    assert!(!held.is_finished(), "some sessions are in shards that wait");
     let (code, out, error) = recover(&["--node", &survivor, "--accept-loss"]);
     assert_eq!(code, Some(0), "{error}");
     assert!(out.contains("goes furthest"), "{out}");
@@ -110,10 +117,12 @@ fn shards_that_lost_two_of_three_go_on_with_the_third_once_somebody_accepts_the_
         };
         recovered.all(is_whole).then_some(())
     });
+    held.join().expect("every held publish is acknowledged in the end");
     for (id, _) in sessions() {
         let mut kept = Client::connect(cluster.places[2].mqtt, &id, true);
         assert!(kept.is_resumed, "{id}");
         assert_eq!(kept.next().payload, id);
+        assert_eq!(kept.next().payload, "held", "{id}");
         kept.disconnect();
     }
 
