@@ -81,7 +81,7 @@ impl Run {
 
     /// Waits until the node may be stopped.
     async fn until_safe(&mut self, at: usize) -> Result<(), Error> {
-        let deadline = Instant::now() + SAFE_DEADLINE;
+        let deadline = Instant::now() + self.patience(SAFE_DEADLINE);
         loop {
             let asked = self.ask(at, |client| client.safe_to_stop(None)).await?;
             let why = match asked {
@@ -148,7 +148,7 @@ impl Run {
             })
         })
         .await?;
-        let deadline = begun + DRAIN_DEADLINE;
+        let deadline = begun + self.patience(DRAIN_DEADLINE);
         loop {
             let holdings = self.ask(asked, move |client| client.holdings(node)).await?;
             match holdings {
@@ -235,7 +235,7 @@ impl Run {
         let node = self.cluster.member(at).number();
         let asked = self.another(at);
         let undo = false;
-        let deadline = Instant::now() + SAFE_DEADLINE;
+        let deadline = Instant::now() + self.patience(SAFE_DEADLINE);
         loop {
             // Until its epoch has ended it counts as one that runs.
             let forgotten = self
@@ -320,7 +320,7 @@ impl Run {
         + Send
         + 'static,
     ) -> Result<(), Error> {
-        let deadline = Instant::now() + SAFE_DEADLINE;
+        let deadline = Instant::now() + self.patience(SAFE_DEADLINE);
         loop {
             match self.ask(at, question.clone()).await? {
                 Ok(_) => return Ok(()),

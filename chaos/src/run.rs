@@ -519,6 +519,14 @@ impl Run {
         self.job.defect.is_some() && self.found > 0
     }
 
+    /// How long to wait for what is to come within `time`.
+    pub(crate) fn patience(&self, time: Duration) -> Duration {
+        match self.is_caught() {
+            true => time.min(DEFECT_DEADLINE),
+            false => time,
+        }
+    }
+
     /// Seconds since the beginning of the faults.
     pub(crate) fn seconds(&self) -> f64 {
         self.faults_from.elapsed().as_secs_f64()
@@ -547,11 +555,7 @@ impl Run {
     ) -> Result<bool, Error> {
         let begun = Instant::now();
         while !look(self) {
-            let time = match self.is_caught() {
-                true => time.min(DEFECT_DEADLINE),
-                false => time,
-            };
-            if begun.elapsed() >= time {
+            if begun.elapsed() >= self.patience(time) {
                 return Ok(false);
             }
             self.tick().await?;

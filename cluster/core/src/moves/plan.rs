@@ -13,7 +13,9 @@ use crate::{
 ///
 /// To be asked again whenever a member comes, goes, begins or ends an epoch, and whenever a move
 /// ends. It keeps nothing: a proposal that is lost, or overtaken, is made again or refused.
-/// Nothing is moved to a node without an epoch. At most one proposal for each group.
+/// Nothing is moved to a node without an epoch, and no shard to one that has no replica of meta and of
+/// the routes yet: it would know neither its peers nor what to answer, and a move that hangs there
+/// would keep those from it. At most one proposal for each group.
 pub fn plan(meta: &Meta) -> Vec<MetaCommand> {
     let layout = meta.layout();
     let nodes = meta.node_states();
@@ -30,19 +32,31 @@ pub fn plan(meta: &Meta) -> Vec<MetaCommand> {
     let mut rows: Vec<_> = meta.placements().collect();
     rows.sort_by_key(|(group, row)| (row.placement.voters.len(), *group));
     let mut busy = layout.busy();
+    let knows = |group: Group, node: NodeId| {
+        let row = meta.placement(group);
+        row.is_some_and(|row| row.placement.nodes().any(|known| known == node))
+    };
     let mut commands = Vec::new();
     for (group, row) in rows {
+        let is_shard = matches!(group, Group::Shard(_));
         let is_there = |node: &NodeId| {
             let is_lost = row.placement.nodes().any(|n| n == *node);
-            is_lost || nodes.get(node) == Some(&NodeState::Serving)
+            let is_fit = !is_shard || (knows(Group::Meta, *node) && knows(Group::Routes, *node));
+            is_lost || nodes.get(node) == Some(&NodeState::Serving) && is_fit
         };
         // A shard that lacks replicas waits for no node that is away, when others could have them.
         let waits = !touched(&row.placement, &wanted[&group])
             .iter()
             .all(is_there);
-        let lacks = row.placement.voters.len() < VOTERS && matches!(group, Group::Shard(_));
+        let lacks = row.placement.voters.len() < VOTERS && is_shard;
+        let told;
         let to = match by_those_that_run.get(&group) {
             Some(others) if waits && lacks => others,
+            // Nor does a node that runs wait for the others until it learns who they are.
+            _ if waits && !is_shard => {
+                told = with_learners(&row.placement, &nodes);
+                &told
+            }
             _ => &wanted[&group],
         };
         if layout.moves.contains_key(&group) || row.placement == *to {
@@ -78,6 +92,17 @@ pub fn plan(meta: &Meta) -> Vec<MetaCommand> {
         }
     }
     commands
+}
+
+/// What a group has, and learners at all other nodes that run.
+fn with_learners(placement: &Placement, nodes: &BTreeMap<NodeId, NodeState>) -> Placement {
+    let mut all = placement.clone();
+    let serving = nodes
+        .iter()
+        .filter(|(_, state)| **state == NodeState::Serving);
+    let missing = serving.filter(|(node, _)| placement.nodes().all(|known| known != **node));
+    all.learners.extend(missing.map(|(node, _)| *node));
+    all
 }
 
 /// Where the groups should be, if whoever is away were no member; nowhere if that are all.

@@ -121,3 +121,50 @@ fn whatever_fails_the_groups_get_where_they_are_wanted() {
     println!("{aborted} moves given up, {restarts} nodes restarted");
     assert!(aborted > 0 && restarts > 0, "nothing was put to the test");
 }
+
+/// The groups of the moves that would begin now, and where to.
+fn planned(world: &World) -> Vec<(Group, crate::Placement)> {
+    let moves = super::plan(&world.meta).into_iter();
+    let moves = moves.filter_map(|command| match command {
+        MetaCommand::StartMove(start) => Some((start.group, start.to)),
+        _ => None,
+    });
+    moves.collect()
+}
+
+#[test]
+fn a_node_learns_meta_and_the_routes_before_any_shard_goes_there() {
+    let mut world = World::founded(0, 8);
+    world.join(2);
+    world.join(3);
+    let moves = planned(&world);
+    let groups: Vec<Group> = moves.iter().map(|(group, _)| *group).collect();
+    assert_eq!(groups, [Group::Meta, Group::Routes]);
+    world.settle();
+    assert_eq!(planned(&world), []);
+    let shard = Group::Shard(crate::ShardId(0));
+    let row = world.meta.placement(shard).unwrap();
+    assert_eq!(row.placement.voters.len(), 3);
+}
+
+#[test]
+fn a_node_that_runs_learns_meta_although_another_one_has_joined_and_does_not_run() {
+    let mut world = World::founded(0, 8);
+    world.join(2);
+    world.end(2);
+    world.join(3);
+    for (group, to) in planned(&world) {
+        assert!(matches!(group, Group::Meta | Group::Routes), "{group:?}");
+        assert_eq!(to.voters, [NodeId(1)], "who is away is waited for");
+        assert_eq!(to.learners, [NodeId(3)]);
+    }
+    for _ in 0..1_000 {
+        world.step();
+    }
+    assert!(world.meta.replica(Group::Meta, NodeId(3)).is_some());
+    assert!(world.meta.replica(Group::Routes, NodeId(3)).is_some());
+    world.begin(2);
+    world.settle();
+    let row = world.meta.placement(Group::Meta).unwrap();
+    assert_eq!(row.placement.voters.len(), 3);
+}

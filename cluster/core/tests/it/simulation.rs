@@ -97,7 +97,7 @@ fn a_connect_that_is_read_late_at_another_node_unseats_no_later_connection() {
 /// sent, and what was acknowledged to publishers afterwards is lost to it.
 #[test]
 fn a_clean_start_that_is_read_late_is_caught_ending_a_session_after_its_suback() {
-    let violations = run_apart(3933, Defect::LateConnectTaken).violations;
+    let violations = run_apart(2092, Defect::LateConnectTaken).violations;
 
     assert!(
         violations.iter().any(|v| v.contains("unseated")),

@@ -117,7 +117,8 @@ fn shards_that_lost_two_of_three_go_on_with_the_third_once_somebody_accepts_the_
         };
         recovered.all(is_whole).then_some(())
     });
-    held.join().expect("every held publish is acknowledged in the end");
+    held.join()
+        .expect("every held publish is acknowledged in the end");
     for (id, _) in sessions() {
         let mut kept = Client::connect(cluster.places[2].mqtt, &id, true);
         assert!(kept.is_resumed, "{id}");
