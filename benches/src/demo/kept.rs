@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use admin::client::Client;
+use admin::bridge;
+use admin::client::{Client, ClientError};
 use admin::tsdb::Status;
 
 use super::answers::Answers;
@@ -59,13 +60,18 @@ pub fn wait_until_sealed(admins: &[SocketAddr], deadline: Duration) -> Result<()
     let end = Instant::now() + deadline;
     let mut stored_before = None;
     loop {
-        let asked = admins
-            .iter()
-            .map(|admin| Client::new(&admin.to_string()).tsdb());
-        let statuses = asked.collect::<Result<Vec<Status>, _>>();
+        let asked = admins.iter().map(|admin| {
+            let client = Client::new(&admin.to_string());
+            // In this order: what leaves the spool between the two is in nobody's lag yet.
+            let waits = waiting(&client.bridge()?);
+            Ok((client.tsdb()?, waits))
+        });
+        let statuses = asked.collect::<Result<Vec<(Status, u64)>, ClientError>>();
         let standing = match statuses {
             Ok(statuses) => {
-                let is_sealed = statuses.iter().all(caught_up::is_sealed);
+                let waits: u64 = statuses.iter().map(|(_, waits)| waits).sum();
+                let statuses: Vec<Status> = statuses.into_iter().map(|(one, _)| one).collect();
+                let is_sealed = waits == 0 && statuses.iter().all(caught_up::is_sealed);
                 let stored: u64 = statuses.iter().map(|one| one.pipeline.stored_points).sum();
                 // A row on its way from one node to another shows at neither. So the second look.
                 if is_sealed && stored_before == Some(stored) {
@@ -73,7 +79,11 @@ pub fn wait_until_sealed(admins: &[SocketAddr], deadline: Duration) -> Result<()
                 }
                 stored_before = is_sealed.then_some(stored);
                 let rows: u64 = statuses.iter().map(|one| one.store.head_rows).sum();
-                format!("{rows} rows are unsealed")
+                let lags: u64 = statuses
+                    .iter()
+                    .flat_map(|one| one.pipeline.lag.values())
+                    .sum();
+                format!("{rows} rows are unsealed, {lags} records unread, {waits} not in Kafka yet")
             }
             Err(error) => error.to_string(),
         };
@@ -84,4 +94,12 @@ pub fn wait_until_sealed(admins: &[SocketAddr], deadline: Duration) -> Result<()
         }
         std::thread::park_timeout(PAUSE);
     }
+}
+
+/// Records that a node has acknowledged and that Kafka has not; none without Kafka.
+fn waiting(status: &bridge::Status) -> u64 {
+    let topics = status.kafka.iter().flat_map(|kafka| &kafka.topics);
+    topics
+        .map(|one| one.inflight_records + one.waiting_records + one.spool_records)
+        .sum()
 }

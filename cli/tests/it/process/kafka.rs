@@ -107,7 +107,7 @@ impl Line {
 fn flowing(place: &Place) -> (Node<'_>, Fleet) {
     let node = place.start();
     in_contact(&node);
-    let mut fleet = Fleet::start(place.mqtt, DEVICES);
+    let fleet = Fleet::start(place.mqtt, DEVICES);
     fleet.wait_for_acks(2_000);
     fleet.forget_waits();
     (node, fleet)
