@@ -32,16 +32,17 @@ pub fn plan(meta: &Meta) -> Vec<MetaCommand> {
     let mut rows: Vec<_> = meta.placements().collect();
     rows.sort_by_key(|(group, row)| (row.placement.voters.len(), *group));
     let mut busy = layout.busy();
-    let knows = |group: Group, node: NodeId| {
+    let nodes_of = |group| {
         let row = meta.placement(group);
-        row.is_some_and(|row| row.placement.nodes().any(|known| known == node))
+        row.map_or_else(BTreeSet::new, |row| row.placement.nodes().collect())
     };
+    let informed: BTreeSet<NodeId> = &nodes_of(Group::Meta) & &nodes_of(Group::Routes);
     let mut commands = Vec::new();
     for (group, row) in rows {
         let is_shard = matches!(group, Group::Shard(_));
         let is_there = |node: &NodeId| {
             let is_lost = row.placement.nodes().any(|n| n == *node);
-            let is_fit = !is_shard || (knows(Group::Meta, *node) && knows(Group::Routes, *node));
+            let is_fit = !is_shard || informed.contains(node);
             is_lost || nodes.get(node) == Some(&NodeState::Serving) && is_fit
         };
         // A shard that lacks replicas waits for no node that is away, when others could have them.
