@@ -24,6 +24,7 @@ pub use folder::{ClusterRecord, Folder, Kafka, Record};
 pub use kept::{Kept, compare, wait_until_sealed};
 pub use options::{DEVICES_MAX, INTERVAL_MIN, NODES_MAX, Options};
 pub use report::{Report, VIOLATIONS_SHOWN_MAX, Violation, ViolationKind};
+pub use store::copy;
 
 /// Says why a demo or a check did not come to a verdict.
 #[derive(Debug, thiserror::Error)]

@@ -90,7 +90,10 @@ impl Segments {
 }
 
 /// Copies a folder of files into a temporary one, without the notes of a disk under strain.
-fn copy(folder: &Path) -> io::Result<TempDir> {
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn copy(folder: &Path) -> io::Result<TempDir> {
     let copy = tempfile::tempdir()?;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;

@@ -4,11 +4,10 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use storage::fs::{RealFs, is_note};
+use storage::fs::RealFs;
 use storage::raft::{Config, GroupId, LogId, RaftLog};
 use tempfile::TempDir;
 
@@ -44,7 +43,7 @@ impl Log {
     fn open(data: &Path) -> Result<Self, String> {
         let folder = data.join(FOLDER);
         let failed = |what: &dyn std::fmt::Display| format!("{}: {what}", folder.display());
-        let copy = copy(&folder).map_err(|error| failed(&error))?;
+        let copy = benches::demo::copy(&folder).map_err(|error| failed(&error))?;
         let log = RaftLog::open(Arc::new(RealFs), copy.path(), &Config::default(), |_| {})
             .map_err(|error| failed(&error))?;
         let node = data.file_name().unwrap_or(data.as_os_str());
@@ -72,17 +71,6 @@ impl Log {
             }
         }
     }
-}
-
-fn copy(folder: &Path) -> io::Result<TempDir> {
-    let copy = tempfile::tempdir()?;
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() && !is_note(&entry.file_name()) {
-            std::fs::copy(entry.path(), copy.path().join(entry.file_name()))?;
-        }
-    }
-    Ok(copy)
 }
 
 fn compare(logs: &[Log], verdict: &mut Verdict) {
