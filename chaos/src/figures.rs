@@ -1,18 +1,17 @@
 //! What a history says of how long clients waited and who was sent away.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use crate::history::{End, Event, History, What};
+use crate::waited::{TAKEN_OVER, waits_of};
 
-/// Reasons of a DISCONNECT that says nothing of the node: another connection of the same client, and use
-/// another server.
-const TAKEN_OVER: u8 = 0x8E;
+/// Reason of a DISCONNECT that names another server.
 const USE_ANOTHER_SERVER: u8 = 0x9C;
 /// Microseconds of a second.
 const SECOND_US: u64 = 1_000_000;
 
-/// Says how long messages of QoS 1 were withheld: from the first PUBLISH to its PUBACK, reconnects
-/// included.
+/// Says how long the PUBACKs of messages of QoS 1 were withheld: from the first PUBLISH on, reconnects
+/// included, without what the client was away for of its own accord.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Withheld {
     /// Messages acknowledged.
@@ -28,23 +27,9 @@ pub(crate) struct Withheld {
 impl Withheld {
     /// Looks at messages that were under way at some time between two, in microseconds.
     pub(crate) fn of(history: &History, from_us: u64, until_us: u64) -> Self {
-        let mut times: Vec<u64> = Vec::new();
-        for actor in &history.actors {
-            let mut sent: HashMap<u32, u64> = HashMap::new();
-            for Event { at_us, what } in &actor.events {
-                match what {
-                    What::Publishing { number, flags, .. } if flags.qos == 1 => {
-                        sent.entry(*number).or_insert(*at_us);
-                    }
-                    What::PubAcked { number, .. } => {
-                        let first = sent.remove(number);
-                        let first = first.filter(|first| *at_us >= from_us && *first <= until_us);
-                        times.extend(first.map(|first| at_us.saturating_sub(first)));
-                    }
-                    _ => {}
-                }
-            }
-        }
+        let actors = history.actors.iter();
+        let waits = actors.flat_map(|actor| waits_of(actor, from_us, until_us));
+        let mut times: Vec<u64> = waits.map(|wait| wait.us).collect();
         times.sort_unstable();
         let at = |share: f64| {
             let place = (times.len() as f64 * share) as usize;

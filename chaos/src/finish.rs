@@ -18,6 +18,7 @@ use crate::history::History;
 use crate::report::{FaultRecord, HISTORY, PICTURE, Report, Verdict};
 use crate::run::Run;
 use crate::scenario::Kind;
+use crate::waited;
 
 /// Time after the last message until every row of telemetry is in a segment.
 const SEALED_DEADLINE: Duration = Duration::from_secs(60);
@@ -118,6 +119,8 @@ impl Run {
         self.figure("PUBACK after, p50, s", withheld.p50_s);
         self.figure("PUBACK after, p99, s", withheld.p99_s);
         self.figure("PUBACK after, longest, s", withheld.longest_s);
+        let zero_us = self.workload_us(0.0);
+        self.waited = waited::longest(history, from_us, until_us, zero_us);
         let ends = Ends::of(history, from_us, until_us);
         self.figure(
             "connections ended with use another server",
@@ -247,6 +250,7 @@ impl Run {
             stall_s: self.flow.stall.as_secs_f64(),
             rss_bytes: places.map(|at| peak(at).copied().unwrap_or(0)).collect(),
             figures: self.figures.clone(),
+            waited: self.waited.clone(),
             counters,
             verdicts,
         }

@@ -24,6 +24,7 @@ mod sabotage;
 pub mod scenario;
 mod suite;
 mod timeline;
+mod waited;
 mod watch;
 
 pub mod checkers;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::scenario::Kind;
+use crate::waited::Waited;
 
 /// Names of the files in a run's folder.
 pub(crate) const JSON: &str = "report.json";
@@ -117,6 +118,9 @@ pub struct Report {
     pub rss_bytes: Vec<u64>,
     /// What it is run for.
     pub figures: Vec<Figure>,
+    /// Messages that waited longest for their PUBACK between the first fault and the last.
+    #[serde(default)]
+    pub waited: Vec<Waited>,
     /// Counters of the nodes, summed over nodes and their processes.
     pub counters: BTreeMap<String, f64>,
     /// What the checkers found.
@@ -260,6 +264,18 @@ impl Report {
             for Figure { name, value } in &self.figures {
                 line(format_args!("| {name} | {value:.3} |"));
             }
+        }
+        for Waited {
+            client_id,
+            topic,
+            at_s,
+            seconds,
+            meanwhile,
+        } in &self.waited
+        {
+            line(format_args!(
+                "\nAt {at_s:.1} s `{client_id}` waited {seconds:.3} s for a PUBACK of `{topic}`: {meanwhile}."
+            ));
         }
         line(format_args!(
             "\n| at, s | fault | nodes | lasted, s | whole after, s | stall, s | |\n|---:|---|---|---:|---:|---:|---|"

@@ -21,6 +21,7 @@ use crate::plan::{Planned, plan};
 use crate::report::{FaultRecord, Figure, Report};
 use crate::scenario::Scenario;
 use crate::timeline::Timeline;
+use crate::waited::Waited;
 use crate::watch::Watch;
 use crate::workload::Workload;
 
@@ -123,6 +124,7 @@ pub(crate) struct Run {
     pub(crate) workload: Option<Workload>,
     pub(crate) faults: Vec<FaultRecord>,
     pub(crate) figures: Vec<Figure>,
+    pub(crate) waited: Vec<Waited>,
     stop: CancellationToken,
     interrupts: Interrupts,
     /// When the process began, and when the faults did.
@@ -215,6 +217,7 @@ impl Run {
             workload: None,
             faults: Vec::new(),
             figures: Vec::new(),
+            waited: Vec::new(),
             stop: CancellationToken::new(),
             interrupts,
             begun: now,
