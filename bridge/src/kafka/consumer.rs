@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use storage::log::StoredRecord;
 
+use super::group::name_of;
 use super::message::record_of;
 use super::producer::client_log;
 use super::settings::Settings;
@@ -111,14 +112,7 @@ impl ClientContext for Context {
     }
 }
 
-impl ConsumerContext for Context {
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        self.is_served.store(true, Ordering::Release);
-        if let Err(error) = result {
-            tracing::debug!(%error, "offsets for Kafka's tools were not committed");
-        }
-    }
-}
+impl ConsumerContext for Context {}
 
 /// Is what the client had next.
 enum Taken {
@@ -150,7 +144,7 @@ impl KafkaConsumer {
     ) -> Result<Self, ReadError> {
         let mut config = settings.client();
         config
-            .set("group.id", format!("tidewire-store-{node}"))
+            .set("group.id", name_of(node))
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
@@ -444,25 +438,6 @@ impl KafkaConsumer {
             Err(error) => tracing::debug!(%error, "partitions cannot be watched"),
         }
     }
-
-    /// Tells Kafka how far the store is, for the tools that show the lag of groups; nothing here
-    /// rests on it.
-    fn commit(&self) {
-        let Some(offsets) = self.watch.take_release() else {
-            return;
-        };
-        let mut list = TopicPartitionList::with_capacity(offsets.len());
-        for (partition, offset) in offsets {
-            let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
-            let added = list.add_partition_offset(&self.topic, i32::from(partition), offset);
-            if let Err(error) = added {
-                tracing::debug!(%error, "an offset for Kafka's tools");
-            }
-        }
-        if let Err(error) = self.client.commit(&list, CommitMode::Async) {
-            tracing::debug!(%error, "offsets for Kafka's tools were not committed");
-        }
-    }
 }
 
 impl Consume for KafkaConsumer {
@@ -486,7 +461,6 @@ impl Consume for KafkaConsumer {
                 return Ok(Vec::new());
             }
         }
-        self.commit();
         self.look();
         let records = self.gather(bytes_max, Some(timeout));
         if !records.is_empty() {

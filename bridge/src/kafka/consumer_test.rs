@@ -3,61 +3,24 @@
 use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-use storage::log::{ContentType, Record};
-
 use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::{BaseRecord, Producer as _};
+use storage::log::{ContentType, Record};
 
 use runtime::{Clock, SystemClock};
 
 use super::*;
-use crate::kafka::contact::{block_on, check_topic};
-use crate::kafka::ends::Ends;
-use crate::kafka::message::headers_of;
-use crate::kafka::test_kafka::{self, Turn};
+use crate::kafka::group::Group;
+use crate::kafka::test_kafka;
+use crate::kafka::test_topic::{Topic, WAIT, record};
 
-const WAIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 /// Polls for what must come, in milliseconds: a condition ends them, not the time. A poll that brings an error ends at
 /// once, so their number would tell nothing.
 const POLLS_MS: u64 = 120_000;
 const READ_BYTES: usize = 1 << 20;
 
-/// A topic with its records, and a consumer's view of it.
-struct Topic {
-    settings: Settings,
-    name: String,
-    partitions: u16,
-    cluster_id: String,
-}
-
 impl Topic {
-    fn new(kafka: &mut Turn, name: &str, partitions: u16) -> Self {
-        let settings = kafka.settings();
-        let made = check_topic(&settings, name, partitions, 1_000_000, WAIT);
-        Self {
-            settings,
-            name: name.to_owned(),
-            partitions,
-            cluster_id: made.expect("it is created").cluster_id,
-        }
-    }
-
-    fn incarnation(&self) -> u64 {
-        incarnation_of(&self.cluster_id, &self.name)
-    }
-
-    fn at(&self, offset: u64) -> Option<Position> {
-        let incarnation = self.incarnation();
-        Some(Position {
-            incarnation,
-            offset,
-        })
-    }
-
     fn reader(&self, from: &[Option<Position>]) -> (KafkaConsumer, Arc<Watch>) {
         let watch = Arc::new(Watch::new(self.partitions));
         let shared = Arc::clone(&watch);
@@ -68,64 +31,6 @@ impl Topic {
     /// Reads all partitions from their begin.
     fn reader_from_begin(&self) -> (KafkaConsumer, Arc<Watch>) {
         self.reader(&vec![None; usize::from(self.partitions)])
-    }
-
-    fn producer(&self, more: &[(&str, &str)]) -> BaseProducer {
-        let mut config: ClientConfig = self.settings.client();
-        config.set("acks", "all").set("enable.idempotence", "true");
-        for (name, value) in more {
-            config.set(*name, *value);
-        }
-        config.create().expect("good settings")
-    }
-
-    fn send(&self, producer: &BaseProducer, record: &Record) {
-        let one = BaseRecord::to(&self.name)
-            .partition(i32::from(record.partition))
-            .key(&record.key[..])
-            .payload(&record.payload[..])
-            .timestamp(record.received_ms)
-            .headers(headers_of(record));
-        producer
-            .send(one)
-            .map_err(|(error, _)| error)
-            .expect("there is room");
-    }
-
-    fn produce(&self, records: impl IntoIterator<Item = Record>) {
-        let producer = self.producer(&[]);
-        for record in records {
-            self.send(&producer, &record);
-        }
-        producer.flush(WAIT).expect("Kafka takes them");
-    }
-
-    fn delete_before(&self, partition: i32, offset: i64) {
-        let admin: AdminClient<DefaultClientContext> =
-            self.settings.client().create().expect("good settings");
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.name, partition, Offset::Offset(offset))
-            .expect("a good offset");
-        let deleted = block_on(admin.delete_records(&list, &AdminOptions::new()));
-        let deleted = deleted.expect("it answers");
-        for one in deleted.elements() {
-            one.error().expect("it deletes");
-        }
-    }
-}
-
-fn record(partition: u16, n: u64) -> Record {
-    Record {
-        partition,
-        key: Bytes::from(format!("device{partition}")),
-        payload: Bytes::from(format!("payload {n}")),
-        content_type: ContentType::Json,
-        received_ms: 1_000 + n as i64,
-        node: 3,
-        connection_epoch: 4,
-        packet_seq: n,
-        retransmit: n.is_multiple_of(2),
-        droppable: false,
     }
 }
 
@@ -591,28 +496,34 @@ fn a_kafka_that_comes_later_is_read_then() {
 }
 
 #[test]
-fn tools_see_how_far_the_store_is() {
-    let Some(mut kafka) = test_kafka::or_skip() else {
+fn a_group_without_a_coordinator_keeps_nobody_from_reading() {
+    let Some(kafka) = test_kafka::without_coordinators_or_skip() else {
         return;
     };
-    let topic = Topic::new(&mut kafka, "lag", 1);
-    topic.produce((0..5).map(|n| record(0, n)));
+    let topic = Topic::at_kafka(kafka.settings.clone(), "alone", 2);
+    topic.produce((0..10).map(|n| record((n % 2) as u16, n)));
     let (mut consumer, watch) = topic.reader_from_begin();
+    let shared = Arc::clone(&watch);
+    let _group = Group::start(&topic.settings, &topic.name, 7, shared).expect("a thread");
+    let nothing = BTreeSet::new();
+    let (one, both) = (BTreeSet::from([0]), BTreeSet::from([0, 1]));
+    Consume::assign(&mut consumer, &one, &nothing).expect("all is there");
     read(&mut consumer, 5);
 
-    watch.note_release(&[(0, 3)]);
+    // What is told of the store waits for a coordinator that never comes.
+    watch.note_release(&[(0, 1)]);
+    consumer.poll(READ_BYTES, POLL).expect("all is there");
+    Consume::assign(&mut consumer, &both, &nothing).expect("all is there");
 
-    let mut config = topic.settings.client();
-    let group: BaseConsumer = config
-        .set("group.id", "tidewire-store-7")
-        .create()
-        .expect("good settings");
-    let mut place = TopicPartitionList::new();
-    place.add_partition("lag", 0);
-    idle_until(&mut consumer, "the group's offset", || {
-        let known = group.committed_offsets(place.clone(), WAIT);
-        known.is_ok_and(|known| known.elements()[0].offset() == Offset::Offset(3))
-    });
+    let mut records = Vec::new();
+    for () in polls() {
+        watch.note_release(&[(0, 2)]);
+        records.extend(consumer.poll(READ_BYTES, POLL).expect("all is there"));
+        if records.len() >= 5 {
+            break;
+        }
+    }
+    assert_eq!(numbers(&records, 1), [1, 3, 5, 7, 9]);
 }
 
 #[test]
@@ -629,28 +540,4 @@ fn what_a_producer_may_send_is_nothing_to_a_reader() {
     let made = KafkaConsumer::new(&settings, "any", 1, &[None], Arc::new(Watch::new(1)));
 
     made.map(drop).expect("a reader is made");
-}
-
-#[test]
-fn where_a_partition_ends_is_learned_when_it_is_asked() {
-    let Some(mut kafka) = test_kafka::or_skip() else {
-        return;
-    };
-    let topic = Topic::new(&mut kafka, "ends", 3);
-    let watch = Arc::new(Watch::new(3));
-    let ends = Ends::start(&topic.settings, &topic.name, Arc::clone(&watch)).expect("a thread");
-    // Nobody reads it here: another node's store or producer may have written a moment ago.
-    topic.produce([record(1, 0), record(1, 1), record(2, 2)]);
-
-    block_on(ends.learn(1)).expect("Kafka answers");
-
-    assert_eq!(watch.ends(), [0, 2, 0], "what was asked for, no more");
-    topic.produce([record(1, 3)]);
-    block_on(ends.learn(1)).expect("Kafka answers");
-    block_on(ends.learn(0)).expect("Kafka answers");
-    assert_eq!(watch.ends(), [0, 3, 0]);
-
-    kafka.kill();
-    let why = block_on(ends.learn(1)).expect_err("nobody is there");
-    assert!(why.contains("where ends ends"), "{why}");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::consumer::KafkaConsumer;
 use super::dead_letters::LetterTopic;
-use super::ends::Ends;
+use super::group::Group;
 use super::sender::{Backlog, Handle, KafkaOutlet};
 use super::settings::Settings;
 use super::watch::Watch;
@@ -25,7 +25,7 @@ pub(crate) struct KafkaLog {
     pub(crate) outlet: Arc<KafkaOutlet>,
     pub(crate) watch: Arc<Watch>,
     pub(crate) backlog: Arc<Backlog>,
-    pub(crate) ends: Ends,
+    pub(crate) group: Group,
     pub(crate) threads: Threads,
 }
 
@@ -96,7 +96,7 @@ impl Log for KafkaLog {
     }
 
     fn learn_end(&self, partition: u16) -> Answering<()> {
-        self.ends.learn(partition)
+        self.group.learn(partition)
     }
 
     fn is_behind(&self, partition: u16) -> bool {

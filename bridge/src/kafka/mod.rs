@@ -15,12 +15,14 @@ pub(crate) mod sender;
 
 mod consumer;
 pub(crate) mod dead_letters;
-mod ends;
+mod group;
 mod log;
 mod watch;
 
 #[cfg(test)]
 mod test_kafka;
+#[cfg(test)]
+mod test_topic;
 
 pub use settings::{Settings, SettingsError};
 

@@ -10,7 +10,7 @@ use storage::fs::Fs;
 
 use super::contact::check_topic;
 use super::delivery::{Contact, Policy};
-use super::ends::Ends;
+use super::group::Group;
 use super::letters::{self, TopicKeep};
 use super::log::{KafkaLog, NoLog, Threads};
 use super::producer::RECORD_OVERHEAD_BYTES;
@@ -238,16 +238,17 @@ impl Plan {
             Some(stored) => {
                 let topic = outlets[stored].topic.clone();
                 let watch = watches[stored].clone().expect("telemetry has a watch");
-                let ends = Ends::start(&opening.settings, &topic, Arc::clone(&watch));
+                let (node, shared) = (opening.node, Arc::clone(&watch));
+                let group = Group::start(&opening.settings, &topic, node, shared);
                 Arc::new(KafkaLog {
                     settings: opening.settings,
                     topic,
-                    node: opening.node,
+                    node,
                     partitions: opening.buckets,
                     outlet: outlet_of(stored),
                     watch,
                     backlog,
-                    ends: ends.map_err(failed)?,
+                    group: group.map_err(failed)?,
                     threads,
                 })
             }

@@ -51,6 +51,31 @@ pub(super) fn or_skip() -> Option<Turn> {
     Some(Turn(held))
 }
 
+/// Starts a Kafka of its own that has no coordinator for any group: the topic of their offsets wants more
+/// brokers than there are. None after the test was reported as skipped.
+pub(super) fn without_coordinators_or_skip() -> Option<Alone> {
+    let jars = xtask::kafka::or_skip()?;
+    let folder = tempfile::tempdir().expect("a folder");
+    let wanted = [("offsets.topic.replication.factor", "3")];
+    let cluster = Cluster::start(&jars, folder.path(), 1, &wanted).expect("Kafka starts");
+    let settings = Settings {
+        bootstrap: Some(cluster.bootstrap()),
+        ..Settings::default()
+    };
+    Some(Alone {
+        settings,
+        _cluster: cluster,
+        _folder: folder,
+    })
+}
+
+/// Holds a Kafka of one test, which ends with it.
+pub(super) struct Alone {
+    pub(super) settings: Settings,
+    _cluster: Cluster,
+    _folder: tempfile::TempDir,
+}
+
 impl Kafka {
     fn start(&mut self) {
         if std::mem::take(&mut self.is_killed) {

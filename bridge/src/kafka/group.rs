@@ -1,11 +1,15 @@
-//! Where partitions of a topic end as of now, for questions that wait until the store is there.
+//! The store as a group of Kafka's: where partitions end is asked, for questions that wait until the store
+//! is there, and how far it is is told, for the tools that show the lag of groups.
+//!
+//! Reading has a client of its own, which commits nothing: librdkafka begins to read an assignment, and ends
+//! a client, only when no commit is under way, and one that finds no coordinator waits for 45 s.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
@@ -28,12 +32,13 @@ struct Question {
     answer: oneshot::Sender<Result<(), String>>,
 }
 
-/// Asks Kafka where partitions end, all waiting questions with one request. Its thread ends with it.
-pub(crate) struct Ends {
+/// Asks Kafka where partitions end, all waiting questions with one request, and tells it within a second
+/// what the [`Watch`] knows of the store. Its thread ends with it.
+pub(crate) struct Group {
     questions: Sender<Question>,
 }
 
-impl Ends {
+impl Group {
     /// Starts the thread; Kafka need not be there.
     ///
     /// # Errors
@@ -41,18 +46,20 @@ impl Ends {
     pub(crate) fn start(
         settings: &Settings,
         topic: &str,
+        node: u32,
         watch: Arc<Watch>,
     ) -> std::io::Result<Self> {
         let (questions, waiting) = crossbeam_channel::bounded(WAITING_MAX);
-        let asker = Asker {
+        let member = Member {
             settings: settings.clone(),
             topic: topic.to_owned(),
+            node,
             watch,
             client: None,
         };
         std::thread::Builder::new()
-            .name("kafka-ends".to_owned())
-            .spawn(move || asker.run(&waiting))?;
+            .name("kafka-group".to_owned())
+            .spawn(move || member.run(&waiting))?;
         Ok(Self { questions })
     }
 
@@ -74,15 +81,21 @@ impl Ends {
     }
 }
 
-struct Asker {
+/// Is a group's name in Kafka: each node's store is one, since it has its own offsets.
+pub(super) fn name_of(node: u32) -> String {
+    format!("tidewire-store-{node}")
+}
+
+struct Member {
     settings: Settings,
     topic: String,
+    node: u32,
     watch: Arc<Watch>,
-    /// None until the first question.
+    /// None until there is something to ask or to tell.
     client: Option<BaseConsumer<Quiet>>,
 }
 
-impl Asker {
+impl Member {
     fn run(mut self, waiting: &Receiver<Question>) {
         loop {
             match waiting.recv_timeout(IDLE) {
@@ -100,32 +113,59 @@ impl Asker {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            if let Err(error) = self.tell() {
+                tracing::debug!(error, "how far the store is was not told to Kafka");
+            }
             self.pass_over();
         }
     }
 
-    /// Asks for the ends of these partitions.
-    fn ask(&mut self, partitions: &BTreeSet<u16>) -> Result<(), String> {
-        let unknown =
-            |why: &dyn std::fmt::Display| format!("where {} ends is not known: {why}", self.topic);
-        if partitions.is_empty() {
-            return Ok(());
-        }
+    fn client(&mut self) -> Result<&BaseConsumer<Quiet>, String> {
         let client = match self.client.take() {
             Some(client) => client,
             None => {
                 let mut config = self.settings.client();
-                config.set("allow.auto.create.topics", "false");
                 config
-                    .create_with_context(Quiet)
-                    .map_err(|error| unknown(&error))?
+                    .set("group.id", name_of(self.node))
+                    .set("enable.auto.commit", "false")
+                    .set("allow.auto.create.topics", "false");
+                let made = config.create_with_context(Quiet);
+                made.map_err(|error| error.to_string())?
             }
         };
-        let client = self.client.insert(client);
+        Ok(self.client.insert(client))
+    }
+
+    /// Tells Kafka how far the store is, if that is news; nothing rests on it.
+    fn tell(&mut self) -> Result<(), String> {
+        let Some(offsets) = self.watch.take_release() else {
+            return Ok(());
+        };
+        let topic = self.topic.clone();
+        let client = self.client()?;
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for (partition, offset) in offsets {
+            let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
+            list.add_partition_offset(&topic, i32::from(partition), offset)
+                .map_err(|error| error.to_string())?;
+        }
+        let committed = client.commit(&list, CommitMode::Async);
+        committed.map_err(|error| error.to_string())
+    }
+
+    /// Asks for the ends of these partitions.
+    fn ask(&mut self, partitions: &BTreeSet<u16>) -> Result<(), String> {
+        let topic = self.topic.clone();
+        let unknown =
+            |why: &dyn std::fmt::Display| format!("where {topic} ends is not known: {why}");
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let client = self.client().map_err(|error| unknown(&error))?;
         let mut asked = TopicPartitionList::with_capacity(partitions.len());
         for partition in partitions {
             let place = i32::from(*partition);
-            let added = asked.add_partition_offset(&self.topic, place, Offset::End);
+            let added = asked.add_partition_offset(&topic, place, Offset::End);
             added.map_err(|error| unknown(&error))?;
         }
         let found = client.offsets_for_times(asked, ANSWER_WAIT);
@@ -158,3 +198,7 @@ impl Asker {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "group_test.rs"]
+mod tests;
