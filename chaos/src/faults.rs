@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use benches::demo::view::leader_of;
@@ -24,6 +24,9 @@ use crate::scenario::Kind;
 const FAILING_DEADLINE: Duration = Duration::from_secs(30);
 /// Time that a node may take to end after its disk was full.
 const ENDING: Duration = Duration::from_secs(2);
+/// Time that a node is cut off for before another loses its log: longer than an election, so that what waits
+/// for it in sockets comes from leaders of the past.
+const BEHIND: Duration = Duration::from_millis(2_500);
 /// Bytes written at a time to fill a file system.
 const FILLER_BYTES: usize = 1 << 20;
 /// The file that fills it.
@@ -141,9 +144,10 @@ impl Run {
                 active.undo = Undo::Remove(fillers, met);
             }
             Kind::LoseLog => {
-                active.kills = met.len() as u32;
                 for at in &met {
-                    active.note = self.lose_log(*at).await?;
+                    let (kills, note) = self.lose_log(*at).await?;
+                    active.kills += kills;
+                    active.note = note;
                 }
             }
             Kind::Storm => {
@@ -406,37 +410,64 @@ impl Run {
         Ok(note.join(", "))
     }
 
-    /// Kills a node, takes its log of the groups away and starts it. One that knows what it has lost
-    /// refuses, and is replaced; how that went.
-    async fn lose_log(&mut self, at: usize) -> Result<String, Error> {
+    /// Takes a node's log of the groups away when that is worst: one other node is behind, since it was cut
+    /// off, and all others are down. With the one that is behind it would be a majority that lacks what was
+    /// acknowledged meanwhile. A node that knows what it has lost refuses to start; once the others are back
+    /// it is replaced. How many were killed, and how that went.
+    async fn lose_log(&mut self, at: usize) -> Result<(u32, String), Error> {
         let number = self.cluster.member(at).number();
-        self.ending.push(at);
-        self.cluster.kill(&[at]).await?;
+        let others = self.cluster.places().into_iter();
+        let others = others
+            .filter(|other| *other != at && self.cluster.member(*other).state() == State::Running);
+        let mut others: Vec<usize> = others.collect();
+        let behind: Vec<usize> = others.pop().into_iter().collect();
+        let cut = self.cuts(Kind::Isolate, &behind);
+        self.network()?.cut(&cut)?;
+        self.wait(Instant::now() + BEHIND).await?;
+        let killed = [vec![at], others.clone()].concat();
+        self.ending.extend(&killed);
+        self.cluster.kill(&killed).await?;
+        self.network()?.join(&cut)?;
         let log = self.cluster.member(at).data().join(GROUPS_LOG);
         std::fs::remove_dir_all(&log)
             .map_err(|error| Error::Failed(format!("{}: {error}", log.display())))?;
+        let status = self.start_without_log(at).await?;
+        if status.is_none() {
+            // What it tells clients now is against what the others know.
+            self.wait(Instant::now() + BEHIND).await?;
+        }
+        let since = Instant::now();
+        for other in &others {
+            self.spawn(*other)?;
+        }
+        self.until_ready(&others, since).await?;
+        self.ending.retain(|one| !killed.contains(one));
+        let how = match status {
+            None => "goes on without its log".to_owned(),
+            Some(status) => {
+                let new = self.replace(at).await?;
+                format!("refused to go on without its log ({status}), node {new} came in its place")
+            }
+        };
+        let note = format!(
+            "node {number} {how}; node {} was cut off before, {} killed",
+            numbers(&behind),
+            numbers(&others)
+        );
+        Ok((killed.len() as u32, note))
+    }
+
+    /// Starts a node that has lost its log, and waits until it has ended or is ready; how it ended.
+    async fn start_without_log(&mut self, at: usize) -> Result<Option<ExitStatus>, Error> {
         let since = Instant::now();
         self.spawn(at)?;
         let mut ended = None;
-        while ended.is_none() && !self.watch.is_ready(at, since) {
-            if since.elapsed() > READY_DEADLINE {
-                break;
-            }
+        while ended.is_none() && !self.watch.is_ready(at, since) && since.elapsed() < READY_DEADLINE
+        {
             self.tick().await?;
             ended = self.cluster.ended(at)?;
         }
-        self.ending.retain(|one| *one != at);
-        let Some(status) = ended else {
-            let how = match self.watch.is_ready(at, since) {
-                true => "goes on",
-                false => "waits",
-            };
-            return Ok(format!("node {number} {how} without its log"));
-        };
-        let new = self.replace(at).await?;
-        Ok(format!(
-            "node {number} refused to go on without its log ({status}), node {new} came in its place"
-        ))
+        Ok(ended)
     }
 
     fn signal_kafka(&self, signal: Signal) -> Result<(), Error> {

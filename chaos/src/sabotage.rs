@@ -23,45 +23,124 @@ struct Case {
     strain: &'static str,
     /// How long faults are drawn.
     seconds: u64,
-}
-
-const fn case(defect: Defect, scenario: &'static str, strain: &'static str, seconds: u64) -> Case {
-    Case {
-        defect,
-        scenario,
-        strain,
-        seconds,
-    }
+    /// The checkers that look at the promise it breaks; one of them has to find it.
+    by: &'static [&'static str],
 }
 
 /// Where each defect shows soonest; `docs/chaos-defects.md` says why.
 const CASES: [Case; 16] = [
-    case(Defect::PubrelBeforeRec, "kills", "slow-sync=15", 40),
-    case(Defect::PubcompBeforeQ2Out, "kills", "slow-sync=15", 40),
-    case(Defect::NoGapRefusal, "storms", "lose-items=20", 30),
-    case(Defect::RepeatRecomputed, "storms", "lose-answers=20", 30),
-    case(Defect::OpenWithoutExpectedEpoch, "late", "", 60),
-    case(Defect::RouteVersionIsLogIndex, "storms", "", 20),
-    case(Defect::EpochsRestart, "storms", "", 20),
-    case(
-        Defect::LeaderRestored,
-        "outage",
-        "power-cut=1,slow-sync=20",
-        60,
-    ),
-    case(Defect::SubackWithoutLease, "leases", "", 60),
-    case(Defect::AckWithoutLease, "partitions", "", 60),
-    case(
-        Defect::ReaderAheadOfFsync,
-        "kills",
-        "power-cut=1,slow-sync=50",
-        60,
-    ),
-    case(Defect::OutboxNotResumed, "leaders", "slow-sync=40", 60),
-    case(Defect::VoterAfterDamage, "damage", "", 40),
-    case(Defect::ExpireWithoutEpoch, "kills", "slow-sync=15", 40),
-    case(Defect::RetainUnstamped, "late", "", 60),
-    case(Defect::AckBeforeCommit, "kills", "slow-sync=15", 40),
+    Case {
+        defect: Defect::PubrelBeforeRec,
+        scenario: "kills",
+        strain: "slow-sync=15",
+        seconds: 40,
+        by: &["exactly-once"],
+    },
+    Case {
+        defect: Defect::PubcompBeforeQ2Out,
+        scenario: "kills",
+        strain: "slow-sync=15",
+        seconds: 40,
+        by: &["lost", "exactly-once"],
+    },
+    Case {
+        defect: Defect::NoGapRefusal,
+        scenario: "storms",
+        strain: "lose-items=20",
+        seconds: 30,
+        by: &["lost", "order"],
+    },
+    Case {
+        defect: Defect::RepeatRecomputed,
+        scenario: "storms",
+        strain: "lose-answers=20",
+        seconds: 30,
+        by: &["protocol"],
+    },
+    Case {
+        defect: Defect::OpenWithoutExpectedEpoch,
+        scenario: "late",
+        strain: "",
+        seconds: 60,
+        by: &["owner", "session", "lost"],
+    },
+    Case {
+        defect: Defect::RouteVersionIsLogIndex,
+        scenario: "storms",
+        strain: "",
+        seconds: 20,
+        by: &["lost"],
+    },
+    Case {
+        defect: Defect::EpochsRestart,
+        scenario: "storms",
+        strain: "",
+        seconds: 20,
+        by: &["lost", "exactly-once"],
+    },
+    Case {
+        defect: Defect::LeaderRestored,
+        scenario: "outage",
+        strain: "power-cut=1,slow-sync=20",
+        seconds: 60,
+        by: &["replicas", "lost", "session"],
+    },
+    Case {
+        defect: Defect::SubackWithoutLease,
+        scenario: "leases",
+        strain: "",
+        seconds: 60,
+        by: &["lease", "suback"],
+    },
+    Case {
+        defect: Defect::AckWithoutLease,
+        scenario: "partitions",
+        strain: "",
+        seconds: 60,
+        by: &["lease", "suback", "lost"],
+    },
+    Case {
+        defect: Defect::ReaderAheadOfFsync,
+        scenario: "kills",
+        strain: "power-cut=1,slow-sync=50",
+        seconds: 60,
+        by: &["telemetry"],
+    },
+    Case {
+        defect: Defect::OutboxNotResumed,
+        scenario: "leaders",
+        strain: "slow-sync=40",
+        seconds: 60,
+        by: &["wills", "lost", "shared"],
+    },
+    Case {
+        defect: Defect::VoterAfterDamage,
+        scenario: "damage",
+        strain: "",
+        seconds: 40,
+        by: &["lost", "retained", "session"],
+    },
+    Case {
+        defect: Defect::ExpireWithoutEpoch,
+        scenario: "kills",
+        strain: "slow-sync=15",
+        seconds: 40,
+        by: &["session", "lost"],
+    },
+    Case {
+        defect: Defect::RetainUnstamped,
+        scenario: "late",
+        strain: "",
+        seconds: 60,
+        by: &["retained"],
+    },
+    Case {
+        defect: Defect::AckBeforeCommit,
+        scenario: "kills",
+        strain: "slow-sync=15",
+        seconds: 40,
+        by: &["lost", "exactly-once"],
+    },
 ];
 
 /// Is what became of one run.
@@ -75,6 +154,8 @@ pub struct Row {
     pub strain: &'static str,
     /// Messages acknowledged.
     pub acked: u64,
+    /// The checkers of which one has to find something; none without a defect.
+    pub wanted: &'static [&'static str],
     /// What checkers found, by checker.
     pub found: BTreeMap<String, u64>,
     /// The first thing that was found.
@@ -84,10 +165,16 @@ pub struct Row {
 }
 
 impl Row {
-    /// Returns whether it is as it has to be: found with a defect, and green without.
+    /// Returns whether it is as it has to be: found with a defect, by a checker of the promise that it
+    /// breaks, and green without.
     #[must_use]
     pub fn is_as_wanted(&self) -> bool {
-        self.failed.is_none() && self.found.is_empty() == self.defect.is_none()
+        let is_caught = || self.wanted.iter().any(|by| self.found.contains_key(*by));
+        self.failed.is_none()
+            && match self.defect {
+                None => self.found.is_empty(),
+                Some(_) => is_caught(),
+            }
     }
 
     fn of(case: &Case, defect: Option<Defect>, summary: &Summary) -> Self {
@@ -96,6 +183,7 @@ impl Row {
             scenario: case.scenario,
             strain: case.strain,
             acked: summary.acked,
+            wanted: defect.map_or(&[], |_| case.by),
             found: BTreeMap::new(),
             first: None,
             failed: None,
@@ -125,6 +213,11 @@ impl Row {
         let verdict = match (&self.failed, self.defect, found.is_empty()) {
             (Some(how), ..) => format!("FAILED: {how}"),
             (None, Some(_), true) => "NOT CAUGHT".to_owned(),
+            (None, Some(_), false) if !self.is_as_wanted() => format!(
+                "NOT CAUGHT by {}: {}",
+                self.wanted.join(" or "),
+                found.join(", ")
+            ),
             (None, Some(_), false) => format!("caught: {}", found.join(", ")),
             (None, None, true) => "green".to_owned(),
             (None, None, false) => format!("NOT GREEN: {}", found.join(", ")),
@@ -213,6 +306,8 @@ fn chosen(options: &Options) -> Result<Vec<&'static Case>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkers::{self, Observed};
+    use crate::history::History;
     use crate::scenario::Scenario;
 
     #[test]
@@ -221,9 +316,17 @@ mod tests {
             let cases = CASES.iter().filter(|case| case.defect == defect);
             assert_eq!(cases.count(), 1, "{}", defect.name());
         }
+        let nothing = (History::default(), Observed::default());
+        let verdicts = checkers::check(&nothing.0, &nothing.1);
+        let verdicts = verdicts.into_iter().chain([checkers::replicas(&[])]);
+        let known = verdicts.map(|one| one.checker).chain(["telemetry"]);
+        let known: Vec<&str> = known.collect();
         for case in &CASES {
             Scenario::find(case.scenario).expect("it is shipped");
             defects::Load::parse("", case.strain).expect("strains");
+            for by in case.by {
+                assert!(known.contains(by), "{by}");
+            }
         }
     }
 
@@ -247,6 +350,7 @@ mod tests {
             scenario: "kills",
             strain: "",
             acked: 1,
+            wanted: &["lost", "session"],
             found: found
                 .iter()
                 .map(|(by, count)| ((*by).to_owned(), *count))
@@ -259,5 +363,12 @@ mod tests {
         assert!(!row(None, &[("lost", 1)]).is_as_wanted());
         assert!(!row(Some("x"), &[]).is_as_wanted());
         assert!(row(Some("x"), &[]).line().contains("NOT CAUGHT"));
+        let other = row(Some("x"), &[("liveness", 3)]);
+        assert!(!other.is_as_wanted());
+        let line = other.line();
+        assert!(
+            line.contains("NOT CAUGHT by lost or session: 3 liveness"),
+            "{line}"
+        );
     }
 }

@@ -18,6 +18,9 @@ use crate::ledger::Reader;
 
 /// Time between two looks at what is not sealed.
 const PAUSE: Duration = Duration::from_millis(200);
+/// With Kafka a node may learn only so long after the last record where a partition ends: its client says so
+/// once a second.
+const END_KNOWN_AFTER: Duration = Duration::from_millis(1_500);
 
 /// Says where the points are that a ledger is compared with.
 #[derive(Clone, Copy, Debug)]
@@ -58,26 +61,34 @@ pub fn compare(ledger: &Path, kept: &Kept<'_>) -> Result<Report, Error> {
 /// [`Error::Failed`] when one does not answer, or at the deadline.
 pub fn wait_until_sealed(admins: &[SocketAddr], deadline: Duration) -> Result<(), Error> {
     let end = Instant::now() + deadline;
-    let mut stored_before = None;
+    // Since when everything is sealed, and how many points that is.
+    let mut sealed: Option<(Instant, u64)> = None;
     loop {
         let asked = admins.iter().map(|admin| {
             let client = Client::new(&admin.to_string());
             // In this order: what leaves the spool between the two is in nobody's lag yet.
-            let waits = waiting(&client.bridge()?);
-            Ok((client.tsdb()?, waits))
+            let bridge = client.bridge()?;
+            Ok((client.tsdb()?, bridge))
         });
-        let statuses = asked.collect::<Result<Vec<(Status, u64)>, ClientError>>();
+        let statuses = asked.collect::<Result<Vec<(Status, bridge::Status)>, ClientError>>();
         let standing = match statuses {
             Ok(statuses) => {
-                let waits: u64 = statuses.iter().map(|(_, waits)| waits).sum();
+                let waits: u64 = statuses.iter().map(|(_, bridge)| waiting(bridge)).sum();
+                let calm = match statuses.iter().any(|(_, bridge)| bridge.kafka.is_some()) {
+                    true => END_KNOWN_AFTER,
+                    false => PAUSE,
+                };
                 let statuses: Vec<Status> = statuses.into_iter().map(|(one, _)| one).collect();
                 let is_sealed = waits == 0 && statuses.iter().all(caught_up::is_sealed);
                 let stored: u64 = statuses.iter().map(|one| one.pipeline.stored_points).sum();
                 // A row on its way from one node to another shows at neither. So the second look.
-                if is_sealed && stored_before == Some(stored) {
+                sealed = is_sealed.then(|| match sealed {
+                    Some((since, before)) if before == stored => (since, before),
+                    _ => (Instant::now(), stored),
+                });
+                if sealed.is_some_and(|(since, _)| since.elapsed() >= calm) {
                     return Ok(());
                 }
-                stored_before = is_sealed.then_some(stored);
                 let rows: u64 = statuses.iter().map(|one| one.store.head_rows).sum();
                 let lags: u64 = statuses
                     .iter()
@@ -85,7 +96,10 @@ pub fn wait_until_sealed(admins: &[SocketAddr], deadline: Duration) -> Result<()
                     .sum();
                 format!("{rows} rows are unsealed, {lags} records unread, {waits} not in Kafka yet")
             }
-            Err(error) => error.to_string(),
+            Err(error) => {
+                sealed = None;
+                error.to_string()
+            }
         };
         if Instant::now() >= end {
             return Err(Error::Failed(format!(

@@ -64,7 +64,7 @@ pub enum Kind {
     /// The targets' file systems are full.
     FullDisk,
     /// SIGKILL, the log of the groups is removed, and a new start, which may be refused: then the node is
-    /// replaced by a new one.
+    /// replaced by a new one. Before, one other node is cut off, and the rest is killed with it.
     LoseLog,
     /// All connections of clients are cut at once.
     Storm,
@@ -216,7 +216,7 @@ impl Kind {
     #[must_use]
     pub fn needs(self) -> Option<Need> {
         match self {
-            Self::Isolate | Self::Deaf | Self::Mute | Self::Bridge | Self::Loss => {
+            Self::Isolate | Self::Deaf | Self::Mute | Self::Bridge | Self::Loss | Self::LoseLog => {
                 Some(Need::Network)
             }
             Self::SlowDisk | Self::FailingDisk => Some(Need::Tracing),
