@@ -500,7 +500,7 @@ fn a_group_without_a_coordinator_keeps_nobody_from_reading() {
     let Some(kafka) = test_kafka::without_coordinators_or_skip() else {
         return;
     };
-    let topic = Topic::at_kafka(kafka.settings.clone(), "alone", 2);
+    let topic = Topic::at_kafka(kafka.settings, "alone", 2);
     topic.produce((0..10).map(|n| record((n % 2) as u16, n)));
     let (mut consumer, watch) = topic.reader_from_begin();
     let shared = Arc::clone(&watch);
