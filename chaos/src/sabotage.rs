@@ -117,7 +117,7 @@ const CASES: [Case; 16] = [
         defect: Defect::VoterAfterDamage,
         scenario: "damage",
         strain: "",
-        seconds: 40,
+        seconds: 10,
         by: &["lost", "retained", "session"],
     },
     Case {
