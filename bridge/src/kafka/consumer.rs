@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use runtime::{Clock as _, SystemClock};
 use storage::log::StoredRecord;
 
+use super::brokers::{Brokers, COUNT_INTERVAL_MS};
 use super::group::name_of;
 use super::message::record_of;
 use super::producer::client_log;
@@ -30,10 +32,17 @@ const ERRORS_MAX: u32 = 1_000;
 /// Longest wait for one answer of Kafka at the first contact.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
+/// How old a client is at least, in milliseconds, that does not reach Kafka, before another one tries.
+const CLIENT_AGE_MIN_MS: u64 = 10_000;
+
 /// Reads partitions by assignment, never as a member of a group: who reads what is decided by the
 /// bucket table, and the truth about offsets is the store's.
 pub(crate) struct KafkaConsumer {
     client: BaseConsumer<Context>,
+    config: ClientConfig,
+    clock: SystemClock,
+    /// When the client was made, in milliseconds of the clock.
+    since_ms: u64,
     topic: String,
     accept_gap: bool,
     /// By partition, where to go on.
@@ -62,6 +71,7 @@ struct Context {
     is_served: AtomicBool,
     /// Whether another second has passed.
     is_second: AtomicBool,
+    brokers: Brokers,
 }
 
 impl Context {
@@ -83,6 +93,7 @@ impl ClientContext for Context {
     fn stats(&self, statistics: Statistics) {
         self.is_served.store(true, Ordering::Release);
         self.is_second.store(true, Ordering::Release);
+        self.brokers.note(&statistics);
         let Some(topic) = statistics.topics.get(&self.topic) else {
             return;
         };
@@ -113,6 +124,23 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {}
+
+fn client_of(
+    config: &ClientConfig,
+    topic: &str,
+    watch: &Arc<Watch>,
+) -> Result<BaseConsumer<Context>, ReadError> {
+    let context = Context {
+        topic: topic.to_owned(),
+        watch: Arc::clone(watch),
+        fetched: Mutex::new(Vec::new()),
+        is_served: AtomicBool::new(false),
+        is_second: AtomicBool::new(false),
+        brokers: Brokers::default(),
+    };
+    let client = config.create_with_context(context);
+    client.map_err(|error| ReadError(error.to_string()))
+}
 
 /// Is what the client had next.
 enum Taken {
@@ -159,19 +187,13 @@ impl KafkaConsumer {
             .set("fetch.wait.max.ms", "100")
             // A full queue is emptied within milliseconds; the default pauses for a second.
             .set("fetch.queue.backoff.ms", "10")
-            .set("statistics.interval.ms", "1000");
-        let context = Context {
-            topic: topic.to_owned(),
-            watch: Arc::clone(&watch),
-            fetched: Mutex::new(Vec::new()),
-            is_served: AtomicBool::new(false),
-            is_second: AtomicBool::new(false),
-        };
-        let client = config
-            .create_with_context(context)
-            .map_err(|error| ReadError(error.to_string()))?;
+            .set("statistics.interval.ms", COUNT_INTERVAL_MS);
+        let clock = SystemClock::default();
         Ok(Self {
-            client,
+            client: client_of(&config, topic, &watch)?,
+            config,
+            clock,
+            since_ms: clock.mono_ms(),
             topic: topic.to_owned(),
             accept_gap: settings.accept_gap,
             next: from.to_vec(),
@@ -223,10 +245,21 @@ impl KafkaConsumer {
                 Ok(true)
             }
             Err(away) => {
+                tracing::debug!(topic = self.topic, away, "Kafka cannot be read");
                 self.watch.note_error(Some(away));
+                if self.clock.mono_ms().saturating_sub(self.since_ms) >= CLIENT_AGE_MIN_MS {
+                    self.begin_client_anew()?;
+                }
                 Ok(false)
             }
         }
+    }
+
+    /// One client may be unable to reach a Kafka that others do.
+    fn begin_client_anew(&mut self) -> Result<(), ReadError> {
+        self.client = client_of(&self.config, &self.topic, &self.watch)?;
+        self.since_ms = self.clock.mono_ms();
+        Ok(())
     }
 
     fn is_wanted(&self, partition: u16) -> bool {
@@ -446,6 +479,14 @@ impl Consume for KafkaConsumer {
         bytes_max: usize,
         timeout: Duration,
     ) -> Result<Vec<StoredRecord>, ReadError> {
+        if self.is_assigned && self.client.context().brokers.are_forgotten() {
+            tracing::warn!(
+                topic = self.topic,
+                "the client that reads from Kafka has forgotten all brokers; making another one"
+            );
+            self.begin_client_anew()?;
+            self.is_assigned = false;
+        }
         if !self.is_assigned {
             // Unread, what the client reports of an outage would pile up. An assignment drops what
             // the client has of the one before.

@@ -10,6 +10,7 @@ use storage::log::{ContentType, Record};
 use runtime::{Clock, SystemClock};
 
 use super::*;
+use crate::kafka::brokers::tests::counted;
 use crate::kafka::group::Group;
 use crate::kafka::test_kafka;
 use crate::kafka::test_topic::{Topic, WAIT, record};
@@ -464,6 +465,68 @@ fn an_outage_that_passes_is_told_no_longer_though_no_record_comes() {
     kafka.start();
 
     idle_until(&mut consumer, "its end is told", || watch.error().is_none());
+}
+
+#[test]
+fn a_client_that_has_forgotten_all_brokers_is_given_up_and_nothing_read_twice() {
+    let Some(mut kafka) = test_kafka::or_skip() else {
+        return;
+    };
+    let topic = Topic::new(&mut kafka, "forgotten", 2);
+    topic.produce((0..2_000).map(|n| record((n % 2) as u16, n)));
+    let (mut consumer, _watch) = topic.reader_from_begin();
+    // A part only: the next ones are in the client's queue, and lost with it.
+    let mut records = Vec::new();
+    for () in polls() {
+        records.extend(consumer.poll(1_000, POLL).expect("all is there"));
+        if !records.is_empty() {
+            break;
+        }
+    }
+    assert!(records.len() < 2_000);
+    let since = consumer.since_ms;
+
+    for _ in 0..2 {
+        consumer
+            .client
+            .context()
+            .brokers
+            .note(&counted(&["logical"]));
+    }
+    records.extend(read(&mut consumer, 2_000 - records.len()));
+
+    assert_ne!(consumer.since_ms, since, "another client");
+    for partition in 0..2 {
+        let of = (0..2_000).filter(|n| n % 2 == u64::from(partition));
+        assert_eq!(numbers(&records, partition), of.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_client_that_reaches_nobody_for_long_is_followed_by_another() {
+    let Some(mut kafka) = test_kafka::or_skip() else {
+        return;
+    };
+    let topic = Topic::new(&mut kafka, "long", 1);
+    topic.produce((0..10).map(|n| record(0, n)));
+    kafka.kill();
+    let (mut consumer, _watch) = topic.reader_from_begin();
+    let since = consumer.since_ms;
+
+    let mut now = since;
+    for () in polls() {
+        consumer
+            .poll(READ_BYTES, POLL)
+            .expect("an outage is no error");
+        now = consumer.since_ms;
+        if now != since {
+            break;
+        }
+    }
+    assert_ne!(now, since, "another client tries");
+    kafka.start();
+
+    assert_eq!(numbers(&read(&mut consumer, 10), 0), Vec::from_iter(0..10));
 }
 
 #[test]

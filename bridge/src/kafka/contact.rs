@@ -11,8 +11,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::producer::client_log;
 use super::settings::Settings;
@@ -67,13 +66,7 @@ impl ClientContext for Quiet {
     }
 }
 
-impl ConsumerContext for Quiet {
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            tracing::debug!(%error, "offsets were not committed");
-        }
-    }
-}
+impl ConsumerContext for Quiet {}
 
 /// Asks Kafka about a topic and creates it where it is missing, with exactly `partitions`.
 /// Blocks up to about three times `timeout`.

@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
-use super::contact::Quiet;
+use super::brokers::{COUNT_INTERVAL_MS, Counted};
 use super::settings::Settings;
 use super::watch::Watch;
 use crate::buckets::Answering;
@@ -92,7 +92,7 @@ struct Member {
     node: u32,
     watch: Arc<Watch>,
     /// None until there is something to ask or to tell.
-    client: Option<BaseConsumer<Quiet>>,
+    client: Option<BaseConsumer<Counted>>,
 }
 
 impl Member {
@@ -120,7 +120,7 @@ impl Member {
         }
     }
 
-    fn client(&mut self) -> Result<&BaseConsumer<Quiet>, String> {
+    fn client(&mut self) -> Result<&BaseConsumer<Counted>, String> {
         let client = match self.client.take() {
             Some(client) => client,
             None => {
@@ -128,8 +128,9 @@ impl Member {
                 config
                     .set("group.id", name_of(self.node))
                     .set("enable.auto.commit", "false")
-                    .set("allow.auto.create.topics", "false");
-                let made = config.create_with_context(Quiet);
+                    .set("allow.auto.create.topics", "false")
+                    .set("statistics.interval.ms", COUNT_INTERVAL_MS);
+                let made = config.create_with_context(Counted::default());
                 made.map_err(|error| error.to_string())?
             }
         };
@@ -186,9 +187,16 @@ impl Member {
         Ok(())
     }
 
-    /// Takes what the client reports of outages, which would pile up.
-    fn pass_over(&self) {
+    /// Takes what the client reports of outages, which would pile up. One that knows no broker is given up.
+    fn pass_over(&mut self) {
         let Some(client) = &self.client else { return };
+        if client.context().brokers.are_forgotten() {
+            tracing::warn!(
+                "the client that asks Kafka where topics end has forgotten all brokers; making another one"
+            );
+            self.client = None;
+            return;
+        }
         for _ in 0..REPORTS_MAX {
             match client.poll(Duration::ZERO) {
                 Some(Err(error)) => tracing::debug!(%error, "kafka"),

@@ -4,6 +4,7 @@ mod settings;
 
 pub(crate) mod message;
 
+mod brokers;
 pub(crate) mod delivery;
 mod producer;
 mod spool;

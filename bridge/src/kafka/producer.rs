@@ -10,7 +10,9 @@ use rdkafka::message::{Message as _, OwnedHeaders};
 use rdkafka::producer::{
     BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
 };
+use rdkafka::statistics::Statistics;
 
+use super::brokers::{Brokers, COUNT_INTERVAL_MS};
 use super::delivery::{Failure, SlotId};
 use super::settings::Settings;
 
@@ -29,6 +31,7 @@ pub(crate) struct Report {
 pub(crate) struct Reports {
     list: Mutex<Vec<Report>>,
     is_fatal: AtomicBool,
+    brokers: Brokers,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -56,6 +59,13 @@ impl Reports {
             (self.wake)();
         }
     }
+
+    fn count(&self, counted: &Statistics) {
+        self.brokers.note(counted);
+        if self.brokers.are_forgotten() {
+            (self.wake)();
+        }
+    }
 }
 
 /// Says why Kafka's client did not take a record.
@@ -77,6 +87,10 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "kafka");
         self.0.note(&error);
+    }
+
+    fn stats(&self, counted: Statistics) {
+        self.0.count(&counted);
     }
 }
 
@@ -159,6 +173,7 @@ impl Producer {
         let reports = Arc::new(Reports {
             list: Mutex::new(Vec::new()),
             is_fatal: AtomicBool::new(false),
+            brokers: Brokers::default(),
             wake,
         });
         // Our own limit comes first; this one is for what it does not count.
@@ -178,7 +193,8 @@ impl Producer {
             .set("request.timeout.ms", "10000")
             // A new leader must be found soon; the default backs off up to a second.
             .set("retry.backoff.max.ms", "250")
-            .set("allow.auto.create.topics", "false");
+            .set("allow.auto.create.topics", "false")
+            .set("statistics.interval.ms", COUNT_INTERVAL_MS);
         for (name, value) in &settings.properties {
             config.set(name, value);
         }
@@ -228,6 +244,9 @@ impl Producer {
 
     /// Says why this producer can never send again, if that is so.
     pub(crate) fn fatal(&self) -> Option<String> {
+        if self.reports.brokers.are_forgotten() {
+            return Some("it has forgotten all brokers".to_owned());
+        }
         if !self.reports.is_fatal.load(Ordering::Acquire) {
             return None;
         }
@@ -256,6 +275,27 @@ pub(crate) struct Outgoing<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::brokers::tests::counted;
+
+    #[test]
+    fn a_producer_that_has_forgotten_all_brokers_has_failed_for_good() {
+        let settings = Settings {
+            bootstrap: Some("127.0.0.1:1".to_owned()),
+            ..Settings::default()
+        };
+        let (wake, awake) = std::sync::mpsc::sync_channel(8);
+        let wake = Box::new(move || drop(wake.try_send(())));
+        let producer = Producer::new(&settings, 1_000_000, wake).expect("the settings are good");
+        assert_eq!(producer.fatal(), None);
+
+        for _ in 0..2 {
+            producer.reports.count(&counted(&[]));
+        }
+
+        let reason = producer.fatal().expect("it can send nothing");
+        assert!(reason.contains("brokers"), "{reason}");
+        awake.try_recv().expect("the sender looks");
+    }
 
     #[test]
     fn a_report_without_an_offset_confirms_nothing() {
