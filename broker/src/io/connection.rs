@@ -49,6 +49,9 @@ pub(super) struct Connection {
     extra: Option<Box<Extra>>,
     /// The earliest timer that is set.
     timer: MonoMs,
+    /// The grant of the lease ([`cluster::member::LeaseView::grants`]) under which the session was last known
+    /// to be its own.
+    grant: u32,
     /// When a closed connection gives its last bytes up.
     linger_until: Option<MonoMs>,
     exit: Option<Exit>,
@@ -95,6 +98,8 @@ struct Extra {
     dropped: Dropped,
     /// Answers that wait for the node's lease; as many as the windows allow.
     withheld: VecDeque<Promise>,
+    /// The shard was asked whether the session is still its own, under this grant of the lease.
+    doubted: Option<u32>,
     /// The answer to the `Open`, which waits for it too.
     opened: Option<Opened>,
 }
@@ -110,6 +115,7 @@ impl Extra {
             && self.filters.is_empty()
             && self.dropped == Dropped::default()
             && self.withheld.is_empty()
+            && self.doubted.is_none()
             && self.opened.is_none()
             && self.sighting.is_none()
     }
@@ -152,6 +158,7 @@ impl Connection {
             unsent: BytesMut::new(),
             extra,
             timer: MonoMs(u64::MAX),
+            grant: 0,
             linger_until: None,
             exit: None,
             read_stopped: false,

@@ -231,7 +231,7 @@ impl Runtime {
             Done::Nothing => {}
             Done::Heard(node, ping) => self.handle_ping(node, ping, now),
             Done::Begun(answer) => self.handle_begun(answer, now),
-            Done::Renewed(epoch, id, answer) => self.handle_renewed(epoch, id, answer),
+            Done::Renewed(epoch, id, answer) => self.handle_renewed(epoch, id, answer, now),
             Done::Round(term, round, is_good) => self.handle_round(term, round, is_good, now),
             Done::RoutesRead(epoch, index) => self.tenure.handle_routes_read(epoch, index),
             Done::Planned => self.handle_planned(),

@@ -1,6 +1,6 @@
 //! The lease as every acknowledgement asks for it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cluster_core::BootMs;
 
@@ -12,6 +12,7 @@ use cluster_core::BootMs;
 pub struct LeaseView {
     /// In milliseconds of the node's clock; 0 for never.
     until_ms: AtomicU64,
+    grants: AtomicU32,
 }
 
 impl LeaseView {
@@ -27,8 +28,19 @@ impl LeaseView {
         self.until_ms.load(Ordering::Acquire)
     }
 
-    pub(super) fn set(&self, until: Option<BootMs>) {
+    /// How often the node got a lease that it did not have before, wrapping. Another number than
+    /// before: it was without one meanwhile, and whoever it served may be served elsewhere. Asked
+    /// after [`Self::is_held`], it is that of the lease that was held.
+    pub fn grants(&self) -> u32 {
+        self.grants.load(Ordering::Acquire)
+    }
+
+    /// Called by one thread, at this time of the node's clock.
+    pub(super) fn set(&self, until: Option<BootMs>, now: BootMs) {
         let until_ms = until.map_or(0, |until| until.0);
+        if until_ms > now.0 && !self.is_held(now.0) {
+            self.grants.fetch_add(1, Ordering::Release);
+        }
         self.until_ms.store(until_ms, Ordering::Release);
     }
 }
@@ -41,10 +53,27 @@ mod tests {
     fn it_is_held_before_its_end_and_not_at_it() {
         let view = LeaseView::default();
         assert!(!view.is_held(0));
-        view.set(Some(BootMs(10)));
+        view.set(Some(BootMs(10)), BootMs(0));
         assert!(view.is_held(9));
         assert!(!view.is_held(10));
-        view.set(None);
+        view.set(None, BootMs(5));
         assert!(!view.is_held(9));
+    }
+
+    #[test]
+    fn a_lease_that_follows_one_that_was_over_is_another_one() {
+        let view = LeaseView::default();
+        view.set(Some(BootMs(10)), BootMs(0));
+        let first = view.grants();
+        view.set(Some(BootMs(19)), BootMs(9));
+        assert_eq!(view.grants(), first, "it was never without");
+
+        view.set(Some(BootMs(30)), BootMs(19));
+        assert_eq!(view.grants(), first + 1, "it had run out");
+        view.set(Some(BootMs(30)), BootMs(20));
+        view.set(None, BootMs(21));
+        view.set(None, BootMs(22));
+        view.set(Some(BootMs(40)), BootMs(23));
+        assert_eq!(view.grants(), first + 2, "it was given up");
     }
 }

@@ -79,20 +79,20 @@ impl Runtime {
             .tenure
             .handle_epochs(epochs, &ended, meta.is_lone(), now);
         if let Some(epoch) = own {
-            self.handle_own_end(epoch);
+            self.handle_own_end(epoch, now);
         }
-        self.show_lease();
+        self.show_lease(now);
     }
 
-    fn handle_own_end(&mut self, epoch: NodeEpoch) {
-        self.show_lease();
+    fn handle_own_end(&mut self, epoch: NodeEpoch, now: BootMs) {
+        self.show_lease(now);
         tracing::warn!(%epoch, "meta has ended the epoch of this node");
         self.say(MemberEvent::Ended(epoch));
     }
 
     /// Sets what acknowledgements ask.
-    fn show_lease(&self) {
-        self.inner.lease.set(self.tenure.until());
+    fn show_lease(&self, now: BootMs) {
+        self.inner.lease.set(self.tenure.until(), now);
     }
 
     /// Begins, enters and renews.
@@ -116,7 +116,7 @@ impl Runtime {
             self.renew(epoch, id, now);
         }
         let was_held = self.was_held;
-        self.show_lease();
+        self.show_lease(now);
         self.was_held = self.inner.lease.is_held(now.0);
         if was_held && !self.was_held {
             self.inner.counters.leases_lost_total.add(1);
@@ -216,6 +216,7 @@ impl Runtime {
         epoch: NodeEpoch,
         id: RenewalId,
         answer: RenewalAnswer,
+        now: BootMs,
     ) {
         match answer {
             RenewalAnswer::Granted { meta_seen } => {
@@ -225,7 +226,7 @@ impl Runtime {
                 if self.tenure.epoch() == Some(epoch)
                     && let Some(epoch) = self.tenure.handle_ended()
                 {
-                    self.handle_own_end(epoch);
+                    self.handle_own_end(epoch, now);
                 }
             }
             RenewalAnswer::Refused(why) => {
@@ -238,7 +239,7 @@ impl Runtime {
                 tracing::debug!(?leader, "a renewal went to a node that does not lead meta");
             }
         }
-        self.show_lease();
+        self.show_lease(now);
     }
 
     /// Has the leader of the routes say how far they are committed. It says so to all members then, for
@@ -345,7 +346,7 @@ impl Runtime {
             .retain(|(other, older), _| *other != epoch || *older > id);
         match responder {
             Some(Some(responder)) => responder.reply(answer.encode()),
-            Some(None) => self.handle_renewed(epoch, id, answer),
+            Some(None) => self.handle_renewed(epoch, id, answer, self.inner.now()),
             None => {}
         }
     }

@@ -41,6 +41,8 @@ pub enum Effect {
         /// The command.
         command: Box<Command>,
     },
+    /// [`crate::Live::handle_doubt`] is answered: the session is this connection's.
+    Confirmed,
     /// The subscriber acknowledged (PUBACK, PUBCOMP) a persistent session's message: batch it
     /// into [`Command::Ack`] (see [`crate::Live::acks`]).
     Acked(Seq),

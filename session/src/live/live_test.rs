@@ -196,6 +196,45 @@ fn a_refused_qos_2_message_frees_its_id_in_the_shard_before_pubrec() {
     );
 }
 
+/// The token of the question whether the session is still the connection's own.
+fn doubted(live: &mut Live) -> Token {
+    live.handle_doubt(NOW);
+    let asked = effects(live);
+    let [Effect::Propose { token, command }] = &asked[..] else {
+        panic!("{asked:?}");
+    };
+    let Command::Unsubs(unsubs) = &**command else {
+        panic!("{command:?}");
+    };
+    assert_eq!((unsubs.epoch, &unsubs.filters[..]), (live.epoch(), &[][..]));
+    *token
+}
+
+#[test]
+fn a_doubt_ends_when_the_shard_knows_no_newer_connection() {
+    let mut live = connected(60);
+    let token = doubted(&mut live);
+
+    live.handle_answer(token, Answer::Unsubscribed(Vec::new()), NOW);
+
+    assert_eq!(effects(&mut live), [Effect::Confirmed]);
+}
+
+#[test]
+fn a_doubt_of_a_connection_that_was_taken_over_ends_it() {
+    let mut live = connected(60);
+    let token = doubted(&mut live);
+
+    let current = Some(Epoch(10));
+    live.handle_answer(token, Answer::WrongEpoch { current }, NOW);
+
+    let ended = effects(&mut live);
+    let [Effect::Send(Packet::Disconnect(told)), Effect::Close(_)] = &ended[..] else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(told.reason, ReasonCode::SessionTakenOver);
+}
+
 #[test]
 fn a_lost_ownership_closes_without_a_command() {
     let mut live = connected(60);

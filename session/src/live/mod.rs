@@ -236,6 +236,14 @@ impl Live {
         }
     }
 
+    /// The shell cannot tell whether the session is still this connection's: asks the shard, and answers with
+    /// [`Effect::Confirmed`]. If it is another's, the connection ends with 0x8E.
+    pub fn handle_doubt(&mut self, now: Now) {
+        if self.phase == Phase::Open {
+            self.ask_whether_own(now);
+        }
+    }
+
     /// Answers [`Effect::Retained`]: the rows of each filter, in the order of the filters. Empty
     /// lists when shards did not answer in time; after 5 s it gives up by itself.
     pub fn handle_retained(&mut self, token: Token, rows: Vec<Vec<Arc<Message>>>, now: Now) {

@@ -6,7 +6,7 @@ use mqtt::{Filter, PacketId, ReasonCode};
 
 use super::effect::Effect;
 use super::{Live, position_of};
-use crate::{Answer, Command, MonoMs, Now, Seq, Subscription, Token};
+use crate::{Answer, Command, MonoMs, Now, Seq, Subscription, Token, Unsubs};
 
 /// Most requests in flight, those of inbound acknowledgements included: a client gets there by
 /// packet ids that it invents. `Rec` does not count: the client's own window bounds it.
@@ -33,6 +33,8 @@ pub(super) enum Request {
     Rec(Seq),
     /// `Replay`.
     Replay,
+    /// Whether the session is still its own.
+    Confirm,
 }
 
 #[derive(Debug)]
@@ -148,6 +150,16 @@ impl Live {
         true
     }
 
+    /// Asks the shard whether the session is still this connection's: by a command that changes nothing.
+    pub(super) fn ask_whether_own(&mut self, now: Now) {
+        let nothing = Unsubs {
+            client: self.own_client(),
+            epoch: self.epoch,
+            filters: Vec::new(),
+        };
+        self.propose(Request::Confirm, Command::Unsubs(Box::new(nothing)), now);
+    }
+
     pub(super) fn take_request(&mut self, token: Token) -> Option<Request> {
         self.requests.as_mut()?.take(token)
     }
@@ -167,6 +179,7 @@ impl Live {
             Request::Complete(packet_id) => self.completed(packet_id, &answer),
             Request::RefusePublish(rec, reason) => self.publish_refused(rec, reason),
             Request::Rec(seq) => self.recorded(seq),
+            Request::Confirm => self.effects.push_back(Effect::Confirmed),
             Request::Replay | Request::Retained(_) => {}
         }
     }

@@ -233,6 +233,7 @@ impl Ledger {
             }
             Effect::Authenticate(_) => assert!(self.is_connect_seen, "before CONNECT"),
             Effect::Open(_) | Effect::Retained { .. } => {}
+            Effect::Confirmed => panic!("nobody has a doubt"),
             Effect::PersistentRule(at) => panic!("no rule is set, but {at} was met"),
             Effect::Close(closed) => self.close(closed),
         }

@@ -174,6 +174,7 @@ impl<'a> Shell<'a> {
             Effect::Send(_)
             | Effect::Ack(_)
             | Effect::Deliver(_)
+            | Effect::Confirmed
             | Effect::Acked(_)
             | Effect::SharedAcked(_)
             | Effect::PersistentRule(_)

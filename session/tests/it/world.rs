@@ -368,6 +368,7 @@ impl World {
                         .collect();
                     self.live(id).handle_retained(token, rows, now);
                 }
+                Effect::Confirmed => panic!("nobody has a doubt"),
                 Effect::PersistentRule(at) => panic!("no rule is set, but {at} was met"),
                 Effect::Close(closed) => {
                     self.router.retain(|(c, ..)| *c != id);

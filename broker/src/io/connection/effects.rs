@@ -25,11 +25,13 @@ impl Connection {
                 Effect::Deliver(outgoing) => self.deliver(&outgoing),
                 Effect::Authenticate(credentials) => self.authenticate(&credentials),
                 Effect::Open(open) => {
+                    self.grant = self.io.shared.lease.grants();
                     self.extra().open = Some(open);
                     self.queue_open();
                 }
                 Effect::Publish(inbound) => self.publish(*inbound),
                 Effect::Propose { token, command } => self.propose(token, command),
+                Effect::Confirmed => self.confirmed(),
                 Effect::Acked(seq) => self.extra().acked.push(seq),
                 Effect::SharedAcked(acked) => self.extra().shared_acked.push(*acked),
                 Effect::Subscribe {

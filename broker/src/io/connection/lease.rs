@@ -33,15 +33,15 @@ impl Io {
 impl Connection {
     /// Sends an answer now, or once the node has its lease and everything before it has left.
     pub(super) fn promise(&mut self, promise: Promise) {
-        if !self.withholds() || promise.is_careless() {
+        let waits = |extra: &super::Extra| !extra.withheld.is_empty();
+        let waits = self.extra.as_deref().is_some_and(waits);
+        if promise.is_careless() || !waits && self.may_promise() {
             return self.keep(promise);
         }
-        let id = self.id;
-        let withheld = &mut self.extra().withheld;
-        if withheld.is_empty() {
-            self.io.wait_for_lease(id);
-        }
         self.extra().withheld.push_back(promise);
+        if !waits {
+            self.wait_to_promise();
+        }
     }
 
     /// The shard has answered the `Open`: goes on with it, now or once the node has its lease.
@@ -54,19 +54,49 @@ impl Connection {
         self.io.wait_for_lease(id);
     }
 
-    fn withholds(&self) -> bool {
-        let waits = |extra: &super::Extra| !extra.withheld.is_empty();
-        self.extra.as_deref().is_some_and(waits) || !self.io.has_lease()
+    /// Whether the node has the lease under which this connection was last known to own its session.
+    fn may_promise(&self) -> bool {
+        self.io.has_lease() && self.io.shared.lease.grants() == self.grant
     }
 
-    /// Sends what was withheld, if the node has its lease again.
+    /// Waits for the lease. With one that was not there all the time the shard is asked first: another node
+    /// may have served the client meanwhile.
+    fn wait_to_promise(&mut self) {
+        if !self.io.has_lease() {
+            return self.io.wait_for_lease(self.id);
+        }
+        let grant = self.io.shared.lease.grants();
+        if self.extra().doubted.is_none() {
+            self.extra().doubted = Some(grant);
+            self.live.handle_doubt(self.io.now());
+        }
+    }
+
+    /// The session is this connection's, as of an entry that was proposed after it had been asked.
+    pub(super) fn confirmed(&mut self) {
+        if let Some(grant) = self.extra().doubted.take() {
+            self.grant = grant;
+        }
+        self.keep_promises();
+    }
+
+    /// Sends what was withheld, if it may be promised.
     pub(super) fn keep_promises(&mut self) {
         let waits = |extra: &super::Extra| !extra.withheld.is_empty() || extra.opened.is_some();
-        if !self.extra.as_deref().is_some_and(waits) || !self.io.has_lease() {
+        if !self.extra.as_deref().is_some_and(waits) {
             return;
         }
-        if let Some(opened) = self.extra().opened.take() {
+        if self.io.has_lease()
+            && let Some(opened) = self.extra().opened.take()
+        {
             self.opened(opened);
+        }
+        let extra = self.extra();
+        if extra.withheld.is_empty() && extra.opened.is_none() {
+            return;
+        }
+        if !self.may_promise() {
+            return self.wait_to_promise();
         }
         for promise in std::mem::take(&mut self.extra().withheld) {
             self.keep(promise);

@@ -428,6 +428,7 @@ pub(crate) trait Serve {
                 Effect::Propose { token, command } => {
                     self.propose(id, token, *command, ctx);
                 }
+                Effect::Confirmed => unreachable!("nobody doubts here"),
                 Effect::PersistentRule(_) => unreachable!("no rule is set"),
                 Effect::SharedAcked(acked) => self.shared_acked(id, *acked),
                 Effect::Acked(seq) => {
