@@ -40,7 +40,8 @@ pub(crate) fn check(open: impl Fn(Ports) -> Arc<dyn Log>) {
     log.close();
 }
 
-fn record(partition: u16, n: u64) -> Record {
+/// The record number `n`, of a partition.
+pub(crate) fn record(partition: u16, n: u64) -> Record {
     Record {
         partition,
         key: Bytes::from(format!("device{partition}")),

@@ -137,10 +137,9 @@ fn told(actor: &Actor, wait: &Wait, history: &History, zero_us: u64) -> Waited {
         let more = steps - STEPS_MAX;
         write!(meanwhile, ", and {more} more").expect("a String takes any text");
     }
-    let topic = history.topics.get(topic as usize);
     Waited {
         client_id: actor.client_id.clone(),
-        topic: topic.cloned().unwrap_or_default(),
+        topic: history.topics[topic as usize].clone(),
         at_s: (begin_us as f64 - zero_us as f64) / 1e6,
         seconds: wait.us as f64 / 1e6,
         meanwhile,

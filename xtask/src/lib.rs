@@ -4,6 +4,7 @@
 
 pub mod words;
 
+mod outcomes;
 mod run;
 mod tally;
 mod target;

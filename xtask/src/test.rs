@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::kafka::{self, Jars};
+use crate::outcomes::Outcomes;
 use crate::run;
 use crate::tally::{Skips, Tally};
 use crate::target;
@@ -103,7 +104,13 @@ fn run_tests(tally: &mut Tally, tests: &mut Command, skip_file: &Path) -> Skips 
         return Skips::default();
     }
     let failed_before = tally.failed;
-    let passed = run::succeeds_reading(tests, |line| tally.read(line));
+    let mut outcomes = Outcomes::default();
+    let passed = run::succeeds_reading(tests, |line| {
+        tally.read(line);
+        outcomes.read(line);
+    });
+    outcomes.end();
+    print!("{outcomes}");
     // A crate that does not compile and a test binary that dies print no result line.
     if !passed && tally.failed == failed_before {
         println!("tests: FAILED without a result");

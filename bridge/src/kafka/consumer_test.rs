@@ -13,7 +13,8 @@ use super::*;
 use crate::kafka::brokers::tests::counted;
 use crate::kafka::group::Group;
 use crate::kafka::test_kafka;
-use crate::kafka::test_topic::{Topic, WAIT, record};
+use crate::kafka::test_topic::{Topic, WAIT};
+use crate::log_conformance::record;
 
 const POLL: Duration = Duration::from_millis(100);
 /// Polls for what must come, in milliseconds: a condition ends them, not the time. A poll that brings an error ends at

@@ -7,7 +7,8 @@ use rdkafka::consumer::BaseConsumer;
 use super::*;
 use crate::kafka::contact::block_on;
 use crate::kafka::test_kafka;
-use crate::kafka::test_topic::{Topic, WAIT, record};
+use crate::kafka::test_topic::{Topic, WAIT};
+use crate::log_conformance::record;
 
 const NODE: u32 = 7;
 

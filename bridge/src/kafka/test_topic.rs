@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use storage::log::{ContentType, Record};
+use storage::log::Record;
 
 use super::contact::{block_on, check_topic};
 use super::message::headers_of;
@@ -96,20 +95,5 @@ impl Topic {
         for one in deleted.elements() {
             one.error().expect("it deletes");
         }
-    }
-}
-
-pub(super) fn record(partition: u16, n: u64) -> Record {
-    Record {
-        partition,
-        key: Bytes::from(format!("device{partition}")),
-        payload: Bytes::from(format!("payload {n}")),
-        content_type: ContentType::Json,
-        received_ms: 1_000 + n as i64,
-        node: 3,
-        connection_epoch: 4,
-        packet_seq: n,
-        retransmit: n.is_multiple_of(2),
-        droppable: false,
     }
 }
