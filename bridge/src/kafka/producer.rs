@@ -284,7 +284,7 @@ mod tests {
             ..Settings::default()
         };
         let (wake, awake) = std::sync::mpsc::sync_channel(8);
-        let wake = Box::new(move || drop(wake.try_send(())));
+        let wake = Box::new(move || wake.try_send(()).expect("it is read"));
         let producer = Producer::new(&settings, 1_000_000, wake).expect("the settings are good");
         assert_eq!(producer.fatal(), None);
 

@@ -96,7 +96,7 @@ struct Extra {
     filters: Vec<mqtt::Filter>,
     /// What `Live` had dropped when it was last counted.
     dropped: Dropped,
-    /// Answers that wait for the node's lease; as many as the windows allow.
+    /// Answers and deliveries that wait for the node's lease; as many as the windows of both sides allow.
     withheld: VecDeque<Promise>,
     /// The shard was asked whether the session is still its own, under this grant of the lease.
     doubted: Option<u32>,

@@ -22,6 +22,9 @@ impl Connection {
                 Effect::Send(packet) => self.send(&packet),
                 Effect::Ack(ack) if is_promised(ack.kind) => self.promise(Promise::Ack(ack)),
                 Effect::Ack(ack) => self.ack(ack),
+                Effect::Deliver(outgoing) if outgoing.packet_id.is_some() && self.withholds() => {
+                    self.withhold(Promise::Delivery(Box::new(outgoing)));
+                }
                 Effect::Deliver(outgoing) => self.deliver(&outgoing),
                 Effect::Authenticate(credentials) => self.authenticate(&credentials),
                 Effect::Open(open) => {
@@ -88,7 +91,7 @@ impl Connection {
         }
     }
 
-    fn deliver(&mut self, outgoing: &Outgoing) {
+    pub(super) fn deliver(&mut self, outgoing: &Outgoing) {
         self.io.counters.publish_sent_total.add(1);
         if self.io.shared.traces.is_on() {
             self.trace_delivered(outgoing);

@@ -2,15 +2,17 @@
 
 use defects::Defect;
 use mqtt::Packet;
-use session::{Ack, AckKind, Opened};
+use session::{Ack, AckKind, Opened, Outgoing};
 
 use super::Connection;
 use crate::io::serve::Io;
 
-/// An answer that waits for the lease.
+/// What waits for the lease.
 pub(super) enum Promise {
     Ack(Ack),
     Packet(Box<Packet>),
+    /// With QoS 1 or 2: the client may have it from another node, which serves it now.
+    Delivery(Box<Outgoing>),
 }
 
 impl Promise {
@@ -19,6 +21,7 @@ impl Promise {
         defects::is(match self {
             Self::Ack(_) => Defect::AckWithoutLease,
             Self::Packet(_) => Defect::SubackWithoutLease,
+            Self::Delivery(_) => return false,
         })
     }
 }
@@ -33,13 +36,23 @@ impl Io {
 impl Connection {
     /// Sends an answer now, or once the node has its lease and everything before it has left.
     pub(super) fn promise(&mut self, promise: Promise) {
-        let waits = |extra: &super::Extra| !extra.withheld.is_empty();
-        let waits = self.extra.as_deref().is_some_and(waits);
-        if promise.is_careless() || !waits && self.may_promise() {
+        if promise.is_careless() || !self.withholds() {
             return self.keep(promise);
         }
-        self.extra().withheld.push_back(promise);
-        if !waits {
+        self.withhold(promise);
+    }
+
+    /// Whether something waits already, or would have to.
+    pub(super) fn withholds(&self) -> bool {
+        let waits = |extra: &super::Extra| !extra.withheld.is_empty();
+        self.extra.as_deref().is_some_and(waits) || !self.may_promise()
+    }
+
+    /// Sends it once everything before it has left.
+    pub(super) fn withhold(&mut self, promise: Promise) {
+        let withheld = &mut self.extra().withheld;
+        withheld.push_back(promise);
+        if withheld.len() == 1 {
             self.wait_to_promise();
         }
     }
@@ -107,6 +120,7 @@ impl Connection {
         match promise {
             Promise::Ack(ack) => self.ack(ack),
             Promise::Packet(packet) => self.send(&packet),
+            Promise::Delivery(outgoing) => self.deliver(&outgoing),
         }
     }
 }
