@@ -51,7 +51,9 @@ pub(super) struct Connection {
     timer: MonoMs,
     /// The grant of the lease ([`cluster::member::LeaseView::grants`]) under which the session was last known
     /// to be its own.
-    grant: u32,
+    grant: u16,
+    /// The shard was asked whether the session is still its own, under this grant.
+    doubted: Option<u16>,
     /// When a closed connection gives its last bytes up.
     linger_until: Option<MonoMs>,
     exit: Option<Exit>,
@@ -98,8 +100,6 @@ struct Extra {
     dropped: Dropped,
     /// Answers and deliveries that wait for the node's lease; as many as the windows of both sides allow.
     withheld: VecDeque<Promise>,
-    /// The shard was asked whether the session is still its own, under this grant of the lease.
-    doubted: Option<u32>,
     /// The answer to the `Open`, which waits for it too.
     opened: Option<Opened>,
 }
@@ -115,7 +115,6 @@ impl Extra {
             && self.filters.is_empty()
             && self.dropped == Dropped::default()
             && self.withheld.is_empty()
-            && self.doubted.is_none()
             && self.opened.is_none()
             && self.sighting.is_none()
     }
@@ -159,6 +158,7 @@ impl Connection {
             extra,
             timer: MonoMs(u64::MAX),
             grant: 0,
+            doubted: None,
             linger_until: None,
             exit: None,
             read_stopped: false,

@@ -19,7 +19,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
 /// How long a condition may take before the test is given up as hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits for a future that must end.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {

@@ -1,6 +1,6 @@
 //! The lease as every acknowledgement asks for it.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use cluster_core::BootMs;
 
@@ -12,7 +12,7 @@ use cluster_core::BootMs;
 pub struct LeaseView {
     /// In milliseconds of the node's clock; 0 for never.
     until_ms: AtomicU64,
-    grants: AtomicU32,
+    grants: AtomicU16,
 }
 
 impl LeaseView {
@@ -31,7 +31,7 @@ impl LeaseView {
     /// How often the node got a lease that it did not have before, wrapping. Another number than
     /// before: it was without one meanwhile, and whoever it served may be served elsewhere. Asked
     /// after [`Self::is_held`], it is that of the lease that was held.
-    pub fn grants(&self) -> u32 {
+    pub fn grants(&self) -> u16 {
         self.grants.load(Ordering::Acquire)
     }
 

@@ -79,15 +79,15 @@ impl Connection {
             return self.io.wait_for_lease(self.id);
         }
         let grant = self.io.shared.lease.grants();
-        if self.extra().doubted.is_none() {
-            self.extra().doubted = Some(grant);
+        if self.doubted.is_none() {
+            self.doubted = Some(grant);
             self.live.handle_doubt(self.io.now());
         }
     }
 
     /// The session is this connection's, as of an entry that was proposed after it had been asked.
     pub(super) fn confirmed(&mut self) {
-        if let Some(grant) = self.extra().doubted.take() {
+        if let Some(grant) = self.doubted.take() {
             self.grant = grant;
         }
         self.keep_promises();
