@@ -150,8 +150,10 @@ fn drained(place: &Place, mut crowd: Crowd, acked: usize) -> Crowd {
 pub(super) fn assert_nothing_dropped(node: &Node<'_>) {
     let counted = ["dropped", "retained_full", "panics", "protocol_errors"];
     let metrics = node.get("/metrics");
+    // QoS 0 has no promise: a leader that stood still, on a busy machine, hands out none of it.
     let dropped: Vec<_> = metrics
         .lines()
+        .filter(|line| !line.contains("deliveries_qos0_dropped"))
         .filter(|line| line.starts_with("tidewire_") && !line.ends_with(" 0"))
         .filter(|line| counted.iter().any(|name| line.contains(name)))
         .collect();
