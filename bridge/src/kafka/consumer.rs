@@ -255,7 +255,8 @@ impl KafkaConsumer {
         }
     }
 
-    /// One client may be unable to reach a Kafka that others do.
+    /// One client may be unable to reach a Kafka that others do: librdkafka asks for no metadata of a topic for
+    /// `socket.timeout.ms` (60 s) when a request for them went down with a broker.
     fn begin_client_anew(&mut self) -> Result<(), ReadError> {
         self.client = client_of(&self.config, &self.topic, &self.watch)?;
         self.since_ms = self.clock.mono_ms();

@@ -221,6 +221,17 @@ fn a_doubt_ends_when_the_shard_knows_no_newer_connection() {
 }
 
 #[test]
+fn a_doubt_that_is_refused_is_no_answer() {
+    let mut live = connected(60);
+    let token = doubted(&mut live);
+
+    live.handle_answer(token, Answer::Refused(ReasonCode::ServerUnavailable), NOW);
+
+    assert!(!effects(&mut live).contains(&Effect::Confirmed));
+    assert!(live.is_closed());
+}
+
+#[test]
 fn a_doubt_of_a_connection_that_was_taken_over_ends_it() {
     let mut live = connected(60);
     let token = doubted(&mut live);

@@ -179,7 +179,11 @@ impl Live {
             Request::Complete(packet_id) => self.completed(packet_id, &answer),
             Request::RefusePublish(rec, reason) => self.publish_refused(rec, reason),
             Request::Rec(seq) => self.recorded(seq),
-            Request::Confirm => self.effects.push_back(Effect::Confirmed),
+            Request::Confirm => match answer {
+                Answer::Unsubscribed(_) => self.effects.push_back(Effect::Confirmed),
+                // A refusal says nothing of whose the session is.
+                _ => self.close_server(ReasonCode::ServerBusy),
+            },
             Request::Replay | Request::Retained(_) => {}
         }
     }
