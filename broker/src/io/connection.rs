@@ -49,7 +49,9 @@ pub(super) struct Connection {
     extra: Option<Box<Extra>>,
     /// The earliest timer that is set.
     timer: MonoMs,
-    /// The grant of the lease ([`cluster::member::LeaseView::grants`]) under which the session was last known
+    /// The shard of its session, once it asks for one.
+    home: u16,
+    /// The grant of the lease ([`cluster::member::Tenable::grants`]) under which the session was last known
     /// to be its own.
     grant: u16,
     /// The shard was asked whether the session is still its own, under this grant.
@@ -98,7 +100,7 @@ struct Extra {
     filters: Vec<mqtt::Filter>,
     /// What `Live` had dropped when it was last counted.
     dropped: Dropped,
-    /// Answers and deliveries that wait for the node's lease; as many as the windows of both sides allow.
+    /// Answers and deliveries that wait for the lease; as many as the windows of both sides allow.
     withheld: VecDeque<Promise>,
     /// The answer to the `Open`, which waits for it too.
     opened: Option<Opened>,
@@ -157,6 +159,7 @@ impl Connection {
             unsent: BytesMut::new(),
             extra,
             timer: MonoMs(u64::MAX),
+            home: 0,
             grant: 0,
             doubted: None,
             linger_until: None,

@@ -118,8 +118,8 @@ pub(crate) struct Io {
     pub(super) write_buffer: RefCell<BytesMut>,
     /// Connections that are not read until there is room, the longest waiting first.
     waiting_for_room: RefCell<VecDeque<session::ConnectionId>>,
-    /// Connections whose answers wait for the lease, and since when.
-    waiting_for_lease: RefCell<Vec<(MonoMs, session::ConnectionId)>>,
+    /// Connections whose answers wait for the lease, since when, and the shards of their sessions.
+    waiting_for_lease: RefCell<Vec<(MonoMs, u16, session::ConnectionId)>>,
     /// Connections that ended since the supervisor was told last.
     pub(super) exits: RefCell<Vec<(SocketAddr, Exit)>>,
     wheel: RefCell<Wheel>,
@@ -199,10 +199,11 @@ impl Io {
         }
     }
 
-    /// Has a connection told once the node has its lease.
-    pub(super) fn wait_for_lease(&self, id: session::ConnectionId) {
+    /// Has a connection told once the node has the lease under which it may promise anything to the owners of this
+    /// shard's sessions.
+    pub(super) fn wait_for_lease(&self, shard: u16, id: session::ConnectionId) {
         let since = self.now().mono;
-        self.waiting_for_lease.borrow_mut().push((since, id));
+        self.waiting_for_lease.borrow_mut().push((since, shard, id));
     }
 
     /// Tells those who wait that the lease is there. Who waits too long is closed: another node may
@@ -213,10 +214,9 @@ impl Io {
             return;
         }
         let now = self.now().mono;
-        let has_lease = self.shared.lease.is_held(now.0);
         let deadline_ms = self.shared.session.settle_deadline_ms;
-        waiting.retain(|(since, id)| {
-            if has_lease {
+        waiting.retain(|(since, shard, id)| {
+            if self.has_lease(*shard) {
                 self.tell(*id, ConnectionMessage::Leased);
                 return false;
             }

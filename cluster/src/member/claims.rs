@@ -21,6 +21,8 @@ pub struct Leading {
     pub applied: u64,
     /// How far its state was when it said so, [`crate::Machine::reached`].
     pub reached: u64,
+    /// When it was heard to say so, by this node's clock.
+    pub heard: BootMs,
 }
 
 /// The leaders of all groups that are led, as this node knows.
@@ -63,6 +65,7 @@ impl Claims {
                     term,
                     applied: claim.applied,
                     reached: claim.reached,
+                    heard: *at,
                 };
                 let known = leaders.entry(group).or_insert(leading);
                 if known.term < term {

@@ -116,6 +116,8 @@ pub(super) struct Runtime {
     pub(super) own: BTreeMap<GroupName, Claim>,
     /// Who led each group last.
     pub(super) led: BTreeMap<GroupName, NodeId>,
+    /// When each shard's leader was heard last.
+    pub(super) heard: BTreeMap<ShardId, BootMs>,
     pub(super) elections: Elections,
     pub(super) returns: Returns,
     pub(super) handover: Handover,
@@ -164,6 +166,7 @@ impl Runtime {
             claims: Claims::default(),
             own: BTreeMap::new(),
             led: BTreeMap::new(),
+            heard: BTreeMap::new(),
             elections: Elections::default(),
             returns: Returns::default(),
             handover: Handover::default(),

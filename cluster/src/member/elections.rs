@@ -152,6 +152,7 @@ mod tests {
                 term: 1,
                 reached: 0,
                 applied: 1,
+                heard: T0,
             };
             let leaders = leader.map(|node| (G, leading(node))).into_iter().collect();
             let is_live = |node: NodeId| live.contains(&node.0);

@@ -245,7 +245,7 @@ impl MemberService {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Stopped> {
         let lease = self.0.lease();
         let outcome = self.0.run(stop).await;
-        lease.set(None, BootMs(0));
+        lease.set(None, |_| None, BootMs(0));
         outcome
     }
 }

@@ -37,6 +37,9 @@ impl Runtime {
             .leaders(|node| suspicion.is_suspected(node), now);
         for (group, leading) in &leaders {
             self.led.insert(*group, leading.node);
+            if let GroupName::Shard(shard) = group {
+                self.heard.insert(*shard, leading.heard);
+            }
         }
         let known = self.inner.leaders.load();
         if !led_alike(&known, &leaders) {

@@ -1,6 +1,6 @@
 //! Who may promise anything when nodes do not hear each other.
 
-use cluster_core::{Group as GroupName, NodeId};
+use cluster_core::{Group as GroupName, NodeId, ShardId};
 
 use super::test_cluster::*;
 use super::test_node::*;
@@ -172,5 +172,90 @@ async fn of_two_nodes_that_are_deaf_to_each_other_one_goes_on() {
     cluster.settle().await;
     assert_eq!(meta_of(cluster.node(1)).node_states().len(), 3);
     assert!(meta_of(cluster.node(1)).member(NodeId(2)).is_some());
+    cluster.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_owners_of_a_shard_that_is_cut_off_are_promised_nothing_though_the_node_has_its_lease()
+{
+    let mut cluster = Cluster::of_three(10).await;
+    cluster.join(4).await;
+    cluster.join(5).await;
+    cluster.settle().await;
+    let meta = meta_of(cluster.node(1));
+    // Two who make up meta, apart from three who make up most shards.
+    let voters = &meta.placement(GroupName::Meta).unwrap().placement.voters;
+    let near = [voters[0].0, voters[1].0];
+    let far: Vec<u32> = (1..=5).filter(|node| !near.contains(node)).collect();
+    lead_meta(&cluster, near[0]).await;
+    let is_far = |shard: ShardId| {
+        let row = meta.placement(GroupName::Shard(shard)).unwrap();
+        let voters = row.placement.voters.iter();
+        voters.filter(|node| near.contains(&node.0)).count() < 2
+    };
+    let (cut_off, kept): (Vec<ShardId>, Vec<ShardId>) =
+        (0..10).map(ShardId).partition(|shard| is_far(*shard));
+    assert!(!cut_off.is_empty() && !kept.is_empty());
+    let held = |cluster: &Cluster, node: u32, shard: ShardId| {
+        let node = cluster.node(node);
+        node.member.lease().of(shard).is_held(node.now_ms())
+    };
+    let all = |cluster: &Cluster, shards: &[ShardId], want: bool| {
+        let pairs = near
+            .iter()
+            .flat_map(|node| shards.iter().map(move |shard| (*node, *shard)));
+        pairs
+            .into_iter()
+            .all(|(node, shard)| held(cluster, node, shard) == want)
+    };
+    let grants = |cluster: &Cluster| -> Vec<u16> {
+        let of = |shard: &ShardId| cluster.node(near[0]).member.lease().of(*shard).grants();
+        cut_off.iter().map(of).collect()
+    };
+    cluster
+        .until("all are held", |cluster| {
+            all(cluster, &cut_off, true) && all(cluster, &kept, true)
+        })
+        .await;
+    let before = grants(&cluster);
+
+    let cut_ms = cluster.node(near[0]).now_ms();
+    near.iter()
+        .for_each(|node| cluster.set_apart(*node, &far, true));
+    cluster
+        .until("what is far is lost", |cluster| {
+            all(cluster, &cut_off, false)
+        })
+        .await;
+    let lost_ms = cluster.node(near[0]).now_ms() - cut_ms;
+    println!("{} of 10 shards lost after {lost_ms} ms", cut_off.len());
+    // A leader that is near claims its shard until it hears its voters no more; then a lease.
+    assert!(lost_ms <= 4_700, "{lost_ms} ms");
+    let serve = |cluster: &Cluster| near.iter().all(|node| cluster.node(*node).holds_lease());
+    cluster
+        .until("the others go on", |cluster| {
+            serve(cluster) && all(cluster, &kept, true)
+        })
+        .await;
+    cluster
+        .throughout(
+            5_000,
+            "the nodes have their leases, and not those shards",
+            |cluster| serve(cluster) && all(cluster, &cut_off, false) && all(cluster, &kept, true),
+        )
+        .await;
+
+    near.iter()
+        .for_each(|node| cluster.set_apart(*node, &far, false));
+    cluster.settle().await;
+    cluster
+        .until("all are held again", |cluster| all(cluster, &cut_off, true))
+        .await;
+    let after = grants(&cluster);
+    let is_new = |(before, after): (u16, u16)| before != after;
+    assert!(
+        before.into_iter().zip(after).all(is_new),
+        "it was without them"
+    );
     cluster.stop().await;
 }

@@ -69,6 +69,6 @@ pub use groups::{group_id, group_of};
 pub use handle::{Member, MemberParts, MemberService};
 pub use inner::NotProposed;
 pub use join::{Applicant, NotJoined, join};
-pub use lease_view::LeaseView;
+pub use lease_view::{LeaseView, Tenable};
 pub use message::{CHANNELS, Joined, Neighbour, rewritten};
 pub use status::{BucketMove, GroupRow, MemberRow, MemberStatus, Moving};

@@ -92,7 +92,8 @@ impl Runtime {
 
     /// Sets what acknowledgements ask.
     fn show_lease(&self, now: BootMs) {
-        self.inner.lease.set(self.tenure.until(), now);
+        let heard = |shard| self.heard.get(&shard).copied();
+        self.inner.lease.set(self.tenure.until(), heard, now);
     }
 
     /// Begins, enters and renews.

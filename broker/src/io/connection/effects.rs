@@ -28,7 +28,8 @@ impl Connection {
                 Effect::Deliver(outgoing) => self.deliver(&outgoing),
                 Effect::Authenticate(credentials) => self.authenticate(&credentials),
                 Effect::Open(open) => {
-                    self.grant = self.io.shared.lease.grants();
+                    self.home = shard_of(&open.client, self.io.shared.shard_count);
+                    self.grant = self.io.tenable(self.home).grants();
                     self.extra().open = Some(open);
                     self.queue_open();
                 }

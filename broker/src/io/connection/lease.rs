@@ -1,5 +1,7 @@
 //! What only a node with a lease may send: it would be a promise.
 
+use cluster::member::Tenable;
+use cluster_core::ShardId;
 use defects::Defect;
 use mqtt::Packet;
 use session::{Ack, AckKind, Opened, Outgoing};
@@ -27,9 +29,15 @@ impl Promise {
 }
 
 impl Io {
-    /// Whether this node may promise anything now (SEMANTICS, Cluster). A lone node always may.
-    pub(in crate::io) fn has_lease(&self) -> bool {
-        self.shared.lease.is_held(self.now().mono.0)
+    /// Whether this node may promise anything now (SEMANTICS, Cluster) to the owners of this shard's sessions. A lone
+    /// node always may.
+    pub(in crate::io) fn has_lease(&self, shard: u16) -> bool {
+        self.tenable(shard).is_held(self.now().mono.0)
+    }
+
+    /// What this node may promise to the owners of this shard's sessions.
+    pub(super) fn tenable(&self, shard: u16) -> &Tenable {
+        self.shared.lease.of(ShardId(shard))
     }
 }
 
@@ -59,26 +67,25 @@ impl Connection {
 
     /// The shard has answered the `Open`: goes on with it, now or once the node has its lease.
     pub(super) fn opened_under_lease(&mut self, opened: Opened) {
-        if !matches!(opened, Opened::Yes { .. }) || self.io.has_lease() {
+        if !matches!(opened, Opened::Yes { .. }) || self.io.has_lease(self.home) {
             return self.opened(opened);
         }
-        let id = self.id;
         self.extra().opened = Some(opened);
-        self.io.wait_for_lease(id);
+        self.io.wait_for_lease(self.home, self.id);
     }
 
     /// Whether the node has the lease under which this connection was last known to own its session.
     fn may_promise(&self) -> bool {
-        self.io.has_lease() && self.io.shared.lease.grants() == self.grant
+        self.io.has_lease(self.home) && self.io.tenable(self.home).grants() == self.grant
     }
 
     /// Waits for the lease. With one that was not there all the time the shard is asked first: another node
     /// may have served the client meanwhile.
     fn wait_to_promise(&mut self) {
-        if !self.io.has_lease() {
-            return self.io.wait_for_lease(self.id);
+        if !self.io.has_lease(self.home) {
+            return self.io.wait_for_lease(self.home, self.id);
         }
-        let grant = self.io.shared.lease.grants();
+        let grant = self.io.tenable(self.home).grants();
         if self.doubted.is_none() {
             self.doubted = Some(grant);
             self.live.handle_doubt(self.io.now());
@@ -99,7 +106,7 @@ impl Connection {
         if !self.extra.as_deref().is_some_and(waits) {
             return;
         }
-        if self.io.has_lease()
+        if self.io.has_lease(self.home)
             && let Some(opened) = self.extra().opened.take()
         {
             self.opened(opened);
