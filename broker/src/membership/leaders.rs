@@ -10,7 +10,7 @@ use ractor::ActorRef;
 use runtime::ractor;
 
 use super::events::MembershipMessage;
-use crate::shard::Leading;
+use crate::shard::{Leading, has_applied};
 
 /// How long until a leadership is asked again whose quorum was not there.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -38,15 +38,6 @@ pub(super) async fn follow(
             return;
         }
     }
-}
-
-/// Whether the machine has applied everything that was committed before this leadership.
-async fn has_applied(group: &Group<ShardMachine>) -> bool {
-    let Ok(index) = group.read_index().await else {
-        return false;
-    };
-    let mut applied = group.watch_applied();
-    applied.wait_for(|applied| *applied >= index).await.is_ok()
 }
 
 /// Who leads a shard that is not led here: who says so of itself, else whom the replica here

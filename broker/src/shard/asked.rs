@@ -1,9 +1,7 @@
 //! What other nodes ask of the leader of a shard.
 
 use bytes::Bytes;
-use cluster::exchange::{
-    Items, ItemsReply, Passing, RetainedReply, RetainedRequest, Said, Seated, WantedRetained, kinds,
-};
+use cluster::exchange::{Items, ItemsReply, Passing, RetainedRequest, Said, Seated, kinds};
 use cluster::link::Responder;
 use cluster::{Damaged, ShardItem as LogItem};
 use session::Command;
@@ -70,14 +68,7 @@ impl ShardHost {
                 responder.reply(Bytes::new());
                 self.passing(hosted, passing);
             }
-            Request::Retained(request) => {
-                let now = self.boot();
-                let rows_of = |wanted: &WantedRetained| {
-                    let (after, limit) = (wanted.after.as_ref(), wanted.limit as usize);
-                    lead.retained(&wanted.filter, after, limit, now)
-                };
-                responder.reply(RetainedReply::within(&request, rows_of).encode());
-            }
+            Request::Retained(request) => lead.reads.handle_request(request, responder),
             Request::Seated(versions) => {
                 hosted.asked_seated.push((versions, responder));
                 self.let_go(hosted);

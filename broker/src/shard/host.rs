@@ -182,6 +182,7 @@ impl Actor for ShardHost {
                 self.let_go(hosted);
             }
             ShardMessage::RetainedCame(number, reply) => self.retained_came(hosted, number, reply),
+            ShardMessage::Word { lead, is_led } => self.word(hosted, lead, is_led),
             ShardMessage::Loaded(messages) => hosted.loaded(messages),
             ShardMessage::LoadAgain(ids) => self.load(hosted, ids),
             ShardMessage::Room(to) => self.may_have_room(hosted, to),
@@ -202,6 +203,7 @@ impl Actor for ShardHost {
         self.drain(hosted);
         self.drain_memberships(hosted);
         self.forward(hosted);
+        self.ask_word(hosted);
         self.propose(hosted);
         self.tell_backlog(hosted);
         self.flush(hosted).await;
@@ -357,29 +359,19 @@ impl ShardHost {
         self.seat().qos0_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Answers a question for retained messages, or has it wait for who leads.
+    /// Has a question for retained messages wait for the word that this node leads, or for who does.
     pub(super) fn read_retained(&self, hosted: &mut Hosted, question: Question) {
-        let Some(lead) = &hosted.lead else {
-            if let Some(answered) = hosted.questions.push(question) {
-                tracing::warn!(
-                    shard = self.shard,
-                    "too many wait for retained messages: a subscription gets none"
-                );
-                hosted.retained(answered);
-            }
-            return;
+        let refused = match &mut hosted.lead {
+            Some(lead) => lead.reads.push(question),
+            None => hosted.questions.push(question),
         };
-        let now = self.boot();
-        let rows = question.wanted.iter().map(|(at, filter)| {
-            let rows = lead.retained(filter, None, question.limit, now);
-            (*at, rows)
-        });
-        let answered = Answered {
-            connection: question.connection,
-            token: question.token,
-            rows: rows.collect(),
-        };
-        hosted.retained(answered);
+        if let Some(answered) = refused {
+            tracing::warn!(
+                shard = self.shard,
+                "too many wait for retained messages: a subscription gets none"
+            );
+            hosted.retained(answered);
+        }
     }
 
     fn tick(&self, hosted: &mut Hosted) {
@@ -390,6 +382,7 @@ impl ShardHost {
             self.ask_seated(hosted, leader);
         }
         if let Some(lead) = &mut hosted.lead {
+            lead.reads.handle_tick();
             self.look_for_due(lead);
             self.restate_routes(lead);
         }

@@ -18,6 +18,7 @@ use mqtt::{Filter, Topic};
 use session::{Command, Message, WillRow};
 
 use super::expiry::Times;
+use super::reads::Reads;
 use super::stream::{COMMAND_BYTES, Item, weight_of};
 
 /// Something on its way into the shard's log.
@@ -104,6 +105,7 @@ pub(super) struct Lead {
     pub(super) times_at: BootMs,
     pub(super) drain: Drain<WillRow>,
     pub(super) restating: Restating,
+    pub(super) reads: Reads,
 }
 
 /// Whether the routes were told that all rows of a shard from before its recovery are over.
@@ -159,6 +161,7 @@ impl Lead {
             log_clock,
             drain,
             restating: Restating::default(),
+            reads: Reads::default(),
         }
     }
 

@@ -22,7 +22,10 @@ impl ShardHost {
         hosted.leading = leading;
         hosted.stream.restart();
         // Who asked is told that there is no answer, and asks the next leader.
-        hosted.lead = None;
+        let unread = hosted.lead.take().map(|lead| lead.reads.into_questions());
+        for question in unread.into_iter().flatten() {
+            self.read_retained(hosted, question);
+        }
         hosted.full.clear();
         hosted.requests = Requests::default();
         hosted.asked_seated.clear();

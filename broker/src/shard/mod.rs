@@ -10,6 +10,7 @@ mod lead;
 mod leading;
 mod look;
 mod questions;
+mod reads;
 mod room;
 mod rooms;
 mod standstill;
@@ -33,6 +34,7 @@ pub(crate) use host::ShardHost;
 use lead::Wired;
 use look::Look;
 pub(crate) use questions::{RowsAt, Wanted};
+pub(crate) use reads::has_applied;
 pub(crate) use room::{Room, UnderWay};
 use tokio::sync::oneshot;
 use uplink::Flight;
@@ -129,6 +131,11 @@ pub(crate) enum ShardMessage {
     /// The leader on another node answered the request of this number for retained messages, or did
     /// not.
     RetainedCame(u64, Option<RetainedReply>),
+    /// This leadership is one still, or it is not known: questions wait for it.
+    Word {
+        lead: u64,
+        is_led: bool,
+    },
     /// Every reader of the routes sees the shard's rows up to here.
     RoutesVisible(RouteVersion),
     /// The routes have forgotten what the shard wanted before it was recovered, or have not.

@@ -11,7 +11,7 @@ use session::{ConnectionId, Message, Token};
 const FILTERS_MAX: usize = 1_000;
 /// Questions that wait, each of a SUBSCRIBE; one beyond is answered with nothing. Those of
 /// connections that ended wait on for a leader too.
-const QUESTIONS_MAX: usize = 1 << 16;
+pub(super) const QUESTIONS_MAX: usize = 1 << 16;
 /// Bytes that answers reserve on the lane of requests, of all shards that one node leads together, at
 /// most: a quarter of what there is. One that a large message needs comes on top.
 const REPLIES_BYTES: u32 = 8 << 20;
@@ -32,6 +32,22 @@ pub(super) struct Question {
     pub(super) wanted: Wanted,
     /// Most rows for one filter.
     pub(super) limit: usize,
+}
+
+impl Question {
+    /// This is its answer.
+    pub(super) fn answered(self, rows: Vec<RowsAt>) -> Answered {
+        Answered {
+            connection: self.connection,
+            token: self.token,
+            rows,
+        }
+    }
+
+    /// Nobody looks.
+    pub(super) fn unanswered(self) -> Answered {
+        self.answered(Vec::new())
+    }
 }
 
 /// The answer to a question.
@@ -85,11 +101,7 @@ impl Open {
     }
 
     fn answer(self) -> Answered {
-        Answered {
-            connection: self.question.connection,
-            token: self.question.token,
-            rows: self.rows,
-        }
+        self.question.answered(self.rows)
     }
 }
 
