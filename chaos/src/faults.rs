@@ -42,6 +42,7 @@ pub(crate) struct Active {
     pub(crate) is_drawn: bool,
     kind: Kind,
     met: Vec<usize>,
+    cut_off: Vec<usize>,
     begin_s: f64,
     note: String,
     kills: u32,
@@ -74,6 +75,7 @@ impl Run {
             is_drawn: planned.is_drawn,
             kind: planned.kind,
             met: met.clone(),
+            cut_off: Vec::new(),
             begin_s: self.seconds(),
             note: String::new(),
             kills: 0,
@@ -106,6 +108,7 @@ impl Run {
             }
             Kind::Isolate | Kind::Deaf | Kind::Mute | Kind::Bridge => {
                 let cut = self.cuts(planned.kind, &met);
+                active.cut_off = self.without_meta(planned.kind, &met);
                 self.network()?.cut(&cut)?;
                 active.undo = Undo::Join(cut);
             }
@@ -182,6 +185,7 @@ impl Run {
             is_drawn: _,
             kind,
             met,
+            cut_off,
             begin_s,
             mut note,
             kills,
@@ -252,7 +256,7 @@ impl Run {
         Ok(FaultRecord {
             kind,
             met: numbers(&met),
-            places: met,
+            cut_off,
             begin_s,
             end_s: self.seconds(),
             whole_s: None,
@@ -344,6 +348,19 @@ impl Run {
             }
             _ => both(met, &others),
         }
+    }
+
+    /// Whom a partition leaves no way to most of meta's voters, or none back, as the nodes say now.
+    fn without_meta(&self, kind: Kind, met: &[usize]) -> Vec<usize> {
+        let status = self.watch.status();
+        let groups = status.iter().flat_map(|status| &status.groups);
+        let meta = groups.clone().find(|group| group.group == "meta");
+        let Some(meta) = meta.filter(|meta| meta.moving_to.is_none()) else {
+            return Vec::new();
+        };
+        let all = self.cluster.places();
+        let votes = |at: &usize| meta.voters.contains(&self.cluster.member(*at).number());
+        without_quorum(kind, met, &all, votes)
     }
 
     fn delay(&self, places: &[usize], delay: Duration) {
@@ -516,6 +533,28 @@ fn fill(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Of all nodes those whom a partition leaves no way to most of the voters, or none back. Of nodes that are deaf or mute
+/// together and make up most of them nobody can say: what they hear of one another goes on.
+fn without_quorum(
+    kind: Kind,
+    met: &[usize],
+    all: &[usize],
+    votes: impl Fn(&usize) -> bool,
+) -> Vec<usize> {
+    let of_met = met.iter().filter(|at| votes(at)).count();
+    let of_all = all.iter().filter(|at| votes(at)).count();
+    if 2 * of_met <= of_all {
+        return met.to_vec();
+    }
+    match kind {
+        Kind::Isolate => {
+            let others = all.iter().filter(|at| !met.contains(at));
+            others.copied().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn numbers(places: &[usize]) -> String {
     let numbers: Vec<String> = places.iter().map(|at| (at + 1).to_string()).collect();
     numbers.join("+")
@@ -542,5 +581,21 @@ impl fmt::Display for FaultRecord {
             f,
             "longest without an acknowledgement {stall_s:.1} s; {note}"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_cut_off_is_not_with_most_of_the_voters() {
+        let all = [0, 1, 2, 3, 4];
+        let of = |kind, met: &[usize]| without_quorum(kind, met, &all, |at| *at < 3);
+        assert_eq!(of(Kind::Isolate, &[1]), [1]);
+        assert_eq!(of(Kind::Isolate, &[2, 4]), [2, 4]);
+        assert_eq!(of(Kind::Isolate, &[0, 1]), [2, 3, 4], "the others are");
+        assert_eq!(of(Kind::Mute, &[2]), [2]);
+        assert_eq!(of(Kind::Deaf, &[0, 1]), [] as [usize; 0]);
     }
 }

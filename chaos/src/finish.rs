@@ -189,12 +189,7 @@ impl Run {
     fn cut_off(&self) -> Vec<Cut> {
         let mut cuts = Vec::new();
         for fault in &self.faults {
-            let cuts_off = matches!(fault.kind, Kind::Isolate | Kind::Deaf | Kind::Mute);
-            // Meta has three voters, of which two that are together are a majority: they keep their leases.
-            if !cuts_off || fault.places.len() > 1 {
-                continue;
-            }
-            cuts.extend(fault.places.iter().map(|place| Cut {
+            cuts.extend(fault.cut_off.iter().map(|place| Cut {
                 node: *place as u16,
                 from_us: self.workload_us(fault.begin_s),
                 until_us: self.workload_us(fault.end_s),

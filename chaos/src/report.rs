@@ -24,9 +24,9 @@ pub struct FaultRecord {
     pub kind: Kind,
     /// Who, by numbers.
     pub met: String,
-    /// The same by places among the nodes of the run, from 0.
+    /// Whom it left no way to a quorum of meta, or none back: places among the nodes of the run, from 0.
     #[serde(skip)]
-    pub places: Vec<usize>,
+    pub cut_off: Vec<usize>,
     /// When it began, in seconds from the beginning of the faults on.
     pub begin_s: f64,
     /// When it was taken back and what it had ended was started again.
@@ -314,7 +314,7 @@ mod tests {
             faults: vec![FaultRecord {
                 kind: Kind::Kill,
                 met: "2".into(),
-                places: Vec::new(),
+                cut_off: Vec::new(),
                 begin_s: 3.0,
                 end_s: 5.0,
                 whole_s: Some(1.5),
