@@ -100,6 +100,12 @@ async fn a_minority_answers_nothing_and_gives_way() {
     let next = members.elect_one(GROUP, &[2, 3]).await;
     propose(members.group(GROUP, next), 10..15).await;
     let alone = outcome(&group, entry(6)).await;
+    // It has the old entries only, and may not know that others are in their place.
+    let read = group.read_index().await;
+    assert!(
+        matches!(read, Err(Unproposed::Unavailable { .. })),
+        "{read:?}"
+    );
     members.heal(1);
 
     let unanswered = within("the proposal has an outcome", unanswered).await;
