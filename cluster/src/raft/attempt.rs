@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cluster_core::Unavailable;
 use openraft::errors::{ForwardReason, ForwardToLeader};
+use tokio::time::Instant;
 
 use super::driver::Driven;
 use super::types::Types;
@@ -12,8 +13,10 @@ use crate::machine::Machine;
 
 /// How long a group that is asked to wake may take before it is asked again.
 const WAKE_RETRY: Duration = Duration::from_millis(20);
-/// How often it is asked, 2 s in all.
+/// How often it is asked.
 const WAKE_TRIES_MAX: u32 = 100;
+/// After how long it is not asked again: a read without a quorum ends a lease later only, each time.
+const WAKE: Duration = Duration::from_secs(2);
 
 /// What became of one attempt.
 pub(super) enum Attempt<T> {
@@ -31,7 +34,11 @@ impl<M: Machine> Driven<M> {
         &self,
         attempt: impl Fn() -> F,
     ) -> Result<T, Option<Unavailable>> {
-        for _ in 0..WAKE_TRIES_MAX {
+        let until = Instant::now() + WAKE;
+        for tries in 0..WAKE_TRIES_MAX {
+            if tries > 0 && Instant::now() >= until {
+                break;
+            }
             match attempt().await {
                 Attempt::Done(done) => return Ok(done),
                 Attempt::Unavailable(why) => return Err(Some(why)),
