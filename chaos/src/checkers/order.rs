@@ -40,6 +40,11 @@ fn check_client(view: &View<'_>, client: &Client<'_>, verdict: &mut Verdict) {
         let Some(published) = view.published((publisher, number)) else {
             continue;
         };
+        // It was on its way through a slow network when its client threw the session away and went on elsewhere:
+        // nothing ties the two sessions together.
+        if published.is_given_up {
+            continue;
+        }
         // What was sent before SUBACK may have missed the subscription at first, and met it when it was sent again.
         let spans = client.spans.iter().rev().filter(|span| {
             !view.is_shared[span.filter as usize] && view.matches(span.filter, topic)
@@ -143,6 +148,22 @@ mod tests {
             [checked(0, true), checked(0, false), checked(1, true)],
             [0, 1, 1]
         );
+    }
+
+    #[test]
+    fn what_was_given_up_with_its_session_may_come_late() {
+        let checked = |is_given_up| {
+            let mut sketch = sent([1]);
+            sketch.ended(0, End::Cut).connected(0, false);
+            if is_given_up {
+                sketch.event(0, What::GivenUp { number: 0 });
+            }
+            sketch.publishing(0, 1, "t", 1);
+            sketch.delivered(1, 0, 1).delivered(1, 0, 0);
+            verdict(&sketch).count
+        };
+
+        assert_eq!([checked(true), checked(false)], [0, 1]);
     }
 
     #[test]

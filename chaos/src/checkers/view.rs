@@ -38,6 +38,8 @@ pub(super) struct Published {
     pub(super) first_us: u64,
     /// When its PUBACK or PUBREC came; [`NEVER`].
     pub(super) acked_us: u64,
+    /// Its publisher lost the session under way, or threw it away, and did not send it again.
+    pub(super) is_given_up: bool,
 }
 
 impl Published {
@@ -254,6 +256,7 @@ fn published(events: &[Event]) -> Vec<Published> {
                     connection: current,
                     first_us: event.at_us,
                     acked_us: NEVER,
+                    is_given_up: false,
                 });
             }
             What::PubAcked { number, reason, .. } | What::PubReced { number, reason, .. }
@@ -261,6 +264,11 @@ fn published(events: &[Event]) -> Vec<Published> {
             {
                 if let Some(one) = all.get_mut(number as usize) {
                     one.acked_us = one.acked_us.min(event.at_us);
+                }
+            }
+            What::GivenUp { number } => {
+                if let Some(one) = all.get_mut(number as usize) {
+                    one.is_given_up = true;
                 }
             }
             _ => {}
