@@ -534,7 +534,7 @@ fn fill(path: &Path) -> Result<(), Error> {
 }
 
 /// Of all nodes those whom a partition leaves no way to most of the voters, or none back. Of nodes that are deaf or mute
-/// together and make up most of them nobody can say: what they hear of one another goes on.
+/// together and make up most of them nobody can say: what they hear of one another goes on. A bridge has a way to all.
 fn without_quorum(
     kind: Kind,
     met: &[usize],
@@ -543,10 +543,9 @@ fn without_quorum(
 ) -> Vec<usize> {
     let of_met = met.iter().filter(|at| votes(at)).count();
     let of_all = all.iter().filter(|at| votes(at)).count();
-    if 2 * of_met <= of_all {
-        return met.to_vec();
-    }
+    let are_most = 2 * of_met > of_all;
     match kind {
+        Kind::Isolate | Kind::Deaf | Kind::Mute if !are_most => met.to_vec(),
         Kind::Isolate => {
             let others = all.iter().filter(|at| !met.contains(at));
             others.copied().collect()
@@ -596,6 +595,8 @@ mod tests {
         assert_eq!(of(Kind::Isolate, &[2, 4]), [2, 4]);
         assert_eq!(of(Kind::Isolate, &[0, 1]), [2, 3, 4], "the others are");
         assert_eq!(of(Kind::Mute, &[2]), [2]);
-        assert_eq!(of(Kind::Deaf, &[0, 1]), [] as [usize; 0]);
+        let nobody: [usize; 0] = [];
+        assert_eq!(of(Kind::Deaf, &[0, 1]), nobody);
+        assert_eq!(of(Kind::Bridge, &[1]), nobody);
     }
 }
