@@ -355,12 +355,18 @@ impl Run {
         let status = self.watch.status();
         let groups = status.iter().flat_map(|status| &status.groups);
         let meta = groups.clone().find(|group| group.group == "meta");
-        let Some(meta) = meta.filter(|meta| meta.moving_to.is_none()) else {
-            return Vec::new();
-        };
+        let meta = meta.filter(|meta| meta.moving_to.is_none());
         let all = self.cluster.places();
-        let votes = |at: &usize| meta.voters.contains(&self.cluster.member(*at).number());
-        without_quorum(kind, met, &all, votes)
+        let votes = |at: &usize| {
+            let number = self.cluster.member(*at).number();
+            meta.is_some_and(|meta| meta.voters.contains(&number))
+        };
+        // Meta has three voters: whoever they are, one node alone is no quorum.
+        let voters = meta.map(|meta| meta.voters.len());
+        if voters.is_none() && met.len() > 1 {
+            return Vec::new();
+        }
+        without_quorum(kind, met, &all, voters.unwrap_or(all.len()), votes)
     }
 
     fn delay(&self, places: &[usize], delay: Duration) {
@@ -539,11 +545,11 @@ fn without_quorum(
     kind: Kind,
     met: &[usize],
     all: &[usize],
+    voters: usize,
     votes: impl Fn(&usize) -> bool,
 ) -> Vec<usize> {
     let of_met = met.iter().filter(|at| votes(at)).count();
-    let of_all = all.iter().filter(|at| votes(at)).count();
-    let are_most = 2 * of_met > of_all;
+    let are_most = 2 * of_met > voters;
     match kind {
         Kind::Isolate | Kind::Deaf | Kind::Mute if !are_most => met.to_vec(),
         Kind::Isolate => {
@@ -590,7 +596,7 @@ mod tests {
     #[test]
     fn who_is_cut_off_is_not_with_most_of_the_voters() {
         let all = [0, 1, 2, 3, 4];
-        let of = |kind, met: &[usize]| without_quorum(kind, met, &all, |at| *at < 3);
+        let of = |kind, met: &[usize]| without_quorum(kind, met, &all, 3, |at| *at < 3);
         assert_eq!(of(Kind::Isolate, &[1]), [1]);
         assert_eq!(of(Kind::Isolate, &[2, 4]), [2, 4]);
         assert_eq!(of(Kind::Isolate, &[0, 1]), [2, 3, 4], "the others are");
