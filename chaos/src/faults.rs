@@ -1,40 +1,29 @@
 //! The faults themselves: how each begins, and how it is taken back.
 
+mod disk;
+mod partition;
+
 use std::fmt;
-use std::fs::File;
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use benches::demo::view::leader_of;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::Instant;
 
+use self::disk::{fill, let_go};
 use crate::Error;
 use crate::cluster::State;
-use crate::network::ways;
 use crate::plan::{Met, Planned};
 use crate::report::FaultRecord;
-use crate::run::{READY_DEADLINE, Run};
+use crate::run::Run;
 use crate::scenario::Kind;
 
-/// Time within which a node has to end whose fsync has failed: it writes all the time.
-const FAILING_DEADLINE: Duration = Duration::from_secs(30);
 /// Time that a node may take to end after its disk was full.
 const ENDING: Duration = Duration::from_secs(2);
-/// Time that a node is cut off for before another loses its log: longer than an election, so that what waits
-/// for it in sockets comes from leaders of the past.
-const BEHIND: Duration = Duration::from_millis(2_500);
-/// Bytes written at a time to fill a file system.
-const FILLER_BYTES: usize = 1 << 20;
 /// The file that fills it.
 const FILLER: &str = "filler";
-/// Where a node has the log of its groups, below its data folder.
-const GROUPS_LOG: &str = "raft/log";
-/// System calls that make what was written durable.
-const SYNCS: &str = "fsync,fdatasync";
 
 /// Is a fault that has begun.
 pub(crate) struct Active {
@@ -123,8 +112,7 @@ impl Run {
                 active.undo = Undo::Hurry(met);
             }
             Kind::SlowDisk => {
-                let inject = format!("inject={SYNCS}:delay_enter={}", planned.delay.as_micros());
-                active.undo = Undo::LetGo(self.trace(&met, &inject)?);
+                active.undo = Undo::LetGo(self.slow_fsync(&met, planned.delay)?);
                 active.note = format!("each fsync {:?} later", planned.delay);
             }
             Kind::FailingDisk => {
@@ -329,170 +317,6 @@ impl Run {
         self.until_stopped(at).await
     }
 
-    fn network(&mut self) -> Result<&mut crate::network::Network, Error> {
-        let network = self.network.as_mut();
-        network.ok_or_else(|| Error::Failed("no network of its own".to_owned()))
-    }
-
-    /// Which ways a partition cuts.
-    fn cuts(&self, kind: Kind, met: &[usize]) -> Vec<(usize, usize)> {
-        let all = self.cluster.places();
-        let others: Vec<usize> = all.into_iter().filter(|at| !met.contains(at)).collect();
-        let both = |one: &[usize], other: &[usize]| [ways(one, other), ways(other, one)].concat();
-        match kind {
-            Kind::Deaf => ways(&others, met),
-            Kind::Mute => ways(met, &others),
-            Kind::Bridge => {
-                let (one, other) = others.split_at(others.len() / 2);
-                both(one, other)
-            }
-            _ => both(met, &others),
-        }
-    }
-
-    /// Whom a partition leaves no way to most of meta's voters, or none back, as the nodes say now.
-    fn without_meta(&self, kind: Kind, met: &[usize]) -> Vec<usize> {
-        let status = self.watch.status();
-        let groups = status.iter().flat_map(|status| &status.groups);
-        let meta = groups.clone().find(|group| group.group == "meta");
-        let meta = meta.filter(|meta| meta.moving_to.is_none());
-        let all = self.cluster.places();
-        let votes = |at: &usize| {
-            let number = self.cluster.member(*at).number();
-            meta.is_some_and(|meta| meta.voters.contains(&number))
-        };
-        // Meta has three voters: whoever they are, one node alone is no quorum.
-        let voters = meta.map(|meta| meta.voters.len());
-        if voters.is_none() && met.len() > 1 {
-            return Vec::new();
-        }
-        without_quorum(kind, met, &all, voters.unwrap_or(all.len()), votes)
-    }
-
-    fn delay(&self, places: &[usize], delay: Duration) {
-        for at in places {
-            if let Some(proxy) = self.cluster.member(*at).proxy() {
-                proxy.delay(delay);
-            }
-        }
-    }
-
-    /// Has the system calls of nodes meddled with until what is returned ends.
-    fn trace(&self, places: &[usize], inject: &str) -> Result<Vec<Child>, Error> {
-        let pids = places
-            .iter()
-            .filter_map(|at| self.cluster.member(*at).pid());
-        let tracers = pids.map(|pid| {
-            Command::new("strace")
-                .args(["-f", "-qq", "-o", "/dev/null", "-e"])
-                .arg(format!("trace={SYNCS}"))
-                .args(["-e", inject, "-p", &pid.to_string()])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .kill_on_drop(true)
-                .spawn()
-                .map_err(|error| Error::Failed(format!("strace: {error}")))
-        });
-        tracers.collect()
-    }
-
-    /// Has the next fsync of each node fail, which has to end its process; how that went.
-    async fn fail_fsync(&mut self, places: &[usize]) -> Result<String, Error> {
-        let begun = Instant::now();
-        self.ending.extend(places);
-        let tracers = self.trace(places, &format!("inject={SYNCS}:error=EIO"))?;
-        let mut note = Vec::new();
-        for at in places {
-            let number = self.cluster.member(*at).number();
-            let mut ended = None;
-            while ended.is_none() && begun.elapsed() < FAILING_DEADLINE {
-                self.tick().await?;
-                ended = self.cluster.ended(*at)?;
-            }
-            let after_s = begun.elapsed().as_secs_f64();
-            match ended {
-                Some(status) if status.success() => self.find(&format!(
-                    "node {number} ended with 0 although its fsync has failed"
-                )),
-                Some(status) => note.push(format!(
-                    "node {number} ended after {after_s:.1} s: {status}"
-                )),
-                None => {
-                    self.find(&format!(
-                        "node {number} goes on {FAILING_DEADLINE:?} after its fsync has failed"
-                    ));
-                    self.cluster.kill(&[*at]).await?;
-                }
-            }
-        }
-        self.ending.retain(|at| !places.contains(at));
-        for tracer in tracers {
-            let_go(tracer).await?;
-        }
-        Ok(note.join(", "))
-    }
-
-    /// Takes a node's log of the groups away when that is worst: one other node is behind, since it was cut
-    /// off, and all others are down. With the one that is behind it would be a majority that lacks what was
-    /// acknowledged meanwhile. A node that knows what it has lost refuses to start; once the others are back
-    /// it is replaced. How many were killed, and how that went.
-    async fn lose_log(&mut self, at: usize) -> Result<(u32, String), Error> {
-        let number = self.cluster.member(at).number();
-        let others = self.cluster.places().into_iter();
-        let others = others
-            .filter(|other| *other != at && self.cluster.member(*other).state() == State::Running);
-        let mut others: Vec<usize> = others.collect();
-        let behind: Vec<usize> = others.pop().into_iter().collect();
-        let cut = self.cuts(Kind::Isolate, &behind);
-        self.network()?.cut(&cut)?;
-        self.wait(Instant::now() + BEHIND).await?;
-        let killed = [vec![at], others.clone()].concat();
-        self.ending.extend(&killed);
-        self.cluster.kill(&killed).await?;
-        self.network()?.join(&cut)?;
-        let log = self.cluster.member(at).data().join(GROUPS_LOG);
-        std::fs::remove_dir_all(&log)
-            .map_err(|error| Error::Failed(format!("{}: {error}", log.display())))?;
-        let status = self.start_without_log(at).await?;
-        if status.is_none() {
-            // What it tells clients now is against what the others know.
-            self.wait(Instant::now() + BEHIND).await?;
-        }
-        let since = Instant::now();
-        for other in &others {
-            self.spawn(*other)?;
-        }
-        self.until_ready(&others, since).await?;
-        self.ending.retain(|one| !killed.contains(one));
-        let how = match status {
-            None => "goes on without its log".to_owned(),
-            Some(status) => {
-                let new = self.replace(at).await?;
-                format!("refused to go on without its log ({status}), node {new} came in its place")
-            }
-        };
-        let note = format!(
-            "node {number} {how}; node {} was cut off before, {} killed",
-            numbers(&behind),
-            numbers(&others)
-        );
-        Ok((killed.len() as u32, note))
-    }
-
-    /// Starts a node that has lost its log, and waits until it has ended or is ready; how it ended.
-    async fn start_without_log(&mut self, at: usize) -> Result<Option<ExitStatus>, Error> {
-        let since = Instant::now();
-        self.spawn(at)?;
-        let mut ended = None;
-        while ended.is_none() && !self.watch.is_ready(at, since) && since.elapsed() < READY_DEADLINE
-        {
-            self.tick().await?;
-            ended = self.cluster.ended(at)?;
-        }
-        Ok(ended)
-    }
-
     fn signal_kafka(&self, signal: Signal) -> Result<(), Error> {
         for number in &self.job.kafka_pids {
             let failed = |error: String| Error::Failed(format!("--kafka-pid {number}: {error}"));
@@ -501,62 +325,6 @@ impl Run {
             kill_process(pid, signal).map_err(|error| failed(error.to_string()))?;
         }
         Ok(())
-    }
-}
-
-/// Ends a program that holds another process, which goes on.
-async fn let_go(mut tracer: Child) -> Result<(), Error> {
-    let failed = |error: String| Error::Failed(format!("strace: {error}"));
-    if let Some(pid) = tracer.id().map(u32::cast_signed).and_then(Pid::from_raw) {
-        // Killed, it would leave a system call of the other one where it is.
-        kill_process(pid, Signal::TERM).map_err(|error| failed(error.to_string()))?;
-    }
-    match tokio::time::timeout(READY_DEADLINE, tracer.wait()).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed("it does not end".to_owned())),
-    }
-}
-
-/// Writes a file until nothing more fits.
-fn fill(path: &Path) -> Result<(), Error> {
-    let failed = |error: std::io::Error| Error::Failed(format!("{}: {error}", path.display()));
-    let mut file = File::create(path).map_err(failed)?;
-    let mut piece = vec![0; FILLER_BYTES];
-    loop {
-        match file.write(&piece) {
-            // What is left is less than a piece.
-            Ok(written) if written < piece.len() => piece.truncate(4_096),
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::StorageFull => {
-                if piece.len() == 1 {
-                    return Ok(());
-                }
-                piece.truncate(piece.len() / 2);
-            }
-            Err(error) => return Err(failed(error)),
-        }
-    }
-}
-
-/// Of all nodes those whom a partition leaves no way to most of the voters, or none back. Of nodes that are deaf or mute
-/// together and make up most of them nobody can say: what they hear of one another goes on. A bridge has a way to all.
-fn without_quorum(
-    kind: Kind,
-    met: &[usize],
-    all: &[usize],
-    voters: usize,
-    votes: impl Fn(&usize) -> bool,
-) -> Vec<usize> {
-    let of_met = met.iter().filter(|at| votes(at)).count();
-    let are_most = 2 * of_met > voters;
-    match kind {
-        Kind::Isolate | Kind::Deaf | Kind::Mute if !are_most => met.to_vec(),
-        Kind::Isolate => {
-            let others = all.iter().filter(|at| !met.contains(at));
-            others.copied().collect()
-        }
-        _ => Vec::new(),
     }
 }
 
@@ -586,23 +354,5 @@ impl fmt::Display for FaultRecord {
             f,
             "longest without an acknowledgement {stall_s:.1} s; {note}"
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_is_cut_off_is_not_with_most_of_the_voters() {
-        let all = [0, 1, 2, 3, 4];
-        let of = |kind, met: &[usize]| without_quorum(kind, met, &all, 3, |at| *at < 3);
-        assert_eq!(of(Kind::Isolate, &[1]), [1]);
-        assert_eq!(of(Kind::Isolate, &[2, 4]), [2, 4]);
-        assert_eq!(of(Kind::Isolate, &[0, 1]), [2, 3, 4], "the others are");
-        assert_eq!(of(Kind::Mute, &[2]), [2]);
-        let nobody: [usize; 0] = [];
-        assert_eq!(of(Kind::Deaf, &[0, 1]), nobody);
-        assert_eq!(of(Kind::Bridge, &[1]), nobody);
     }
 }

@@ -12,6 +12,9 @@ const LONG_S: u32 = 3_600;
 /// Sessions that expire on purpose.
 const SHORT_S: u32 = 2;
 
+/// How long a writer that moves publishes at each node.
+const HUSHED_AFTER: Duration = Duration::from_millis(400);
+
 /// How long a reader waits for retained messages; a node gives a shard that is not led 5 s.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -190,7 +193,7 @@ impl Cast {
             let plan = plan.wants(filter, 2 - (number % 2) as u8);
             self.plans.push(match number % 3 {
                 0 => plan.habit(Habit::Leaves {
-                    stay: Span(8_000..=15_000),
+                    stay: vec![Span(8_000..=15_000)],
                     away: vec![Span(100..=1_000)],
                     how: Leaving::Either,
                 }),
@@ -231,7 +234,7 @@ impl Cast {
                 retain: true,
             });
             let lanes = lanes.collect();
-            let every_ms = if number % 2 == 1 { 100 } else { 250 };
+            let every_ms = if number % 2 == 1 { 200 } else { 250 };
             let (interval, burst) = self.paced(every_ms, 1);
             let plan = Plan::new(
                 self.id(&format!("kept-{number}-from")),
@@ -240,9 +243,10 @@ impl Cast {
             );
             let plan = plan.publishes(lanes, interval, burst);
             self.plans.push(match number % 2 {
-                // One that moves from node to node by itself, with values under way behind it.
-                1 => plan.habit(Habit::Leaves {
-                    stay: Span(800..=2_000),
+                // One that moves from node to node by itself, with values under way behind it. At each it
+                // publishes at first only, so that an older one that comes last stays for a reader to see.
+                1 => plan.hushed_after(HUSHED_AFTER).habit(Habit::Leaves {
+                    stay: vec![Span(400..=600), Span(3_000..=4_500)],
                     away: vec![Span(10..=200)],
                     how: Leaving::Abruptly,
                 }),
@@ -292,7 +296,7 @@ impl Cast {
             let mut plan = Plan::new(self.id(&format!("will-{number}")), Role::Willing, expiry_s);
             plan.will = Some((topic, 1 + (number % 2) as u8));
             self.plans.push(plan.habit(Habit::Leaves {
-                stay: Span(500..=3_000),
+                stay: vec![Span(500..=3_000)],
                 away: vec![Span(50..=1_500)],
                 how: Leaving::Either,
             }));
@@ -328,7 +332,7 @@ impl Cast {
                 away: Span(1_100..=1_400),
             });
             self.plans.push(plan.habit(Habit::Leaves {
-                stay: Span(800..=2_500),
+                stay: vec![Span(800..=2_500)],
                 away: vec![Span(50..=500)],
                 how: Leaving::Either,
             }));
@@ -345,7 +349,7 @@ impl Cast {
             if number % 2 == 0 {
                 from.clean_start_one_in = 3;
                 from.habit = Habit::Leaves {
-                    stay: Span(500..=2_500),
+                    stay: vec![Span(500..=2_500)],
                     away: vec![Span(50..=500)],
                     how: Leaving::Either,
                 };
@@ -360,7 +364,7 @@ impl Cast {
             plan.clean_start_one_in = 3;
             plan.is_alternating = true;
             self.plans.push(plan.habit(Habit::Leaves {
-                stay: Span(500..=3_000),
+                stay: vec![Span(500..=3_000)],
                 away: vec![Span(100..=1_000)],
                 how: Leaving::Either,
             }));
@@ -418,7 +422,7 @@ impl Cast {
         for number in 0..config.expiring {
             let plan = Plan::new(self.id(&format!("short-{number}")), Role::Expirer, SHORT_S);
             self.plans.push(plan.wants(filter, 1).habit(Habit::Leaves {
-                stay: Span(1_000..=2_500),
+                stay: vec![Span(1_000..=2_500)],
                 // Just at the expiry, and then soon: what expired although it was taken up again shows.
                 away: vec![Span(expiry_ms - 100..=expiry_ms + 200), Span(50..=300)],
                 how: Leaving::Either,
@@ -449,13 +453,13 @@ impl Cast {
 fn comes_and_goes(number: u32, qos: u8) -> Habit {
     if qos == 2 && number % 2 == 1 {
         return Habit::Leaves {
-            stay: Span(200..=1_500),
+            stay: vec![Span(200..=1_500)],
             away: vec![Span(20..=300)],
             how: Leaving::Abruptly,
         };
     }
     Habit::Leaves {
-        stay: Span(2_000..=6_000),
+        stay: vec![Span(2_000..=6_000)],
         away: vec![Span(100..=1_000), Span(200..=3_000)],
         how: match number % 4 {
             1 => Leaving::Abruptly,
@@ -482,7 +486,7 @@ fn place(texts: &mut Vec<String>, text: String) -> u32 {
     u32::try_from(place).unwrap_or(u32::MAX)
 }
 
-/// How many retained topics a writer has. One that moves has one: an older value is soon followed by a newer.
+/// How many retained topics a writer has. One that moves has one.
 fn kept_by(writer: u32) -> usize {
     if writer % 2 == 1 { 1 } else { 4 }
 }

@@ -29,8 +29,8 @@ pub struct Config {
     pub multis: u32,
     /// Subscribers whose sessions end with their connections, for four publishers of 10 a second.
     pub cleans: u32,
-    /// Writers of four retained topics each, 4 a second; every other has one, 10 a second, and moves from node to
-    /// node.
+    /// Writers of four retained topics each, 4 a second; every other has one, moves from node to node,
+    /// and publishes some at each.
     pub writers: u32,
     /// Readers of these; every other has a session.
     pub readers: u32,

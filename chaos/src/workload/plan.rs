@@ -54,6 +54,8 @@ pub(super) struct Publishes {
     pub(super) interval: Duration,
     /// Messages at once.
     pub(super) burst: u32,
+    /// Nothing more so long after each connect; none: all the time.
+    pub(super) hushed_after: Option<Duration>,
 }
 
 /// Is a topic with the way in which it is published.
@@ -71,8 +73,8 @@ pub(super) enum Habit {
     Stays,
     /// Goes away and comes back.
     Leaves {
-        stay: Span,
-        /// Taken in turn.
+        /// Taken in turn, as `away`.
+        stay: Vec<Span>,
         away: Vec<Span>,
         how: Leaving,
     },
@@ -139,7 +141,15 @@ impl Plan {
             lanes,
             interval,
             burst,
+            hushed_after: None,
         });
+        self
+    }
+
+    pub(super) fn hushed_after(mut self, after: Duration) -> Self {
+        if let Some(publishes) = &mut self.publishes {
+            publishes.hushed_after = Some(after);
+        }
         self
     }
 

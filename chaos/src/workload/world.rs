@@ -98,6 +98,11 @@ impl World {
         *self.phase.borrow()
     }
 
+    /// Whether publishers were ever to publish.
+    pub(super) fn has_begun(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed) == 0 || self.phase() > Phase::Running
+    }
+
     /// Whether publishers may publish.
     pub(super) fn is_flowing(&self) -> bool {
         self.awaited.load(Ordering::Relaxed) == 0

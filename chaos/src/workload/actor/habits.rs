@@ -28,6 +28,8 @@ pub(super) struct Timers {
     pub(super) stalled_until: Option<Instant>,
     /// When the next burst is due.
     pub(super) publish_at: Instant,
+    /// From when on nothing more is published on this connection.
+    pub(super) hushed_at: Option<Instant>,
     /// Since when the oldest acknowledgement is awaited, or the last one came.
     pub(super) waiting_since: Option<Instant>,
     /// When something came last.
@@ -46,6 +48,7 @@ impl Default for Timers {
             stall_at: None,
             stalled_until: None,
             publish_at: now,
+            hushed_at: None,
             waiting_since: None,
             last_read: now,
             ping_sent: None,
@@ -61,7 +64,10 @@ impl Actor {
         let random = &mut self.random;
         let timers = &mut self.timers;
         timers.leave_at = match &self.plan.habit {
-            Habit::Leaves { stay, .. } => Some(now + stay.draw(random)),
+            Habit::Leaves { stay, .. } => {
+                let at = timers.leaves as usize % stay.len();
+                Some(now + stay[at].draw(random))
+            }
             _ => None,
         };
         timers.stall_at = match &self.plan.habit {
@@ -75,6 +81,7 @@ impl Actor {
         if let Some(publishes) = &self.plan.publishes {
             // Those that lost a node together do not publish together for ever.
             timers.publish_at = now + publishes.interval.mul_f64(random.random());
+            timers.hushed_at = publishes.hushed_after.map(|after| now + after);
         }
     }
 
@@ -181,7 +188,7 @@ impl Actor {
         {
             wake = wake.min(at);
         }
-        if self.publishes().is_some() && self.world.is_flowing() && self.has_room() {
+        if self.may_publish() && self.has_room() {
             wake = wake.min(self.timers.publish_at);
         }
         wake

@@ -18,13 +18,19 @@ impl Actor {
         self.session.outgoing().len() < self.world.config.window.max(1)
     }
 
+    /// Whether it publishes now at all.
+    pub(super) fn may_publish(&self) -> bool {
+        let is_hushed = self.timers.hushed_at.is_some_and(|at| Instant::now() >= at);
+        self.publishes().is_some() && self.world.is_flowing() && !is_hushed
+    }
+
     /// Publishes what is due.
     pub(super) fn publish_due(&mut self, wire: &mut Wire) {
         let Some(publishes) = self.publishes() else {
             return;
         };
         let (interval, burst) = (publishes.interval, publishes.burst);
-        if !self.world.is_flowing() {
+        if !self.may_publish() {
             return;
         }
         let now = Instant::now();

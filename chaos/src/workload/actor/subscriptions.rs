@@ -19,6 +19,10 @@ const REQUEST_IDS_FROM: u16 = 60_000;
 /// Reasons from here on are failures.
 const FAILURES_FROM: u8 = 0x80;
 
+/// Time from the first messages until readers begin: of every topic there is a retained one by then, and none is
+/// waited for.
+const READ_AFTER: Duration = Duration::from_millis(1_500);
+
 /// Time until a request that was refused is made again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -99,7 +103,10 @@ impl Actor {
         let (mut absent, mut unwanted) = (Vec::new(), Vec::new());
         for at in 0..self.subscriptions.len() {
             self.turn_subscription(at, now);
-            let one = &self.subscriptions[at];
+            let one = &mut self.subscriptions[at];
+            if one.want.retained > 0 && !self.world.has_begun() {
+                one.retry_at = Some(now + READ_AFTER);
+            }
             if one.retry_at.is_some_and(|retry| now < retry) {
                 continue;
             }
