@@ -50,6 +50,7 @@ impl Puller {
         loop {
             let known = table.borrow_and_update().clone();
             if let Some(known) = known {
+                this.heard.set_members(&known.members);
                 tasks.retain(|node, _| known.members.contains(node));
                 for node in known.others(this.node) {
                     let start = || Task(tokio::spawn(Arc::clone(&this).pull(node)).abort_handle());

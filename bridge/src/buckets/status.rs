@@ -1,6 +1,6 @@
 //! How far pulls are, on both sides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use storage::log::StoredRecord;
@@ -42,19 +42,42 @@ pub struct MoveCounts {
     pub bytes: u64,
 }
 
-/// Takes note of what other nodes answer.
+/// Takes note of what other members answer; nobody knows of a node that was forgotten.
 #[derive(Debug, Default)]
-pub(crate) struct Heard(Mutex<BTreeMap<u32, PullStatus>>);
+pub(crate) struct Heard(Mutex<Notes>);
+
+#[derive(Debug, Default)]
+struct Notes {
+    members: BTreeSet<u32>,
+    by_node: BTreeMap<u32, PullStatus>,
+}
+
+impl Notes {
+    /// A pull that is being ended may still have something to say.
+    fn of(&mut self, node: u32) -> Option<&mut PullStatus> {
+        let is_member = self.members.contains(&node);
+        is_member.then(|| self.by_node.entry(node).or_default())
+    }
+}
 
 impl Heard {
-    fn of(&self) -> MutexGuard<'_, BTreeMap<u32, PullStatus>> {
+    fn notes(&self) -> MutexGuard<'_, Notes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These are the members now; what was noted of others goes.
+    pub(crate) fn set_members(&self, members: &BTreeSet<u32>) {
+        let mut notes = self.notes();
+        notes.members.clone_from(members);
+        notes.by_node.retain(|node, _| members.contains(node));
     }
 
     /// A node gave no answer.
     pub(crate) fn note_failed(&self, node: u32, why: &str) {
-        let mut heard = self.of();
-        let status = heard.entry(node).or_default();
+        let mut notes = self.notes();
+        let Some(status) = notes.of(node) else {
+            return;
+        };
         if status.trouble.is_none() {
             tracing::info!(node, why, "the log of a node cannot be pulled");
         }
@@ -70,8 +93,10 @@ impl Heard {
         records: &[StoredRecord],
         next: &Places,
     ) {
-        let mut heard = self.of();
-        let status = heard.entry(node).or_default();
+        let mut notes = self.notes();
+        let Some(status) = notes.of(node) else {
+            return;
+        };
         status.node = node;
         status.records += records.len() as u64;
         let bytes = records.iter().map(|one| one.record.stored_bytes() as u64);
@@ -94,12 +119,32 @@ impl Heard {
 
     /// What is known of all nodes.
     pub(crate) fn all(&self) -> Vec<PullStatus> {
-        self.of()
+        self.notes()
+            .by_node
             .iter()
             .map(|(node, status)| PullStatus {
                 node: *node,
                 ..status.clone()
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_node_that_was_forgotten_nothing_is_known_whoever_speaks_of_it_still() {
+        let heard = Heard::default();
+        heard.set_members(&BTreeSet::from([1, 2, 3]));
+        heard.note_failed(2, "no answer");
+        heard.note_failed(3, "no answer");
+        heard.set_members(&BTreeSet::from([1, 2]));
+        heard.note_failed(3, "the connection ended");
+        heard.note_pulled(3, &[], &[], &[], &Places::default());
+
+        let known: Vec<u32> = heard.all().iter().map(|one| one.node).collect();
+        assert_eq!(known, [2]);
     }
 }
