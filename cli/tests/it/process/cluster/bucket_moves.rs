@@ -133,8 +133,14 @@ fn taken_out(cluster: &Cluster, nodes: &mut Nodes<'_>, fleet: &mut Fleet) {
     assert_eq!(buckets[LEAVER], (3, 0, 0));
     assert_eq!(buckets.iter().map(|(_, all, _)| all).sum::<u32>(), BUCKETS);
     assert!(nodes.stop(LEAVER).success());
+    let pulled = format!("tidewire_telemetry_pulled_records_total{{node=\"{NUMBER}\"}}");
+    let names_it = |at: usize| nodes.node(at).get("/metrics").contains(&pulled);
+    assert!((0..LEAVER).all(names_it), "its log was pulled");
     until("the cluster to forget the node", || {
         (ctl(nodes, &["forget", NUMBER]).0 == Some(0)).then_some(())
+    });
+    until("the others to name its log no more", || {
+        (!(0..LEAVER).any(names_it)).then_some(())
     });
     for at in 0..LEAVER {
         fleet.publish_again(cluster, at);
