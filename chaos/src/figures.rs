@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::{End, Event, History, What};
+use crate::history::{End, Event, History, Role, What};
 use crate::waited::{TAKEN_OVER, waits_of};
 
 /// Reason of a DISCONNECT that names another server.
 const USE_ANOTHER_SERVER: u8 = 0x9C;
 /// Microseconds of a second.
 const SECOND_US: u64 = 1_000_000;
+/// Connections that ended otherwise than they should and are told.
+const TOLD_MAX: usize = 8;
 
 /// Says how long the PUBACKs of messages of QoS 1 were withheld: from the first PUBLISH on, reconnects
 /// included, without what the client was away for of its own accord.
@@ -54,27 +56,38 @@ pub(crate) struct Ends {
     pub(crate) sent_away_per_s: u64,
     /// In any other way but that another connection took the session over.
     pub(crate) otherwise: u64,
+    /// As those, of clients that now and then read nothing: a DISCONNECT that waits for such a one is gone when
+    /// it sends something first, since the node has closed by then and its kernel answers with RST.
+    pub(crate) unread: u64,
+    /// The first of both, in words, whose times count from `zero_us` on.
+    pub(crate) told: Vec<String>,
 }
 
 impl Ends {
-    /// Looks at what ended between two times, in microseconds.
-    pub(crate) fn of(history: &History, from_us: u64, until_us: u64) -> Self {
+    /// Looks at what ended between two times, in microseconds; it is told with its seconds from `zero_us` on.
+    pub(crate) fn of(history: &History, from_us: u64, until_us: u64, zero_us: u64) -> Self {
         let mut ends = Self::default();
         let mut seconds: BTreeMap<u64, u64> = BTreeMap::new();
         for actor in &history.actors {
-            let mut is_connected = false;
+            let (mut connected_us, mut at_node) = (None, 0);
             for Event { at_us, what } in &actor.events {
                 let (why, reason) = match what {
+                    What::Connecting { node, .. } => {
+                        at_node = *node;
+                        continue;
+                    }
                     What::Connected { .. } => {
-                        is_connected = true;
+                        connected_us = Some(*at_us);
                         continue;
                     }
                     What::Ended { why, reason } => (why, *reason),
                     _ => continue,
                 };
                 // An attempt that came to nothing has cost nobody a connection.
-                let was_connected = std::mem::take(&mut is_connected);
-                if !was_connected || !(from_us..=until_us).contains(at_us) {
+                let Some(since_us) = connected_us.take() else {
+                    continue;
+                };
+                if !(from_us..=until_us).contains(at_us) {
                     continue;
                 }
                 match (why, reason) {
@@ -83,7 +96,22 @@ impl Ends {
                         *seconds.entry(at_us / SECOND_US).or_default() += 1;
                     }
                     (End::Told, TAKEN_OVER) => {}
-                    (End::Told | End::Closed | End::Slow, _) => ends.otherwise += 1,
+                    (End::Told | End::Closed | End::Slow, _) => {
+                        match actor.role {
+                            Role::Slow => ends.unread += 1,
+                            _ => ends.otherwise += 1,
+                        }
+                        if ends.told.len() < TOLD_MAX {
+                            let at_s = (*at_us as f64 - zero_us as f64) / 1e6;
+                            let lasted_s = at_us.saturating_sub(since_us) as f64 / 1e6;
+                            ends.told.push(format!(
+                                "At {at_s:.1} s the connection of `{}` to node {} ended: {why:?} 0x{reason:02X}, \
+                                 {lasted_s:.3} s after its CONNACK.",
+                                actor.client_id,
+                                at_node + 1
+                            ));
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -96,7 +124,7 @@ impl Ends {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Actor, Flags, Role};
+    use crate::history::{Actor, Flags};
 
     fn history(events: Vec<(u64, What)>) -> History {
         let events = events.into_iter();
@@ -167,19 +195,31 @@ mod tests {
             (600, End::Left, 0),
             (9_000_000, End::Closed, 0),
         ];
-        let mut events = vec![(0, ended(End::Closed, 0))];
+        let connecting = What::Connecting {
+            connection: 0,
+            node: 2,
+            clean_start: false,
+            will: false,
+        };
+        let mut events = vec![(0, connecting), (0, ended(End::Closed, 0))];
         for (at_us, why, reason) in ends {
             events.extend([(at_us, connected), (at_us, ended(why, reason))]);
         }
-        let history = history(events);
-        let ends = Ends::of(&history, 0, 5_000_000);
+        let mut history = history(events);
+        let ends = Ends::of(&history, 0, 5_000_000, 300);
+        let told = "At 0.0 s the connection of `a` to node 3 ended: Closed 0x00, 0.000 s after its CONNACK.";
         assert_eq!(
             ends,
             Ends {
                 sent_away: 3,
                 sent_away_per_s: 2,
-                otherwise: 1
+                otherwise: 1,
+                unread: 0,
+                told: vec![told.to_owned()],
             }
         );
+        history.actors[0].role = Role::Slow;
+        let ends = Ends::of(&history, 0, 5_000_000, 300);
+        assert_eq!((ends.otherwise, ends.unread), (0, 1));
     }
 }

@@ -121,7 +121,7 @@ impl Run {
         self.figure("PUBACK after, longest, s", withheld.longest_s);
         let zero_us = self.workload_us(0.0);
         self.waited = waited::longest(history, from_us, until_us, zero_us);
-        let ends = Ends::of(history, from_us, until_us);
+        let ends = Ends::of(history, from_us, until_us, zero_us);
         self.figure(
             "connections ended with use another server",
             ends.sent_away as f64,
@@ -131,6 +131,10 @@ impl Run {
             "connections that nodes ended otherwise",
             ends.otherwise as f64,
         );
+        self.figure(
+            "the same, of clients that read nothing now and then",
+            ends.unread as f64,
+        );
         let is_scale = |fault: &FaultRecord| fault.kind == Kind::Scale;
         if ends.otherwise > 0 && self.faults.iter().all(is_scale) && !self.faults.is_empty() {
             self.find(&format!(
@@ -138,6 +142,7 @@ impl Run {
                 ends.otherwise
             ));
         }
+        self.ended = ends.told;
     }
 
     /// A second of the faults as a microsecond of the clients.
@@ -245,6 +250,7 @@ impl Run {
             rss_bytes: places.map(|at| peak(at).copied().unwrap_or(0)).collect(),
             figures: self.figures.clone(),
             waited: self.waited.clone(),
+            ended: self.ended.clone(),
             counters,
             verdicts,
         }

@@ -121,6 +121,10 @@ pub struct Report {
     /// Messages that waited longest for their PUBACK between the first fault and the last.
     #[serde(default)]
     pub waited: Vec<Waited>,
+    /// Connections that ended between the first fault and the last although nobody was to end them, the first
+    /// of them, in words.
+    #[serde(default)]
+    pub ended: Vec<String>,
     /// Counters of the nodes, summed over nodes and their processes.
     pub counters: BTreeMap<String, f64>,
     /// What the checkers found.
@@ -276,6 +280,9 @@ impl Report {
             line(format_args!(
                 "\nAt {at_s:.1} s `{client_id}` waited {seconds:.3} s for a PUBACK of `{topic}`: {meanwhile}."
             ));
+        }
+        for ended in &self.ended {
+            line(format_args!("\n{ended}"));
         }
         line(format_args!(
             "\n| at, s | fault | nodes | lasted, s | whole after, s | stall, s | |\n|---:|---|---|---:|---:|---:|---|"

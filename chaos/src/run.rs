@@ -125,6 +125,7 @@ pub(crate) struct Run {
     pub(crate) faults: Vec<FaultRecord>,
     pub(crate) figures: Vec<Figure>,
     pub(crate) waited: Vec<Waited>,
+    pub(crate) ended: Vec<String>,
     stop: CancellationToken,
     interrupts: Interrupts,
     /// When the process began, and when the faults did.
@@ -218,6 +219,7 @@ impl Run {
             faults: Vec::new(),
             figures: Vec::new(),
             waited: Vec::new(),
+            ended: Vec::new(),
             stop: CancellationToken::new(),
             interrupts,
             begun: now,
