@@ -18,6 +18,8 @@ const SAFE_DEADLINE: Duration = Duration::from_secs(60);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(180);
 /// Time within which shards have to be where they are to be after a join.
 const SPREAD_DEADLINE: Duration = Duration::from_secs(120);
+/// Time that clients have at the nodes that joined before these leave again.
+const SETTLE: Duration = Duration::from_secs(5);
 /// Time between two questions of a wait.
 const ASK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a leadership is kept where it was handed to.
@@ -187,7 +189,8 @@ impl Run {
         .await
     }
 
-    /// Has nodes join until there are so many, and then leave again, one by one; what is to be said.
+    /// Has nodes join until there are so many, and, once clients are dealt over them, leave again, one by one; what is to
+    /// be said.
     pub(crate) async fn scale(&mut self, to: usize) -> Result<String, Error> {
         let begun = Instant::now();
         let before = self.cluster.places().len();
@@ -202,6 +205,11 @@ impl Run {
         let grown_s = begun.elapsed().as_secs_f64();
         self.figure(&format!("{before} to {to} nodes, s"), grown_s);
         self.tell_addresses();
+        // As a load balancer that is told of new nodes and deals anew, so that these have clients to send away.
+        if let Some(workload) = &self.workload {
+            workload.cut_all();
+        }
+        self.wait(Instant::now() + SETTLE).await?;
 
         let shrinking = Instant::now();
         for at in joined.into_iter().rev() {
