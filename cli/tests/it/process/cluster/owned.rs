@@ -1,8 +1,9 @@
 //! Topics that belong to one client: every node knows without a row where its session is.
 
+use admin::session::SessionDetails;
+
 use super::client::Client;
-use super::nodes::{Cluster, Nodes, leads_as_placed};
-use crate::process::node::Node;
+use super::nodes::{Cluster, Nodes, json, leads_as_placed};
 use crate::process::sessions::DEFAULTS;
 use crate::process::wait::until;
 
@@ -36,10 +37,11 @@ fn a_clients_own_topics_reach_it_from_every_node_without_a_row_also_after_a_kill
     assert_eq!(device.next().payload, "kept");
     device.assert_silent();
 
-    // What is not recorded yet as acknowledged would come again.
+    // What is not recorded yet as acknowledged would come again. The leader is asked: a metric may be a tick old,
+    // from before the last message was queued.
     until("the acknowledgements to be recorded", || {
-        let queued = |node: &Node<'_>| node.metric("tidewire_session_queue_messages");
-        (nodes.all().map(queued).sum::<f64>() < 1.0).then_some(())
+        let shown: SessionDetails = json(&nodes, 1, &["client", "show", "device-7"]);
+        (shown.by_leader && shown.session.queue_messages == 0).then_some(())
     });
     // The device's node dies; so may the leader of its shard.
     nodes.kill_9(0);
