@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::{End, Event, History, Role, What};
+use crate::history::{End, Event, History, What};
 use crate::waited::{TAKEN_OVER, waits_of};
 
 /// Reason of a DISCONNECT that names another server.
@@ -56,10 +56,7 @@ pub(crate) struct Ends {
     pub(crate) sent_away_per_s: u64,
     /// In any other way but that another connection took the session over.
     pub(crate) otherwise: u64,
-    /// As those, of clients that now and then read nothing: a DISCONNECT that waits for such a one is gone when
-    /// it sends something first, since the node has closed by then and its kernel answers with RST.
-    pub(crate) unread: u64,
-    /// The first of both, in words, whose times count from `zero_us` on.
+    /// The first of those, in words, whose times count from `zero_us` on.
     pub(crate) told: Vec<String>,
 }
 
@@ -97,10 +94,7 @@ impl Ends {
                     }
                     (End::Told, TAKEN_OVER) => {}
                     (End::Told | End::Closed | End::Slow, _) => {
-                        match actor.role {
-                            Role::Slow => ends.unread += 1,
-                            _ => ends.otherwise += 1,
-                        }
+                        ends.otherwise += 1;
                         if ends.told.len() < TOLD_MAX {
                             let at_s = (*at_us as f64 - zero_us as f64) / 1e6;
                             let lasted_s = at_us.saturating_sub(since_us) as f64 / 1e6;
@@ -124,7 +118,7 @@ impl Ends {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Actor, Flags};
+    use crate::history::{Actor, Flags, Role};
 
     fn history(events: Vec<(u64, What)>) -> History {
         let events = events.into_iter();
@@ -205,7 +199,7 @@ mod tests {
         for (at_us, why, reason) in ends {
             events.extend([(at_us, connected), (at_us, ended(why, reason))]);
         }
-        let mut history = history(events);
+        let history = history(events);
         let ends = Ends::of(&history, 0, 5_000_000, 300);
         let told = "At 0.0 s the connection of `a` to node 3 ended: Closed 0x00, 0.000 s after its CONNACK.";
         assert_eq!(
@@ -214,12 +208,8 @@ mod tests {
                 sent_away: 3,
                 sent_away_per_s: 2,
                 otherwise: 1,
-                unread: 0,
                 told: vec![told.to_owned()],
             }
         );
-        history.actors[0].role = Role::Slow;
-        let ends = Ends::of(&history, 0, 5_000_000, 300);
-        assert_eq!((ends.otherwise, ends.unread), (0, 1));
     }
 }

@@ -131,10 +131,6 @@ impl Run {
             "connections that nodes ended otherwise",
             ends.otherwise as f64,
         );
-        self.figure(
-            "the same, of clients that read nothing now and then",
-            ends.unread as f64,
-        );
         let is_scale = |fault: &FaultRecord| fault.kind == Kind::Scale;
         if ends.otherwise > 0 && self.faults.iter().all(is_scale) && !self.faults.is_empty() {
             self.find(&format!(

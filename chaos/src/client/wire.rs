@@ -22,6 +22,10 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// Time for a node to close the connection after DISCONNECT.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Room for what is read at once: all that waits for a client that has read nothing for a while, up to the
+/// DISCONNECT behind it. Who answered the first of it before would write to a closed socket and never see the last.
+const READ_BYTES: usize = 16 * 1_024;
+
 /// Says why a connection is lost.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Lost {
@@ -98,6 +102,7 @@ impl Wire {
 
     /// Waits for more bytes. Cancel-safe.
     pub(crate) async fn read_more(&mut self) -> Result<(), Lost> {
+        self.received.reserve(READ_BYTES);
         match self.stream.read_buf(&mut self.received).await? {
             0 => Err(Lost::Closed),
             _ => Ok(()),
@@ -136,5 +141,56 @@ impl Wire {
             }
         };
         timeout(GOODBYE_DEADLINE, closed).await.unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mqtt::{ConnAck, ConnectProperties, Disconnect, ReasonCode, Text};
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn who_reads_again_finds_the_disconnect_behind_all_that_waited() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let connect = Connect {
+            version: Version::V5,
+            clean_start: true,
+            keep_alive_s: 60,
+            client_id: Text::default(),
+            will: None,
+            user_name: None,
+            password: None,
+            properties: ConnectProperties::default(),
+        };
+        let opened = tokio::spawn(Wire::open(address, connect));
+        let (mut node, _) = listener.accept().await.expect("a client");
+        let mut out = BytesMut::new();
+        let connack = Packet::ConnAck(Box::<ConnAck>::default());
+        encode(&connack, Version::V5, &mut out);
+        node.write_all(&out).await.expect("written");
+        let (mut wire, first) = opened.await.expect("no panic").expect("connected");
+        assert!(matches!(first, Packet::ConnAck(_)), "{first:?}");
+
+        out.clear();
+        for _ in 0..500 {
+            encode(&Packet::PingResp, Version::V5, &mut out);
+        }
+        let away = Disconnect {
+            reason: ReasonCode::UseAnotherServer,
+            ..Disconnect::default()
+        };
+        encode(&Packet::Disconnect(Box::new(away)), Version::V5, &mut out);
+        node.write_all(&out).await.expect("written");
+        drop(node);
+        wire.stream.readable().await.expect("it came");
+
+        wire.read_more().await.expect("it came");
+        let mut last = None;
+        while let Some(packet) = wire.next_packet().expect("MQTT") {
+            last = Some(packet);
+        }
+        assert!(matches!(last, Some(Packet::Disconnect(_))), "{last:?}");
     }
 }
